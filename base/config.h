@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nestbox.conf: `key = value` lines, `#` comments. One file for all daemons; unknown keys are an error, so that a
+ * typing mistake isn't silently a default. Table of keys with units and defaults: CONFIG_TABLE (doc: nestbox.conf(5)).
+ */
+#ifndef NB_BASE_CONFIG_H
+#define NB_BASE_CONFIG_H
+
+#include "base/fault.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONFIG_STR_MAX 256
+
+/*      kind key                  default                     what it is */
+#define CONFIG_TABLE(S, N)                                                                                      \
+	S(state_dir,          NB_LOCALSTATEDIR "/lib/nestbox", "database, images, templates, disks, bundles")   \
+	S(run_dir,            NB_RUNSTATEDIR "/nestbox",       "sockets")                                       \
+	S(domain,             "nestbox.localhost", "previews and apps are <name>.<domain>; the API is api.<domain>") \
+	N(https_port,         443,    1, 65535,      "port in URLs that clients are given")                     \
+	S(region,             "ord",                 "three letters, part of every sandbox id")                 \
+	S(node,               "local",               "name of this host in records")                            \
+	S(engine,             "auto",                "auto, kvm, qemu-kvm or qemu-tcg")                         \
+	S(qemu_path,          "/usr/bin/qemu-system-x86_64", "QEMU binary")                                     \
+	S(image,              "debian-13",           "default guest image: a directory below <state_dir>/images") \
+	N(vm_uid_base,        700000, 1000, 4000000000, "first of the uids that VM processes run as")           \
+	N(vm_max,             64,     1, 4096,       "machines on this host at once")                           \
+	N(vm_memory_mib_min,  768,    128, 1048576,  "smallest machine")                                        \
+	N(vm_memory_mib_max,  4096,   128, 1048576,  "largest machine")                                         \
+	N(vm_vcpus,           2,      1, 16,         "virtual processors of a machine")                         \
+	N(vm_disk_mib,        10240,  512, 1048576,  "size of the writable overlay disk")                       \
+	N(vm_memory_mib_host, 0,      0, 16777216,   "sum of machines' memory; 0: what the host has, less 10 %") \
+	S(template_memory_mib, "1280 1024",         "memory sizes for which a template is kept ready, in order")  \
+	N(lease_grace_ms,     2000,   0, 600000,     "a connection-bound sandbox lives this long after its connection") \
+	N(create_timeout_ms,  60000,  1000, 600000,  "deadline of a create")                                    \
+	N(stop_max_s,         0,      0, 31536000,   "longest lifetime a client may ask for; 0: no bound")      \
+	N(api_workers,        8,      1, 256,        "FastCGI processes")                                       \
+	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
+	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
+	S(user_api,           "nestbox",             "uid of API workers and runner")                           \
+	S(user_gateway,       "nestbox-gw",          "uid of the gateway")                                      \
+	S(user_egress,        "nestbox-egress",      "uid of the egress proxy")                                 \
+	S(group_web,          "www-data",            "group of nginx workers")                                  \
+	S(egress_resolver,    "",                    "DNS server for upstream names; empty: the host's resolver") \
+	S(egress_allow_private, "",                  "space-separated CIDRs that guests may reach although they are private") \
+	S(egress_ca_file,     "/etc/ssl/certs/ca-certificates.crt", "roots that upstream TLS is verified against")
+
+struct config {
+#define S(key, def, text) char key[CONFIG_STR_MAX];
+#define N(key, def, min, max, text) uint64_t key;
+	CONFIG_TABLE(S, N)
+#undef S
+#undef N
+};
+
+/* Defaults, then the file. path NULL means the compiled-in one, which may be missing. */
+enum rc config_load(struct config *ret, const char *path, struct fault *ret_f);
+/* "<dir>/<name>" into out; RC_INVALID if it does not fit. */
+enum rc path_join(char *out, size_t size, const char *dir, const char *name, struct fault *ret_f);
+
+#endif

@@ -1,0 +1,6 @@
+EXTRA_DIST += tests/lib/check.h
+UNIT_LIBS = libnbschema.a libnbbase.a
+
+check_PROGRAMS += tests/unit/test_base
+tests_unit_test_base_SOURCES = tests/unit/test_base.c
+tests_unit_test_base_LDADD = $(UNIT_LIBS)
