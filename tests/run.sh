@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# All suites; called by `./bootstrap check [NAME...]`. With names (e.g. unit sdk/fs it/faults) only those.
+# A suite is a program whose last line is "N passed, N failed, N skipped". One that ends without such a line, or by a
+# signal, or after its time limit, counts as one failure; so does a non-zero exit without a failed test.
+set -uo pipefail
+cd "$(dirname "$(readlink -f "$0")")"
+SRC=$(cd .. && pwd)
+PREFIX=$NESTBOX_PREFIX
+INST=$PREFIX/instances/check
+OUT=$NESTBOX_BUILD/check-logs
+LIMIT=${NESTBOX_SUITE_LIMIT:-600}
+T0=$(date +%s)
+passed=0 failed=0 skipped=0
+bad=()
+skips=()
+rm -rf "$OUT"
+mkdir -p "$OUT"
+
+wanted() {
+	[ ${#only[@]} -eq 0 ] && return 0
+	local o
+	for o in "${only[@]}"; do case $1 in "$o" | "$o"/*) return 0 ;; esac; done
+	return 1
+}
+
+count() { # count NAME LOG STATUS
+	local line p f s
+	line=$(grep -aE '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$2" | tail -n 1)
+	if [ -z "$line" ]; then
+		failed=$((failed + 1))
+		bad+=("$1: ended without a result (status $3), see $2")
+		tail -n 15 "$2" | sed 's/^/    /'
+		return
+	fi
+	read -r p _ f _ s _ <<<"$line"
+	if [ "$3" -ne 0 ] && [ "$f" -eq 0 ]; then
+		f=1
+		bad+=("$1: all tests passed but the program ended with status $3, see $2")
+	elif [ "$f" -gt 0 ]; then
+		bad+=("$1: $f failed, see $2")
+	fi
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	while IFS= read -r line; do skips+=("$1: ${line#skip }"); done < <(grep -a '^skip ' "$2")
+	printf '[%4ds] %-28s %s passed, %s failed, %s skipped\n' $(($(date +%s) - T0)) "$1" "$p" "$f" "$s"
+	grep -aE '^(FAIL|not ok)|^  .*not true:' "$2" | head -n 20 | sed 's/^/    /'
+}
+
+suite() { # suite NAME CMD...
+	local name=$1 log
+	shift
+	wanted "$name" || return 0
+	log=$OUT/$(echo "$name" | tr / -).log
+	timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
+	count "$name" "$log" $?
+}
+
+boot() { NESTBOX_INSTANCE=check "$SRC/bootstrap" "$@"; }
+
+only=("$@")
+
+# --- programs that need no system --------------------------------------------------------------------------------
+if wanted unit; then
+	make -C "$NESTBOX_BUILD" -k check >"$OUT/make-check.log" 2>&1
+	for log in "$NESTBOX_BUILD"/tests/*/*.log; do
+		[ -e "$log" ] || continue
+		name=$(basename "$(dirname "$log")")/$(basename "$log" .log)
+		status=$(sed -n 's/^:exit-status: //p;s/^:test-result: //p' "${log%.log}.trs" 2>/dev/null | head -n 1)
+		case $status in PASS*) status=0 ;; *) status=1 ;; esac
+		count "$name" "$log" "$status"
+	done
+	grep -q 'tests/' "$OUT/make-check.log" || { failed=$((failed + 1)); bad+=("unit: make check ran nothing, see $OUT/make-check.log"); }
+fi
+for t in "$SRC"/tests/alone/*; do
+	[ -x "$t" ] && suite "alone/$(basename "${t%.*}")" "$t"
+done
+
+# --- programs that drive a running system ------------------------------------------------------------------------
+need_system=no
+for d in sdk it sec; do wanted $d && need_system=yes; done
+for o in "${only[@]}"; do case $o in sdk/* | it/* | sec/*) need_system=yes ;; esac; done
+if [ $need_system = yes ]; then
+	echo "[$(printf %4d $(($(date +%s) - T0)))s] starting an instance for the tests"
+	boot stop >"$OUT/stop-before.log" 2>&1
+	rm -rf "$INST"
+	export NESTBOX_CONF_EXTRA="tenant_vms = 16
+lease_grace_ms = 1000"
+	if boot start >"$OUT/start.log" 2>&1; then
+		eval "$(boot env)"
+		export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_RUN=$INST/run/nestbox
+		export NESTBOX_SV=$INST/etc/nestbox/sv NESTBOX_LOGS=$INST/var/log/nestbox NESTBOX_SRC=$SRC
+		for d in sdk it sec; do
+			for t in "$SRC"/tests/$d/*.mjs "$SRC"/tests/$d/*.sh; do
+				[ -e "$t" ] || continue
+				name=$d/$(basename "${t%.*}")
+				case $name in */lib | */lib-* | it/zz-*) continue ;; esac
+				case $t in *.mjs) suite "$name" "$NESTBOX_NODE" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
+			done
+		done
+		# Those that kill daemons come last.
+		for t in "$SRC"/tests/it/zz-*; do
+			[ -e "$t" ] || continue
+			name=it/$(basename "${t%.*}")
+			case $t in *.mjs) suite "$name" "$NESTBOX_NODE" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
+		done
+		boot stop >"$OUT/stop-after.log" 2>&1
+		suite sec/nothing-left bash "$SRC/tests/lib/nothing-left.sh" "$INST"
+	else
+		failed=$((failed + 1))
+		bad+=("the system did not start, see $OUT/start.log")
+		tail -n 30 "$OUT/start.log" | sed 's/^/    /'
+		boot stop >"$OUT/stop-after.log" 2>&1
+	fi
+fi
+
+# --- what needs real KVM, in a machine of its own ----------------------------------------------------------------
+if [ -x "$SRC/tests/kvmbed/run.sh" ]; then
+	LIMIT=${NESTBOX_KVMBED_LIMIT:-900} suite kvmbed "$SRC/tests/kvmbed/run.sh"
+fi
+
+echo
+for s in "${skips[@]}"; do echo "skipped: $s"; done
+for b in "${bad[@]}"; do echo "FAILED: $b"; done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
