@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every bound of the API workers. doc/limits.md lists them with the tests. */
+#ifndef NB_FCGI_LIMITS_H
+#define NB_FCGI_LIMITS_H
+
+#define DB_BUSY_MS 5000
+#define DB_CACHED_STATEMENTS 128
+#define DB_MIGRATION_MAX (1u << 20) /* bytes of one migration file */
+
+#define HTTP_BODY_MAX (4u << 20)
+#define HTTP_DEPLOY_BODY_MAX (64u << 20) /* inline assets; base64 costs a third */
+#define HTTP_PATH_MAX 2048
+#define HTTP_SEGMENTS_MAX 8
+#define HTTP_SEGMENT_MAX 256
+#define HTTP_QUERY_MAX 8192
+#define HTTP_QUERY_PAIRS_MAX 32
+#define HTTP_RESPONSE_MAX (16u << 20)
+#define HTTP_REQUEST_S 120 /* a worker that is busy longer with one request is replaced */
+
+#define JSON_DEPTH_MAX 32
+#define JSON_DEPTH_CONFIG 8
+
+#define TOKEN_MAX 128
+
+#define CONFIG_HEADER_MAX 65536 /* base64 characters of x-deno-sandbox-config */
+#define LABELS_MAX 5
+#define LABEL_KEY_MAX 64
+#define LABEL_VALUE_MAX 128
+#define ALLOW_NET_MAX 512
+#define VOLUMES_MAX 4
+#define MOUNT_PATH_MAX 512
+#define SECRET_HOSTS_MAX 32
+#define ENV_NAME_MAX 128
+#define ENV_VALUE_MAX 32768
+#define ENV_VARS_MAX 256
+#define ENV_TOTAL_MAX 65536
+#define LAYERS_MAX 16
+#define LAYER_DEPTH_MAX 8
+#define DESCRIPTION_MAX 1024
+#define COMMAND_MAX 4096
+#define ARGS_MAX 64
+#define ARG_MAX 1024
+#define PATH_IN_GUEST_MAX 4096
+#define ASSETS_MAX 10000
+#define EXPOSURES_MAX 32 /* of one sandbox */
+
+#define SLUG_MIN 2
+#define SLUG_MAX 32
+#define VOLUME_BYTES_MIN 300000000ull
+#define VOLUME_BYTES_MAX 21474836480ull
+
+#define PAGE_DEFAULT 30
+#define PAGE_MAX 100
+#define LOG_PAGE_DEFAULT 100
+#define LOG_PAGE_MAX 1000
+#define LOG_SCAN_MAX (64u << 20) /* bytes of app logs that one query reads */
+#define CURSOR_MAX 128
+#define SEARCH_MAX 128
+
+#define BROKER_CALL_MS 10000
+#define BROKER_KILL_MS 9000   /* the client gives up after ten seconds */
+#define AGENT_ANSWER_MS 5000
+#define TICKET_TTL_MS 10000
+#define TAR_DEADLINE_MS 90000
+
+#endif
