@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 include $(srcdir)/vmm/net/local.mk
+include $(srcdir)/vmm/engines/qemu/local.mk

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Preloaded into QEMU: guest memory as a private view of a sealed file.
+ *
+ * Theory: QEMU leaves guest memory out of its device state only if that memory is "shared" (x-ignore-shared). But a clone must
+ * not share: it starts from a sealed base and keeps its own pages. So QEMU is told share=on and this library, which sees
+ * only mmap(2), maps the file whose descriptor is NESTBOX_RAM_FD privately. A machine that was itself started from a
+ * snapshot can then be saved and forked as cheaply as the first one: QEMU writes its devices, the engine its own pages.
+ *
+ * Where the base has no data the memory is anonymous. A private mapping of a hole would first give the base a page
+ * of zeros and then copy it: two pages and no huge pages for each page of free guest memory that is touched.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A mapping each; holes smaller than the gap are mapped with their neighbours. vm.max_map_count is 65530. */
+#define EXTENTS_MAX 2048
+#define GAP_FIRST ((off_t)256 << 10)
+#define GAP_LAST ((off_t)1 << 40)
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT void *mmap(void *addr, size_t n, int prot, int flags, int fd, off_t at);
+EXPORT void *mmap64(void *addr, size_t n, int prot, int flags, int fd, off_t at);
+
+static void *map(void *addr, size_t n, int prot, int flags, int fd, off_t at)
+{
+	long r = syscall(SYS_mmap, addr, n, prot, flags, fd, at);
+
+	return r == -1 ? MAP_FAILED : (void *)(uintptr_t)r;
+}
+
+static bool is_ram(int fd)
+{
+	const char *text = getenv("NESTBOX_RAM_FD");
+	struct stat ram, st;
+
+	return text && fd >= 0 && fstat(atoi(text), &ram) == 0 && fstat(fd, &st) == 0 && ram.st_dev == st.st_dev &&
+	       ram.st_ino == st.st_ino;
+}
+
+/* The next run of data at or after *at, below end, small holes included. False: none. */
+static bool extent_next(int fd, off_t *at, off_t end, off_t gap, off_t *ret_end)
+{
+	off_t data = lseek(fd, *at, SEEK_DATA), hole, next;
+
+	if (data < 0 || data >= end)
+		return false;
+	*at = data;
+	for (hole = lseek(fd, data, SEEK_HOLE); hole >= 0 && hole < end; hole = lseek(fd, next, SEEK_HOLE)) {
+		next = lseek(fd, hole, SEEK_DATA);
+		if (next < 0 || next - hole >= gap || next >= end)
+			break;
+	}
+	*ret_end = hole < 0 || hole > end ? end : hole;
+	return true;
+}
+
+static size_t extents_count(int fd, off_t end, off_t gap)
+{
+	size_t n = 0;
+
+	for (off_t at = 0, to; n <= EXTENTS_MAX && extent_next(fd, &at, end, gap, &to); at = to)
+		n++;
+	return n;
+}
+
+static void *map_ram(void *addr, size_t n, int prot, int flags, int fd)
+{
+	off_t end = (off_t)n, gap = GAP_FIRST;
+	char *base = map(addr, n, prot, (flags & MAP_FIXED) | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (base == MAP_FAILED)
+		return base;
+	while (gap < GAP_LAST && extents_count(fd, end, gap) > EXTENTS_MAX)
+		gap *= 2;
+	for (off_t at = 0, to; extent_next(fd, &at, end, gap, &to); at = to)
+		if (map(base + at, (size_t)(to - at), prot, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, at) == MAP_FAILED)
+			return MAP_FAILED;
+	return base;
+}
+
+void *mmap64(void *addr, size_t n, int prot, int flags, int fd, off_t at)
+{
+	if ((flags & MAP_TYPE) != MAP_PRIVATE && at == 0 && is_ram(fd))
+		return map_ram(addr, n, prot, flags, fd);
+	return map(addr, n, prot, flags, fd, at);
+}
+
+void *mmap(void *addr, size_t n, int prot, int flags, int fd, off_t at)
+{
+	return mmap64(addr, n, prot, flags, fd, at);
+}

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+noinst_LIBRARIES += libnbengine.a libnbjail.a
+libnbjail_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbjail_a_SOURCES = vmm/jail/filter.c vmm/jail/jail.c vmm/jail/jail.h vmm/jail/limits.h vmm/jail/root.c vmm/jail/root.h
+libnbengine_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbengine_a_SOURCES = vmm/engines/engine.h vmm/engines/qemu/args.c vmm/engines/qemu/args.h vmm/engines/qemu/calls.c \
+	vmm/engines/qemu/fork.c vmm/engines/qemu/host.c vmm/engines/qemu/job.c vmm/engines/qemu/limits.h \
+	vmm/engines/qemu/memory.c vmm/engines/qemu/memory.h vmm/engines/qemu/qemu.c vmm/engines/qemu/qmp.c \
+	vmm/engines/qemu/qmp.h vmm/engines/qemu/save.c vmm/engines/qemu/spawn.c vmm/engines/qemu/vm.c vmm/engines/qemu/vm.h
+# What a program with the engines links, before libnbbase.a.
+ENGINE_LIBS = libnbengine.a libnbjail.a
+ENGINE_SYSLIBS = $(JSONC_LIBS) $(SECCOMP_LIBS) $(OPENSSL_LIBS)
+
+# Preloaded into QEMU (vmm/engines/qemu/cow.c): a shared object without anything but libc.
+nestboxlibexec_DATA += nestbox-qemu-cow.so
+nestbox-qemu-cow.so: $(srcdir)/vmm/engines/qemu/cow.c
+	$(AM_V_CCLD)$(CC) -std=gnu17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -fPIC -fvisibility=hidden -shared -nostartfiles \
+		-Wl,-z,relro,-z,now -Wl,-z,defs -o $@ $(srcdir)/vmm/engines/qemu/cow.c
+EXTRA_DIST += vmm/engines/qemu/cow.c
+CLEANFILES += nestbox-qemu-cow.so
+
+noinst_PROGRAMS += tests/it/engine-driver
+tests_it_engine_driver_SOURCES = tests/it/engine_driver.c
+tests_it_engine_driver_LDADD = $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NFTABLES_LIBS)

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory: a machine is a process and its control socket. An operation is a short list of commands whose answers or
+ * events end it; it has a deadline, and a machine that misses one, or whose socket closes or talks nonsense, is
+ * killed ("condemned"): there is no state in between. Whatever happens, the end of the process is what finally ends the
+ * machine: first the running operation's callback, then exit.
+ */
+#include "vmm/engines/qemu/vm.h"
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static void on_deadline(void *arg)
+{
+	vm_condemn(arg, "an operation passed its deadline");
+}
+
+enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f)
+{
+	uint64_t at = now_ms() + deadline_ms;
+
+	if (vm->state == VM_GONE || vm->stopped)
+		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is gone", vm->id);
+	if (vm->op)
+		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
+	if (vm->timer)
+		loop_timer_set(vm->timer, at);
+	else if (loop_timer(vm->e->base.loop, at, on_deadline, vm, &vm->timer, ret_f))
+		return RC_NOMEM;
+	vm->op = op;
+	vm->done = done;
+	return RC_OK;
+}
+
+void vm_op_end(struct engine_vm *vm, const struct fault *f)
+{
+	engine_done_fn *done = vm->done;
+
+	if (!vm->op)
+		return;
+	loop_timer_set(vm->timer, UINT64_MAX);
+	vm->op = OP_NONE;
+	vm->done = NULL;
+	if (done)
+		done(vm->arg, f ? f->rc : RC_OK, f);
+}
+
+void vm_condemn(struct engine_vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!vm->why[0]) {
+		va_start(ap, fmt);
+		vsnprintf(vm->why, sizeof(vm->why), fmt, ap);
+		va_end(ap);
+	}
+	if (vm->pidfd >= 0)
+		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
+}
+
+bool vm_command(struct engine_vm *vm, const char *command, const char *args, int pass_fd, qmp_reply_fn *fn)
+{
+	struct fault f;
+
+	if (vm->qmp && !qmp_send(vm->qmp, command, args, pass_fd, fn, &f))
+		return true;
+	vm_condemn(vm, "its control socket is gone");
+	return false;
+}
+
+/* An answer that an operation can't go on without. */
+static bool refused(struct engine_vm *vm, const struct fault *f)
+{
+	if (f)
+		vm_condemn(vm, "%s", f->text);
+	return f != NULL;
+}
+
+static void started(struct engine_vm *vm)
+{
+	vm->times.load_us = (uint32_t)(now_us() - vm->greeted_us);
+	vm->state = VM_RUNNING;
+	vm_op_end(vm, NULL);
+}
+
+static void on_started(void *arg, struct json_object *value, const struct fault *f)
+{
+	(void)value;
+	if (!refused(arg, f))
+		started(arg);
+}
+
+static void on_loading(void *arg, struct json_object *value, const struct fault *f)
+{
+	(void)value;
+	(void)refused(arg, f);
+}
+
+void vm_on_greeting(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	(void)value;
+	(void)f;
+	vm->greeted_us = now_us();
+	if (vm->op == OP_START)
+		vm->times.start_us = (uint32_t)(vm->greeted_us - vm->spawned_us);
+}
+
+static void start_on_migration(struct engine_vm *vm, const char *status)
+{
+	if (!strcmp(status, "completed"))
+		vm_command(vm, "cont", NULL, -1, on_started);
+	else if (!strcmp(status, "failed"))
+		vm_condemn(vm, "QEMU could not load the saved state");
+}
+
+static void on_migration(struct engine_vm *vm, struct json_object *data)
+{
+	struct json_object *v = NULL;
+	const char *status;
+
+	if (!json_object_is_type(data, json_type_object) || !json_object_object_get_ex(data, "status", &v) ||
+	    !json_object_is_type(v, json_type_string))
+		return;
+	status = json_object_get_string(v);
+	if (vm->op == OP_START && vm->restored)
+		start_on_migration(vm, status);
+	else if (vm->op == OP_SAVE)
+		save_on_migration(vm, status);
+	else if (vm->fork || vm->born_of)
+		fork_on_migration(vm, status);
+}
+
+void vm_on_event(void *arg, const char *name, struct json_object *data)
+{
+	struct engine_vm *vm = arg;
+
+	if (!strcmp(name, "MIGRATION"))
+		on_migration(vm, data);
+	else if (!strcmp(name, "SHUTDOWN") && !vm->why[0])
+		snprintf(vm->why, sizeof(vm->why), "the guest switched itself off");
+}
+
+void vm_on_closed(void *arg, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	qmp_free(vm->qmp);
+	vm->qmp = NULL;
+	/* QEMU closes it when it ends by itself: then what it says on standard error is the better reason. */
+	if (f->rc == RC_CLOSED && vm->pidfd >= 0)
+		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
+	else
+		vm_condemn(vm, "%s", f->text);
+}
+
+/* Sent without waiting for anything: QEMU reads them when it has started. */
+static enum rc start_commands(struct engine_vm *vm, struct fault *ret_f)
+{
+	static const char caps[] = "{\"capabilities\":[{\"capability\":\"events\",\"state\":true},"
+				   "{\"capability\":\"x-ignore-shared\",\"state\":true}]}";
+	char uri[64];
+	enum rc rc = qmp_send(vm->qmp, "migrate-set-capabilities", caps, -1, on_loading, ret_f);
+
+	if (rc)
+		return rc;
+	if (!vm->restored)
+		return qmp_send(vm->qmp, "query-status", NULL, -1, on_started, ret_f);
+	snprintf(uri, sizeof(uri), "{\"uri\":\"fd:%d\"}", JAIL_FD_FIRST + 1);
+	return qmp_send(vm->qmp, "migrate-incoming", uri, -1, on_loading, ret_f);
+}
+
+/* After a failure in the middle of a start. With a process its end comes through the loop; without one, nothing is left. */
+static enum rc start_failed(struct engine_vm *vm, struct engine_vm **ret, struct fault *f, struct fault *ret_f)
+{
+	if (ret_f)
+		*ret_f = *f;
+	if (vm->exit_source) {
+		vm_condemn(vm, "%s", f->text);
+		*ret = vm;
+		return RC_OK;
+	}
+	if (vm->pid > 0 && vm->is_child) {
+		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
+		waitid(P_PIDFD, (id_t)vm->pidfd, &(siginfo_t){ 0 }, WEXITED);
+	}
+	unlinkat(vm->dirfd, QEMU_SOCKET, 0);
+	unlinkat(vm->dirfd, QEMU_PID_FILE, 0);
+	vm_release(vm);
+	return f->rc;
+}
+
+static enum rc start_memory(const struct engine_spec *spec, const struct engine_snapshot *snap, int *ret_ram,
+			    int *ret_state, struct fault *ret_f)
+{
+	char path[64];
+	enum rc rc;
+
+	if (!snap) {
+		rc = memory_file("nestbox-ram", (uint64_t)spec->memory_mib << 20, ret_ram, ret_f);
+		return rc ? rc : memory_seal(*ret_ram, ret_f);
+	}
+	*ret_ram = fcntl(snap->ram_fd, F_DUPFD_CLOEXEC, 0);
+	/* A description of its own: the read position is shared otherwise. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", snap->state_fd);
+	*ret_state = open(path, O_RDONLY | O_CLOEXEC);
+	return *ret_ram < 0 || *ret_state < 0 ? fault_set(ret_f, RC_SYS, errno, "open the snapshot again") : RC_OK;
+}
+
+enum rc qemu_start(struct engine *base, const struct engine_spec *spec, struct engine_snapshot *snap,
+		   engine_done_fn *done, engine_exit_fn *exit, void *arg, struct engine_vm **ret, struct fault *ret_f)
+{
+	_cleanup_fd_ int ram_fd = -1, state_fd = -1;
+	struct engine_vm *vm = NULL;
+	struct fault f = { 0 };
+	enum rc rc = vm_new((struct qemu *)base, spec, exit, arg, &vm, ret_f);
+
+	if (rc)
+		return rc;
+	if (snap && strcmp(snap->shape, vm->shape)) {
+		vm_release(vm);
+		return fault_set(ret_f, RC_INVALID, 0, "the snapshot is of a machine of another shape");
+	}
+	vm->restored = snap != NULL;
+	rc = start_memory(spec, snap, &ram_fd, &state_fd, &f);
+	if (!rc)
+		rc = vm_op_begin(vm, OP_START, QEMU_START_MS, done, &f);
+	if (!rc)
+		rc = vm_spawn(vm, spec, ram_fd, state_fd, &f);
+	if (!rc)
+		rc = start_commands(vm, &f);
+	if (rc)
+		return start_failed(vm, ret, &f, ret_f);
+	*ret = vm;
+	return RC_OK;
+}
+
+static void on_adopted(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+	struct json_object *running = NULL;
+
+	if (refused(vm, f))
+		return;
+	if (!json_object_is_type(value, json_type_object) || !json_object_object_get_ex(value, "running", &running)) {
+		vm_condemn(vm, "QEMU did not say whether it runs");
+		return;
+	}
+	vm->state = json_object_get_boolean(running) ? VM_RUNNING : VM_PAUSED;
+	vm_op_end(vm, NULL);
+}
+
+static enum rc adopt(struct engine_vm *vm, struct fault *ret_f)
+{
+	char path[64];
+	enum rc rc = vm_find(vm, ret_f);
+
+	if (rc)
+		return rc;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)vm->pid, JAIL_FD_FIRST);
+	vm->ram_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (vm->ram_fd < 0)
+		return fault_set(ret_f, RC_ABSENT, errno, "memory of machine '%s'", vm->id);
+	rc = vm_op_begin(vm, OP_ADOPT, QEMU_COMMAND_MS, NULL, ret_f);
+	if (!rc)
+		rc = vm_connect(vm, ret_f);
+	if (!rc)
+		rc = qmp_send(vm->qmp, "query-status", NULL, -1, on_adopted, ret_f);
+	return rc ? rc : vm_watch(vm, ret_f);
+}
+
+enum rc qemu_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
+		   struct engine_vm **ret, struct fault *ret_f)
+{
+	struct engine_vm *vm = NULL;
+	enum rc rc = vm_new((struct qemu *)base, spec, exit, arg, &vm, ret_f);
+
+	if (rc)
+		return rc;
+	rc = adopt(vm, ret_f);
+	if (rc) {
+		vm_release(vm);
+		return rc;
+	}
+	*ret = vm;
+	return RC_OK;
+}
+
+static void on_paused(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	(void)value;
+	if (refused(vm, f))
+		return;
+	vm->state = VM_PAUSED;
+	vm_op_end(vm, NULL);
+}
+
+static void on_resumed(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	(void)value;
+	if (refused(vm, f))
+		return;
+	vm->state = VM_RUNNING;
+	vm_op_end(vm, NULL);
+}
+
+static enum rc simple_op(struct engine_vm *vm, enum vm_state from, enum vm_op op, const char *command,
+			 qmp_reply_fn *fn, engine_done_fn *done, struct fault *ret_f)
+{
+	enum rc rc;
+
+	if (!vm->op && vm->state != from)
+		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not %s", vm->id,
+				 from == VM_RUNNING ? "running" : "paused");
+	rc = vm_op_begin(vm, op, QEMU_COMMAND_MS, done, ret_f);
+	if (!rc)
+		vm_command(vm, command, NULL, -1, fn);
+	return rc;
+}
+
+enum rc qemu_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	return simple_op(vm, VM_RUNNING, OP_PAUSE, "stop", on_paused, done, ret_f);
+}
+
+enum rc qemu_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	return simple_op(vm, VM_PAUSED, OP_RESUME, "cont", on_resumed, done, ret_f);
+}
+
+/* A refused resize is the caller's problem and not the machine's end. */
+static void on_resized(void *arg, struct json_object *value, const struct fault *f)
+{
+	(void)value;
+	vm_op_end(arg, f);
+}
+
+enum rc qemu_disk_resized(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f)
+{
+	struct vm_disk *d = NULL;
+	char args[128];
+	struct stat st;
+	enum rc rc;
+
+	for (size_t i = 0; i < vm->n_disks; i++)
+		if (!strcmp(vm->disks[i].serial, serial))
+			d = &vm->disks[i];
+	if (!d || d->fd < 0)
+		return fault_set(ret_f, RC_ABSENT, 0, "machine '%s' has no disk '%s'", vm->id, serial);
+	if (fstat(d->fd, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "size of disk '%s'", serial);
+	rc = vm_op_begin(vm, OP_RESIZE, QEMU_COMMAND_MS, done, ret_f);
+	if (rc)
+		return rc;
+	snprintf(args, sizeof(args), "{\"node-name\":\"%s\",\"size\":%lld}", d->serial, (long long)st.st_size);
+	vm_command(vm, "block_resize", args, -1, on_resized);
+	return RC_OK;
+}
+
+void qemu_stop(struct engine_vm *vm)
+{
+	if (vm->state == VM_GONE || vm->stopped)
+		return;
+	vm->stopped = true;
+	vm_condemn(vm, "stopped");
+}
+
+/* The last line on standard error is what QEMU or the jail died of. */
+static void last_words(struct engine_vm *vm)
+{
+	char text[JAIL_ERROR_MAX];
+	ssize_t n = vm->err_fd < 0 ? -1 : read(vm->err_fd, text, sizeof(text) - 1);
+	char *line;
+
+	if (n <= 0)
+		return;
+	while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
+		n--;
+	text[n] = '\0';
+	for (ssize_t i = 0; i < n; i++)
+		if ((text[i] < 0x20 && text[i] != '\n') || text[i] == 0x7f)
+			text[i] = '?';
+	line = strrchr(text, '\n');
+	snprintf(vm->why, sizeof(vm->why), "%.150s", line ? line + 1 : text);
+}
+
+void vm_on_exit(struct engine_vm *vm, int status)
+{
+	struct fault f;
+
+	source_drop(&vm->exit_source);
+	if (!vm->why[0])
+		last_words(vm);
+	if (!vm->why[0] && status >= 0 && WIFSIGNALED(status))
+		snprintf(vm->why, sizeof(vm->why), "its process was killed by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	if (!vm->why[0])
+		snprintf(vm->why, sizeof(vm->why), "its process ended%s", status < 0 ? "" : " by itself");
+	vm->state = VM_GONE;
+	qmp_free(vm->qmp);
+	vm->qmp = NULL;
+	save_free(vm);
+	unlinkat(vm->dirfd, QEMU_SOCKET, 0);
+	unlinkat(vm->dirfd, QEMU_PID_FILE, 0);
+	if (vm->fork)
+		fork_parent_lost(vm);
+	if (vm->born_of)
+		fork_child_lost(vm);
+	fault_set(&f, vm->stopped ? RC_STATE : RC_CLOSED, 0, "machine '%s' ended: %s", vm->id, vm->why);
+	vm_op_end(vm, &f);
+	vm->exit(vm->arg, vm->why);
+}
+
+void qemu_vm_free(struct engine_vm *vm)
+{
+	vm_release(vm);
+}
+
+const struct engine_times *qemu_times(struct engine_vm *vm)
+{
+	return &vm->times;
+}
+
+static uint64_t cpu_us(pid_t pid)
+{
+	char path[64], text[1024], *at;
+	unsigned long user = 0, system = 0;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	text[n < 0 ? 0 : n] = '\0';
+	at = strrchr(text, ')');
+	if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+		return 0;
+	return (uint64_t)(user + system) * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+void qemu_stat(struct engine_vm *vm, struct engine_stat *ret)
+{
+	char path[64], line[256];
+	_cleanup_file_ FILE *in = NULL;
+
+	*ret = (struct engine_stat){ .pid = vm->pid };
+	if (vm->state == VM_GONE)
+		return;
+	ret->cpu_us = cpu_us(vm->pid);
+	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)vm->pid);
+	in = fopen(path, "re");
+	while (in && fgets(line, sizeof(line), in))
+		if (sscanf(line, "Pss: %" SCNu64, &ret->pss_bytes) == 1) {
+			ret->pss_bytes *= 1024;
+			break;
+		}
+}

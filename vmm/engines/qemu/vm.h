@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to vmm/engines/qemu/. */
+#ifndef NB_QEMU_VM_H
+#define NB_QEMU_VM_H
+
+#include "vmm/engines/engine.h"
+#include "vmm/engines/qemu/args.h"
+#include "vmm/engines/qemu/memory.h"
+#include "vmm/engines/qemu/qmp.h"
+#include "vmm/jail/jail.h"
+
+#define QEMU_SHAPE_MAX 512
+#define QEMU_VERSION_MAX 128
+
+/* Names in a machine's and in a snapshot's directory. */
+#define QEMU_SOCKET "qmp.sock"
+#define QEMU_PID_FILE "vm.pid"
+#define QEMU_MEMORY_FILE "memory"
+#define QEMU_STATE_FILE "state"
+#define QEMU_MANIFEST_FILE "manifest.json"
+
+struct qemu {
+	struct engine base;
+	bool kvm;
+	char version[QEMU_VERSION_MAX];
+	uint32_t tsc_khz; /* the host's */
+	int exec_fd, null_fd;
+	struct jail_root *root;
+	struct jail_filter *filter;
+	struct engine_vm *vms;
+};
+
+struct engine_snapshot {
+	int ram_fd, state_fd; /* sealed memfds */
+	char shape[QEMU_SHAPE_MAX];
+};
+
+enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_GONE };
+enum vm_op { OP_NONE, OP_START, OP_ADOPT, OP_PAUSE, OP_RESUME, OP_SAVE, OP_RESIZE, OP_FORK };
+
+struct vm_disk {
+	char serial[21];
+	int fd;
+};
+
+struct save; /* save.c */
+struct fork; /* fork.c */
+
+struct engine_vm {
+	struct qemu *e;
+	struct engine_vm *next, *prev;
+	char id[41], shape[QEMU_SHAPE_MAX];
+	uint32_t memory_mib;
+	uid_t uid;
+	int dirfd, ram_fd, err_fd;
+	struct vm_disk disks[ENGINE_DISKS_MAX];
+	size_t n_disks;
+
+	pid_t pid;
+	int pidfd;
+	bool is_child; /* ours to reap; an adopted one is reaped by init */
+	struct source *exit_source, *timer;
+	struct qmp *qmp;
+	char why[160]; /* of its end, as far as known */
+
+	enum vm_state state;
+	enum vm_op op;
+	bool stopped, restored;
+	uint64_t spawned_us, greeted_us;
+	struct engine_times times;
+	engine_done_fn *done;
+	engine_exit_fn *exit;
+	void *arg;
+	struct save *save;
+	struct fork *fork;        /* as parent */
+	struct fork *born_of;     /* as a child that does not run yet */
+};
+
+uint64_t now_us(void);
+
+/* vm.c: one operation at a time. begin: RC_STATE, RC_AGAIN. end: disarms the deadline and calls done. */
+enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f);
+void vm_op_end(struct engine_vm *vm, const struct fault *f); /* f NULL: done */
+/* A machine that broke the contract or its deadline: kills; the exit callback follows. Keeps the first reason. */
+void vm_condemn(struct engine_vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* qmp_send(), and the machine is condemned if it fails. */
+bool vm_command(struct engine_vm *vm, const char *command, const char *args, int pass_fd, qmp_reply_fn *fn);
+
+/* vm.c: the engine's operations */
+enum rc qemu_start(struct engine *e, const struct engine_spec *spec, struct engine_snapshot *snap, engine_done_fn *done,
+		   engine_exit_fn *exit, void *arg, struct engine_vm **ret, struct fault *ret_f);
+enum rc qemu_adopt(struct engine *e, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
+		   struct engine_vm **ret, struct fault *ret_f);
+enum rc qemu_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f);
+enum rc qemu_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f);
+enum rc qemu_disk_resized(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f);
+void qemu_stop(struct engine_vm *vm);
+void qemu_stat(struct engine_vm *vm, struct engine_stat *ret);
+const struct engine_times *qemu_times(struct engine_vm *vm);
+void qemu_vm_free(struct engine_vm *vm);
+
+/* spawn.c */
+enum rc vm_new(struct qemu *e, const struct engine_spec *spec, engine_exit_fn *exit, void *arg, struct engine_vm **ret,
+	       struct fault *ret_f);
+void vm_release(struct engine_vm *vm); /* forgets it, whatever its process does */
+/* state_fd -1: cold. Process started, its end watched, control socket connected. */
+enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_fd, int state_fd, struct fault *ret_f);
+enum rc vm_find(struct engine_vm *vm, struct fault *ret_f);     /* the process that pid file and start time name */
+enum rc vm_watch(struct engine_vm *vm, struct fault *ret_f);    /* its end */
+enum rc vm_connect(struct engine_vm *vm, struct fault *ret_f);  /* its control socket */
+
+/* vm.c: what spawn.c watches ends here */
+void vm_on_exit(struct engine_vm *vm, int wait_status);
+qmp_reply_fn vm_on_greeting;
+qmp_event_fn vm_on_event;
+qmp_closed_fn vm_on_closed;
+
+/* save.c */
+enum rc qemu_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f);
+enum rc qemu_snapshot_open(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+void qemu_snapshot_free(struct engine_snapshot *snap);
+void save_on_migration(struct engine_vm *vm, const char *status);
+void save_free(struct engine_vm *vm);
+/* "Host virtual address for 0x0 (ram) is 0x7f..": where guest memory is in QEMU. */
+enum rc gpa2hva_parse(const char *text, uint64_t *ret, struct fault *ret_f);
+
+/* fork.c */
+enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
+		  void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[], struct engine_vm *rets[],
+		  struct fault *ret_f);
+void fork_on_migration(struct engine_vm *vm, const char *status);
+void fork_parent_lost(struct engine_vm *vm);
+void fork_child_lost(struct engine_vm *vm);
+
+/* host.c: what is asked of the host once, at start */
+enum rc host_version(const char *qemu_path, char out[QEMU_VERSION_MAX], struct fault *ret_f);
+enum rc host_root(const char *qemu_path, bool kvm, struct jail_root **ret, struct fault *ret_f);
+uint32_t host_tsc_khz(void);
+
+/* calls.c */
+extern const struct jail_list qemu_calls;
+
+#endif
