@@ -3,7 +3,8 @@ noinst_LIBRARIES += libnbengine.a libnbjail.a
 libnbjail_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbjail_a_SOURCES = vmm/jail/filter.c vmm/jail/jail.c vmm/jail/jail.h vmm/jail/limits.h vmm/jail/root.c vmm/jail/root.h
 libnbengine_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbengine_a_SOURCES = vmm/engines/engine.h vmm/engines/qemu/args.c vmm/engines/qemu/args.h vmm/engines/qemu/calls.c \
+libnbengine_a_SOURCES = vmm/engines/choose.c vmm/engines/engine.h vmm/engines/probe.c vmm/engines/probe.h \
+	vmm/engines/qemu/args.c vmm/engines/qemu/args.h vmm/engines/qemu/calls.c \
 	vmm/engines/qemu/fork.c vmm/engines/qemu/host.c vmm/engines/qemu/job.c vmm/engines/qemu/limits.h \
 	vmm/engines/qemu/memory.c vmm/engines/qemu/memory.h vmm/engines/qemu/qemu.c vmm/engines/qemu/qmp.c \
 	vmm/engines/qemu/qmp.h vmm/engines/qemu/save.c vmm/engines/qemu/spawn.c vmm/engines/qemu/vm.c vmm/engines/qemu/vm.h
@@ -22,3 +23,7 @@ CLEANFILES += nestbox-qemu-cow.so
 noinst_PROGRAMS += tests/it/engine-driver
 tests_it_engine_driver_SOURCES = tests/it/engine_driver.c
 tests_it_engine_driver_LDADD = $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NFTABLES_LIBS)
+
+check_PROGRAMS += tests/unit/test_probe
+tests_unit_test_probe_SOURCES = tests/unit/test_probe.c
+tests_unit_test_probe_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
