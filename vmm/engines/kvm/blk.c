@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/engines/kvm/blk.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/virtio_blk.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#define SECTOR 512u
+#define DISCARD_SECTORS_MAX (1u << 22) /* of one segment: 2 GiB, a hole costs the host little */
+#define DISCARD_SEGMENTS_MAX 16u
+
+static enum rc file_sectors(int fd, uint64_t *ret, struct fault *ret_f)
+{
+	struct stat st;
+	off_t end;
+
+	if (fstat(fd, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "stat disk");
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return fault_set(ret_f, RC_INVALID, 0, "disk is neither a file nor a block device");
+	end = lseek(fd, 0, SEEK_END);
+	if (end < 0 || end % SECTOR)
+		return fault_set(ret_f, RC_INVALID, 0, "disk size is not a multiple of %u", SECTOR);
+	*ret = (uint64_t)end / SECTOR;
+	return RC_OK;
+}
+
+enum rc blk_init(struct blk *b, int fd, bool read_only, const char *serial, struct fault *ret_f)
+{
+	enum rc rc = file_sectors(fd, &b->sectors, ret_f);
+
+	if (rc)
+		return rc;
+	b->fd = fd;
+	b->read_only = read_only;
+	memset(b->serial, 0, sizeof(b->serial));
+	memcpy(b->serial, serial, MIN_OF(strlen(serial), sizeof(b->serial)));
+	return RC_OK;
+}
+
+static void fill_config(struct virtio_device *d)
+{
+	const struct blk *b = d->state;
+	struct virtio_blk_config c = {
+		.capacity = b->sectors,
+		.seg_max = VMM_CHAIN_MAX - 2,
+		.blk_size = SECTOR,
+		.max_discard_sectors = DISCARD_SECTORS_MAX,
+		.max_discard_seg = DISCARD_SEGMENTS_MAX,
+		.discard_sector_alignment = 8,
+		.max_write_zeroes_sectors = DISCARD_SECTORS_MAX,
+		.max_write_zeroes_seg = DISCARD_SEGMENTS_MAX,
+		.write_zeroes_may_unmap = 1,
+	};
+
+	d->config_n = (uint32_t)MIN_OF(sizeof(c), sizeof(d->config));
+	memcpy(d->config, &c, d->config_n);
+}
+
+enum rc blk_resized(struct virtio_device *d, struct fault *ret_f)
+{
+	struct blk *b = d->state;
+	enum rc rc;
+
+	pthread_mutex_lock(&d->lock);
+	rc = file_sectors(b->fd, &b->sectors, ret_f);
+	if (!rc) {
+		fill_config(d);
+		virtio_config_changed(d);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static bool range_ok(const struct blk *b, uint64_t sector, uint64_t bytes)
+{
+	return !(bytes % SECTOR) && sector <= b->sectors && bytes / SECTOR <= b->sectors - sector;
+}
+
+/* All bytes or an error: preadv and pwritev may be short. */
+static uint8_t move(const struct blk *b, const struct iovec *iov, unsigned int n, uint64_t bytes, uint64_t sector,
+		    bool write)
+{
+	struct iovec part[VMM_CHAIN_MAX];
+	uint64_t done = 0;
+
+	while (done < bytes) {
+		unsigned int k = iov_slice(iov, n, done, bytes - done, part);
+		off_t at = (off_t)(sector * SECTOR + done);
+		ssize_t got = write ? pwritev(b->fd, part, (int)k, at) : preadv(b->fd, part, (int)k, at);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return VIRTIO_BLK_S_IOERR;
+		done += (uint64_t)got;
+	}
+	return VIRTIO_BLK_S_OK;
+}
+
+static uint8_t trim(const struct blk *b, const struct virtio_chain *c, bool zero)
+{
+	struct virtio_blk_discard_write_zeroes seg;
+	uint64_t bytes = c->out_bytes - sizeof(struct virtio_blk_outhdr);
+
+	if (!bytes || bytes % sizeof(seg) || bytes / sizeof(seg) > DISCARD_SEGMENTS_MAX)
+		return VIRTIO_BLK_S_UNSUPP;
+	for (uint64_t at = 0; at < bytes; at += sizeof(seg)) {
+		int mode = FALLOC_FL_KEEP_SIZE;
+
+		iov_read(c->out, c->n_out, sizeof(struct virtio_blk_outhdr) + at, &seg, sizeof(seg));
+		if (seg.num_sectors > DISCARD_SECTORS_MAX || (seg.flags & ~1u) || (!zero && seg.flags))
+			return VIRTIO_BLK_S_UNSUPP;
+		if (!range_ok(b, seg.sector, (uint64_t)seg.num_sectors * SECTOR))
+			return VIRTIO_BLK_S_IOERR;
+		if (!seg.num_sectors)
+			continue;
+		mode |= zero && !(seg.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) ? FALLOC_FL_ZERO_RANGE :
+										  FALLOC_FL_PUNCH_HOLE;
+		/* Where the file system has no ZERO_RANGE a hole reads as zeroes too. */
+		if (fallocate(b->fd, mode, (off_t)(seg.sector * SECTOR), (off_t)seg.num_sectors * SECTOR) < 0 &&
+		    fallocate(b->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, (off_t)(seg.sector * SECTOR),
+			      (off_t)seg.num_sectors * SECTOR) < 0)
+			return zero ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+	}
+	return VIRTIO_BLK_S_OK;
+}
+
+/* Status of one request; *written counts data bytes put into guest memory. */
+static uint8_t serve(const struct blk *b, const struct virtio_chain *c, uint32_t *written)
+{
+	struct virtio_blk_outhdr head;
+	uint64_t data_in = c->in_bytes - 1, data_out;
+
+	if (iov_read(c->out, c->n_out, 0, &head, sizeof(head)) != sizeof(head))
+		return VIRTIO_BLK_S_IOERR;
+	data_out = c->out_bytes - sizeof(head);
+	if (data_in > VMM_BLK_REQUEST_MAX || data_out > VMM_BLK_REQUEST_MAX)
+		return VIRTIO_BLK_S_IOERR;
+	if (b->read_only && head.type != VIRTIO_BLK_T_IN && head.type != VIRTIO_BLK_T_GET_ID &&
+	    head.type != VIRTIO_BLK_T_FLUSH)
+		return VIRTIO_BLK_S_IOERR;
+	switch (head.type) {
+	case VIRTIO_BLK_T_IN:
+		if (!range_ok(b, head.sector, data_in))
+			return VIRTIO_BLK_S_IOERR;
+		*written = (uint32_t)data_in;
+		return move(b, c->in, c->n_in, data_in, head.sector, false);
+	case VIRTIO_BLK_T_OUT: {
+		struct iovec part[VMM_CHAIN_MAX];
+		unsigned int k = iov_slice(c->out, c->n_out, sizeof(head), data_out, part);
+
+		if (!range_ok(b, head.sector, data_out))
+			return VIRTIO_BLK_S_IOERR;
+		return move(b, part, k, data_out, head.sector, true);
+	}
+	case VIRTIO_BLK_T_FLUSH: return fdatasync(b->fd) < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+	case VIRTIO_BLK_T_GET_ID:
+		*written = (uint32_t)iov_write(c->in, c->n_in, 0, b->serial, MIN_OF(data_in, sizeof(b->serial)));
+		return VIRTIO_BLK_S_OK;
+	case VIRTIO_BLK_T_DISCARD: return trim(b, c, false);
+	case VIRTIO_BLK_T_WRITE_ZEROES: return trim(b, c, true);
+	default: return VIRTIO_BLK_S_UNSUPP;
+	}
+}
+
+static void blk_kick(struct virtio_device *d, unsigned int q)
+{
+	struct virtio_chain c;
+	bool any = false;
+
+	while (virtio_pop(d, q, &c)) {
+		uint32_t written = 0;
+		uint8_t status;
+
+		/* Without a byte for the status there is no way to answer at all. */
+		if (!c.in_bytes || c.out_bytes < sizeof(struct virtio_blk_outhdr)) {
+			virtio_broken(d);
+			return;
+		}
+		status = serve(d->state, &c, &written);
+		iov_write(c.in, c.n_in, c.in_bytes - 1, &status, 1);
+		virtio_push(d, q, &c, written + 1);
+		any = true;
+	}
+	if (any)
+		virtio_flush(d, q);
+}
+
+static const struct virtio_ops blk_rw_ops = {
+	.id = VIRTIO_ID_BLK,
+	.n_queues = 1,
+	.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
+		    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES,
+	.kick = blk_kick,
+};
+
+static const struct virtio_ops blk_ro_ops = {
+	.id = VIRTIO_ID_BLK,
+	.n_queues = 1,
+	.features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_RO,
+	.kick = blk_kick,
+};
+
+void blk_device_init(struct virtio_device *d, struct blk *b, struct memory *memory, unsigned int index)
+{
+	virtio_init(d, b->read_only ? &blk_ro_ops : &blk_rw_ops, memory, index, b);
+	fill_config(d);
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Bounds of nestbox-vmm. doc/limits.md names the test of each. */
+#ifndef NB_VMM_LIMITS_H
+#define NB_VMM_LIMITS_H
+
+#define VMM_CPUS_MAX 16
+#define VMM_MEMORY_MIB_MIN 64u
+#define VMM_MEMORY_MIB_MAX (1024u * 1024u)
+#define VMM_DISKS_MAX 8
+#define VMM_NICS_MAX 2
+#define VMM_DEVICES_MAX (VMM_DISKS_MAX + VMM_NICS_MAX + 2) /* and rng, balloon */
+#define VMM_CMDLINE_MAX 2048
+#define VMM_QUEUES_MAX 3
+#define VMM_QUEUE_SIZE 256        /* descriptors; what a driver may choose at most */
+#define VMM_CHAIN_MAX 128         /* descriptors of one request, then the device stops */
+#define VMM_BLK_REQUEST_MAX (4u << 20) /* bytes of one disk request */
+#define VMM_NET_FRAME_MAX 65550   /* a TSO frame, its vnet header not counted */
+#define VMM_SERIAL_BYTES_PER_S 262144 /* what the log takes; the rest is dropped and counted */
+#define VMM_RNG_REQUEST_MAX 4096
+
+#endif
