@@ -28,6 +28,14 @@ uint64_t now_ms(void)
 	return clock_ms(CLOCK_MONOTONIC);
 }
 
+uint64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
 uint64_t wall_ms(void)
 {
 	return clock_ms(CLOCK_REALTIME);

@@ -15,6 +15,7 @@
 #define FD_PASS_MAX 16 /* descriptors in one message */
 
 uint64_t now_ms(void);  /* CLOCK_MONOTONIC */
+uint64_t now_us(void);  /* CLOCK_MONOTONIC, microseconds: for measuring */
 uint64_t wall_ms(void); /* CLOCK_REALTIME */
 
 enum rc fd_nonblock(int fd, struct fault *ret_f);

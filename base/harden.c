@@ -153,6 +153,8 @@ enum rc harden_final(const struct harden_call *calls, size_t n_calls, struct fau
 	ctx = seccomp_init(mode && !strcmp(mode, "log") ? SCMP_ACT_LOG : SCMP_ACT_KILL_PROCESS);
 	if (!ctx)
 		return fault_set(ret_f, RC_NOMEM, 0, "seccomp_init");
+	/* Threads that exist already are confined with the caller. */
+	seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	rc = add_calls(ctx, harden_common, harden_n_common, ret_f);
 	if (!rc)
 		rc = add_calls(ctx, calls, n_calls, ret_f);

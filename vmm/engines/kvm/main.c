@@ -2,6 +2,8 @@
 /* nestbox-vmm: `serve` for the broker (control.c), `run` for a person with a console. */
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "vmm/engines/kvm/savefile.h"
+#include "vmm/engines/kvm/serve.h"
 #include "vmm/engines/kvm/vm.h"
 
 #include <errno.h>
@@ -18,6 +20,7 @@
 static const char usage[] =
 	"usage: nestbox-vmm run --kernel FILE [options]     boot a machine with a console on this terminal\n"
 	"       nestbox-vmm serve                           for the broker: control socket on descriptor 3\n"
+	"       nestbox-vmm load                            checks a snapshot: memory file 3, state file 4, into memfd 5\n"
 	"\n"
 	"  --kernel FILE        vmlinux with a PVH note, or bzImage\n"
 	"  --initrd FILE\n"
@@ -225,7 +228,7 @@ static enum rc run(int argc, char **argv, struct fault *ret_f)
 	o.spec.kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (o.spec.kvm_fd < 0)
 		return fault_set(ret_f, RC_ABSENT, errno, "open /dev/kvm");
-	rc = memory_create(o.memory_mib << 20, &memory, ret_f);
+	rc = memory_create(o.memory_mib << 20, -1, -1, &memory, ret_f);
 	if (!rc)
 		rc = vm_create(&o.spec, &memory, &vm, ret_f);
 	if (rc)
@@ -250,6 +253,12 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "--version")) {
 		puts("nestbox-vmm " NB_VERSION);
 		return 0;
+	}
+	if (argc == 2 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "load"))) {
+		rc = !strcmp(argv[1], "serve") ? serve(&f) : savefile_load(3, 4, 5, &f);
+		if (rc)
+			log_fault(LOG_LEVEL_ERROR, &f, "%s", argv[1]);
+		return rc ? 1 : 0;
 	}
 	if (argc < 2 || strcmp(argv[1], "run")) {
 		fputs(usage, stderr);

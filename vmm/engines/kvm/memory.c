@@ -5,11 +5,61 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-static enum rc map(struct memory *m, int flags, struct fault *ret_f)
+#define LAYER_MAPS_MAX 30000 /* mappings of a delta; the kernel's default bound is 65530 for the process */
+
+static enum rc check_sealed(int fd, uint64_t bytes, struct fault *ret_f)
 {
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+
+	if (seals < 0 || !(seals & F_SEAL_WRITE) || !(seals & F_SEAL_SHRINK))
+		return fault_set(ret_f, RC_INVALID, 0, "memory object is not sealed");
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes)
+		return fault_set(ret_f, RC_INVALID, 0, "memory object has another size");
+	return RC_OK;
+}
+
+/* Next run of data at or after `at`; *ret_end is 0 when there is none. */
+static enum rc next_data(int fd, uint64_t at, uint64_t bytes, uint64_t *ret_at, uint64_t *ret_end, struct fault *ret_f)
+{
+	off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+
+	*ret_end = 0;
+	if (data < 0)
+		return errno == ENXIO ? RC_OK : fault_set(ret_f, RC_SYS, errno, "SEEK_DATA");
+	hole = lseek(fd, data, SEEK_HOLE);
+	if (hole < 0)
+		return fault_set(ret_f, RC_SYS, errno, "SEEK_HOLE");
+	*ret_at = (uint64_t)data & ~(uint64_t)(MEMORY_PAGE - 1);
+	*ret_end = MIN_OF(((uint64_t)hole + MEMORY_PAGE - 1) & ~(uint64_t)(MEMORY_PAGE - 1), bytes);
+	return RC_OK;
+}
+
+/* Each run of the delta over the base. Whoever wrote the delta kept the number of runs within the bound. */
+static enum rc map_delta(struct memory *m, struct fault *ret_f)
+{
+	uint64_t at = 0, end;
+
+	for (unsigned int n = 0;; n++, at = end) {
+		enum rc rc = next_data(m->delta_fd, at, m->bytes, &at, &end, ret_f);
+
+		if (rc || !end)
+			return rc;
+		if (n == LAYER_MAPS_MAX)
+			return fault_set(ret_f, RC_LIMIT, 0, "memory layer has more than %d runs", LAYER_MAPS_MAX);
+		if (mmap(m->base + at, end - at, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+			 m->delta_fd, (off_t)at) == MAP_FAILED)
+			return fault_set(ret_f, RC_NOMEM, errno, "map memory layer");
+	}
+}
+
+static enum rc map_all(struct memory *m, struct fault *ret_f)
+{
+	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (m->base_fd < 0 ? MAP_ANONYMOUS : 0);
 	/* Guard pages on both sides, so that a bug in the device code faults instead of reading a neighbour. */
 	uint8_t *at = mmap(NULL, m->bytes + 2 * MEMORY_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -17,54 +67,45 @@ static enum rc map(struct memory *m, int flags, struct fault *ret_f)
 		return fault_set(ret_f, RC_NOMEM, errno, "reserve address space for %llu bytes",
 				 (unsigned long long)m->bytes);
 	m->base = at + MEMORY_PAGE;
-	if (mmap(m->base, m->bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, m->fd, 0) ==
-	    MAP_FAILED) {
-		int sys = errno;
+	if (mmap(m->base, m->bytes, PROT_READ | PROT_WRITE, flags, m->base_fd, 0) == MAP_FAILED)
+		return fault_set(ret_f, RC_NOMEM, errno, "map guest memory");
+	if (m->delta_fd >= 0) {
+		enum rc rc = map_delta(m, ret_f);
 
-		munmap(at, m->bytes + 2 * MEMORY_PAGE);
-		m->base = NULL;
-		return fault_set(ret_f, RC_NOMEM, sys, "map guest memory");
+		if (rc)
+			return rc;
 	}
 	/* Guest memory never reaches a core dump. */
 	madvise(m->base, m->bytes, MADV_DONTDUMP);
-	m->low = MIN_OF(m->bytes, (uint64_t)MEMORY_HOLE);
-	m->high = m->bytes - m->low;
 	return RC_OK;
 }
 
-enum rc memory_create(uint64_t bytes, struct memory *ret, struct fault *ret_f)
+uint64_t *memory_bitmap(const struct memory *m)
 {
-	_cleanup_fd_ int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct memory m = { .bytes = bytes, .fd = -1 };
-	enum rc rc;
-
-	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
-		return fault_set(ret_f, RC_NOMEM, errno, "make a memfd of %llu bytes", (unsigned long long)bytes);
-	m.fd = fd;
-	rc = map(&m, MAP_SHARED, ret_f);
-	if (rc)
-		return rc;
-	take_fd(&fd);
-	*ret = m;
-	return RC_OK;
+	return calloc((size_t)((memory_pages(m) + 63) / 64), sizeof(uint64_t));
 }
 
-enum rc memory_map_sealed(int fd_in, uint64_t bytes, struct memory *ret, struct fault *ret_f)
+enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *ret, struct fault *ret_f)
 {
-	_cleanup_fd_ int fd = fd_in;
-	struct memory m = { .bytes = bytes, .fd = fd, .is_private = true };
-	struct stat st;
-	int seals = fcntl(fd, F_GET_SEALS);
-	enum rc rc;
+	struct memory m = { .bytes = bytes, .base_fd = base_fd, .delta_fd = delta_fd };
+	enum rc rc = RC_OK;
 
-	if (seals < 0 || !(seals & F_SEAL_WRITE) || !(seals & F_SEAL_SHRINK))
-		return fault_set(ret_f, RC_INVALID, 0, "memory object is not sealed");
-	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes)
-		return fault_set(ret_f, RC_INVALID, 0, "memory object has another size");
-	rc = map(&m, MAP_PRIVATE, ret_f);
-	if (rc)
+	m.low = MIN_OF(bytes, (uint64_t)MEMORY_HOLE);
+	m.high = bytes - m.low;
+	m.written = memory_bitmap(&m);
+	m.own = memory_bitmap(&m);
+	if (!m.written || !m.own)
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	if (!rc && base_fd >= 0)
+		rc = check_sealed(base_fd, bytes, ret_f);
+	if (!rc && delta_fd >= 0)
+		rc = check_sealed(delta_fd, bytes, ret_f);
+	if (!rc)
+		rc = map_all(&m, ret_f);
+	if (rc) {
+		memory_free(&m);
 		return rc;
-	take_fd(&fd);
+	}
 	*ret = m;
 	return RC_OK;
 }
@@ -74,15 +115,21 @@ void memory_free(struct memory *m)
 	if (m->base)
 		munmap(m->base - MEMORY_PAGE, m->bytes + 2 * MEMORY_PAGE);
 	m->base = NULL;
-	close_fd(&m->fd);
-	free(m->dirty);
-	m->dirty = NULL;
+	close_fd(&m->base_fd);
+	close_fd(&m->delta_fd);
+	free(m->written);
+	free(m->own);
+	m->written = m->own = NULL;
 }
 
 static void mark(const struct memory *m, uint64_t offset, uint64_t n)
 {
-	for (uint64_t page = offset / MEMORY_PAGE; page <= (offset + n - 1) / MEMORY_PAGE; page++)
-		__atomic_fetch_or(&m->dirty[page / 64], 1ull << (page % 64), __ATOMIC_RELAXED);
+	for (uint64_t page = offset / MEMORY_PAGE; page <= (offset + n - 1) / MEMORY_PAGE; page++) {
+		uint64_t bit = 1ull << (page % 64);
+
+		if (!(__atomic_load_n(&m->written[page / 64], __ATOMIC_RELAXED) & bit))
+			__atomic_fetch_or(&m->written[page / 64], bit, __ATOMIC_RELAXED);
+	}
 }
 
 void *memory_at(const struct memory *m, uint64_t addr, uint64_t n, bool write)
@@ -98,12 +145,118 @@ void *memory_at(const struct memory *m, uint64_t addr, uint64_t n, bool write)
 			return NULL;
 		offset = m->low + (addr - MEMORY_HIGH);
 	}
-	if (write && n && m->dirty)
+	if (write && n)
 		mark(m, offset, n);
 	return m->base + offset;
 }
 
-uint64_t memory_offset(const struct memory *m, const void *at)
+uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, uint64_t n_words, uint64_t *fresh)
 {
-	return (uint64_t)((const uint8_t *)at - m->base);
+	uint64_t count = 0, base = first / 64;
+
+	for (uint64_t i = 0; i < n_words; i++) {
+		uint64_t bits = __atomic_exchange_n(&m->written[base + i], 0, __ATOMIC_RELAXED) | (kvm ? kvm[i] : 0);
+
+		if (!bits)
+			continue;
+		m->own[base + i] |= bits;
+		if (fresh)
+			fresh[base + i] |= bits;
+		count += (uint64_t)__builtin_popcountll(bits);
+	}
+	return count;
+}
+
+static bool is_zero(const uint8_t *p)
+{
+	const uint64_t *w = (const uint64_t *)(const void *)p;
+
+	for (unsigned int i = 0; i < MEMORY_PAGE / 8; i++)
+		if (w[i])
+			return false;
+	return true;
+}
+
+static enum rc write_run(const struct memory *m, uint64_t at, uint64_t n, int fd, struct fault *ret_f)
+{
+	while (n) {
+		ssize_t put = pwrite(fd, m->base + at, n, (off_t)at);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return fault_set(ret_f, rc_from_errno(errno), errno, "write memory");
+		at += (uint64_t)put;
+		n -= (uint64_t)put;
+	}
+	return RC_OK;
+}
+
+enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd, bool sparse, uint64_t *ret_pages,
+			   struct fault *ret_f)
+{
+	uint64_t n = memory_pages(m), start = 0, run = 0, count = 0;
+
+	for (uint64_t p = 0; p <= n; p++) {
+		bool take = false;
+		enum rc rc;
+
+		if (p < n && !run && !(p % 64) && !pages[p / 64]) {
+			p += 63; /* a word without a page, and no run to end */
+			continue;
+		}
+		if (p < n)
+			take = (pages[p / 64] >> (p % 64) & 1) &&
+			       !(sparse && is_zero(m->base + p * MEMORY_PAGE));
+		if (take) {
+			if (!run)
+				start = p;
+			run++;
+			count++;
+			continue;
+		}
+		if (!run)
+			continue;
+		rc = write_run(m, start * MEMORY_PAGE, run * MEMORY_PAGE, fd, ret_f);
+		if (rc)
+			return rc;
+		run = 0;
+	}
+	if (ret_pages)
+		*ret_pages = count;
+	return RC_OK;
+}
+
+enum rc memory_layer_pages(const struct memory *m, int fd, uint64_t *pages, struct fault *ret_f)
+{
+	uint64_t at = 0, end;
+
+	if (fd < 0)
+		return RC_OK;
+	for (;; at = end) {
+		enum rc rc = next_data(fd, at, m->bytes, &at, &end, ret_f);
+
+		if (rc || !end)
+			return rc;
+		for (uint64_t p = at / MEMORY_PAGE; p < end / MEMORY_PAGE; p++)
+			pages[p / 64] |= 1ull << (p % 64);
+	}
+}
+
+enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+		return fault_set(ret_f, RC_NOMEM, errno, "make a memory object of %llu bytes",
+				 (unsigned long long)bytes);
+	*ret_fd = take_fd(&fd);
+	return RC_OK;
+}
+
+enum rc memory_seal(int fd, struct fault *ret_f)
+{
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "seal memory object");
+	return RC_OK;
 }

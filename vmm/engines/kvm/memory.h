@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Guest memory: one memfd, seen by the guest as [0, low) below the hole at 3 GiB and [4 GiB, 4 GiB + high) above it.
+ * Guest memory, seen by the guest as [0, low) below the hole at 3 GiB and [4 GiB, 4 GiB + high) above it.
+ *
+ * Theory. A machine's memory is three layers: the *base* (a sealed memfd, the template's; shared by all that start from it), over
+ * it the *delta* (a sealed memfd, what a fork's parent had changed; shared by the children of one fork), over both this machine's
+ * own pages, made by copy-on-write. Either memfd may be absent; a machine that boots cold has only pages of its own. Which
+ * pages are its own is known without looking at page tables: KVM logs what vCPUs write, memory_at() what devices write, and
+ * `own` gathers both. Saving and forking need nothing else.
+ *
  * memory_at() is the one function that turns a guest address into a pointer. It only ever subtracts, so that no guest value
  * can overflow it, and refuses what does not lie wholly in one region.
  */
@@ -18,22 +25,40 @@
 #define MEMORY_PAGE 4096u
 
 struct memory {
-	uint8_t *base;    /* one mapping of the whole file; the high region follows the low one in it */
-	uint64_t bytes;
-	uint64_t low, high;
-	int fd;           /* the memfd behind the mapping */
-	bool is_private;  /* mapped copy-on-write over a sealed memfd */
-	uint64_t *dirty;  /* a bit a page, pages that the VMM itself wrote while tracking; NULL if not tracking */
+	uint8_t *base;     /* one mapping; the high region follows the low one in it */
+	uint64_t bytes, low, high;
+	int base_fd, delta_fd; /* owned, -1: absent */
+	uint64_t *written; /* a bit a page: written by the VMM since the last memory_gather() */
+	uint64_t *own;     /* a bit a page: differs, or may, from base and delta */
 };
 
-enum rc memory_create(uint64_t bytes, struct memory *ret, struct fault *ret_f);
-/* Over a sealed memfd of exactly `bytes`; takes the descriptor. */
-enum rc memory_map_sealed(int fd, uint64_t bytes, struct memory *ret, struct fault *ret_f);
+/* Takes both descriptors. base must be sealed against writing and shrinking and have exactly `bytes`; delta likewise. */
+enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *ret, struct fault *ret_f);
 void memory_free(struct memory *m);
 
-/* NULL if [addr, addr + n) is not wholly inside one region. `write` marks the pages dirty while tracking. */
+static inline uint64_t memory_pages(const struct memory *m)
+{
+	return m->bytes / MEMORY_PAGE;
+}
+
+/* NULL if [addr, addr + n) is not wholly inside one region. `write`: the caller will write there. */
 void *memory_at(const struct memory *m, uint64_t addr, uint64_t n, bool write);
-/* Offset in the file of a guest address that memory_at() accepts. */
-uint64_t memory_offset(const struct memory *m, const void *at);
+
+/*
+ * Takes what KVM logged for the pages from `first` on (n_words words) and what devices wrote there since the last call, adds it
+ * to `own` and, if `fresh` is not NULL, to that bitmap of the same shape. Returns how many pages were in it.
+ */
+uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, uint64_t n_words, uint64_t *fresh);
+
+/* Writes the pages of a bitmap into a file at their offsets; zero pages become holes where `sparse`. */
+enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd, bool sparse, uint64_t *ret_pages,
+			   struct fault *ret_f);
+/* Adds the pages that a layer has data for. fd -1: none. */
+enum rc memory_layer_pages(const struct memory *m, int fd, uint64_t *pages, struct fault *ret_f);
+
+uint64_t *memory_bitmap(const struct memory *m); /* empty, to be freed; NULL: no memory */
+/* A memfd of the right size for a delta, and what makes it immutable. */
+enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct fault *ret_f);
+enum rc memory_seal(int fd, struct fault *ret_f);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "vmm/engines/kvm/acpi.h"
+#include "vmm/engines/kvm/filter.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -225,7 +226,7 @@ static void on_kick(int signal)
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *c = arg;
-	bool runs = true;
+	bool runs = true, confined = false;
 	sigset_t none;
 
 	sigemptyset(&none);
@@ -237,6 +238,14 @@ static void *vcpu_main(void *arg)
 			continue;
 		if (!runs) {
 			c->vm->stop = true; /* ended: stays parked until the process goes */
+			continue;
+		}
+		/* Before the first guest instruction; not earlier, because the process's own filter comes first. */
+		if (c->vm->filtered && !confined) {
+			runs = !filter_vcpu(NULL);
+			confined = true;
+			if (!runs)
+				end_machine(c->vm, "processor thread could not be confined");
 			continue;
 		}
 		/* A kick between the look at `stop` and KVM_RUN is not lost: vcpu_kick() sets immediate_exit first. */

@@ -33,15 +33,47 @@ static enum rc irqfd(struct vm *vm, int fd, uint32_t gsi, struct fault *ret_f)
 static enum rc add_memory(struct vm *vm, struct fault *ret_f)
 {
 	const struct memory *m = &vm->memory;
-	struct kvm_userspace_memory_region low = { .slot = 0, .guest_phys_addr = 0, .memory_size = m->low,
-						   .userspace_addr = (uintptr_t)m->base };
-	struct kvm_userspace_memory_region high = { .slot = 1, .guest_phys_addr = MEMORY_HIGH, .memory_size = m->high,
+	/* The log is on from the start: it is how a fork or a snapshot knows which pages are this machine's own, and a page
+	 * that is copied on its first write faults then anyway. */
+	struct kvm_userspace_memory_region low = { .slot = 0, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = 0,
+						   .memory_size = m->low, .userspace_addr = (uintptr_t)m->base };
+	struct kvm_userspace_memory_region high = { .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES,
+						    .guest_phys_addr = MEMORY_HIGH, .memory_size = m->high,
 						    .userspace_addr = (uintptr_t)m->base + m->low };
 
 	if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &low) < 0 ||
 	    (m->high && ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &high) < 0))
 		return fault_set(ret_f, RC_SYS, errno, "KVM_SET_USER_MEMORY_REGION");
 	return RC_OK;
+}
+
+static enum rc gather_slot(struct vm *vm, uint32_t slot, uint64_t first, uint64_t bytes, uint64_t *fresh, uint64_t *count,
+			   struct fault *ret_f)
+{
+	uint64_t words = (bytes / MEMORY_PAGE + 63) / 64;
+	_cleanup_free_ uint64_t *bits = calloc((size_t)words, sizeof(uint64_t));
+	struct kvm_dirty_log log = { .slot = slot };
+
+	if (!bits)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	log.dirty_bitmap = bits;
+	if (ioctl(vm->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "KVM_GET_DIRTY_LOG");
+	*count += memory_gather(&vm->memory, first, bits, words, fresh);
+	return RC_OK;
+}
+
+enum rc vm_gather(struct vm *vm, uint64_t *fresh, uint64_t *ret_pages, struct fault *ret_f)
+{
+	const struct memory *m = &vm->memory;
+	uint64_t count = 0;
+	enum rc rc = gather_slot(vm, 0, 0, m->low, fresh, &count, ret_f);
+
+	if (!rc && m->high)
+		rc = gather_slot(vm, 1, m->low / MEMORY_PAGE, m->high, fresh, &count, ret_f);
+	if (!rc)
+		*ret_pages = count;
+	return rc;
 }
 
 static enum rc open_vm(struct vm *vm, struct fault *ret_f)
@@ -226,7 +258,8 @@ enum rc vm_create(const struct vm_spec *spec, struct memory *memory, struct vm *
 	vm->n_cpus = spec->n_cpus;
 	vm->memory = *memory;
 	memory->base = NULL;
-	memory->fd = -1;
+	memory->written = memory->own = NULL;
+	memory->base_fd = memory->delta_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	vm->stop = true;

@@ -63,7 +63,9 @@ struct vm {
 	unsigned int n_sources;
 	int end_fd; /* eventfd: a vCPU thread says the machine ended */
 	const char *end_reason;
+	uint64_t tsc_offset; /* of every vCPU, after a restore */
 	int ged_fd;
+	bool filtered; /* vCPU threads confine themselves */
 
 	/* Pause: the main thread raises `stop`, kicks every vCPU and waits until `parked` counts them all. */
 	pthread_mutex_t lock;
@@ -100,6 +102,8 @@ enum rc vm_boot(struct vm *vm, int kernel_fd, int initrd_fd, const char *cmdline
 enum rc vm_start_threads(struct vm *vm, struct fault *ret_f);
 enum rc vm_pause(struct vm *vm, struct fault *ret_f);
 enum rc vm_resume(struct vm *vm, struct fault *ret_f);
+/* Pages written since the last call, into memory.own and the bitmap `fresh` (may be NULL). */
+enum rc vm_gather(struct vm *vm, uint64_t *fresh, uint64_t *ret_pages, struct fault *ret_f);
 void vm_free(struct vm *vm); /* ends all threads first */
 
 /* snapshot.c: everything but memory, of a paused machine; and into a VM_NEW one of the same shape. */

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the broker's side of the engine (client.c) asks of a nestbox-vmm process, on a SOCK_SEQPACKET listener inherited as
+ * descriptor 3. Encoding: schema/message.h. One connection at a time; a later one replaces it (a restarted broker). The process
+ * serves one machine: START once, and when the machine ends the process exits.
+ *
+ * op       allowed in       descriptors of the request
+ * START    NEW              kvm, console log, disks.., taps.., then kernel, initrd (cold) or base, [delta,] state (snapshot)
+ * PAUSE    RUNNING
+ * RESUME   PAUSED           answers how long the machine stood still
+ * SAVE     PAUSED           memory file, state file; both empty. Checksummed (savefile.h); the machine stays paused
+ * FORK     RUNNING          copies while it runs, then leaves the machine PAUSED; answers +3 fds: base, delta, state
+ *                           (sealed memfds; without a base: 2 fds). The asker cuts the disks, then sends RESUME.
+ * RESIZED  RUNNING, PAUSED  a disk's file has another size now
+ * STAT     any
+ *
+ * Whoever holds this socket owns the machine completely, so only the broker ever does; nothing the guest does reaches it.
+ */
+#ifndef NB_VMM_CONTROL_H
+#define NB_VMM_CONTROL_H
+
+#include "schema/message.h"
+
+#define CONTROL_FD 3
+#define CONTROL_SERIALS_MAX 512 /* "serial\0flags\0".. */
+#define CONTROL_MACS_MAX 64
+#define CONTROL_CMDLINE_MAX 2048
+
+enum control_op {
+	CONTROL_START = 1,
+	CONTROL_PAUSE,
+	CONTROL_RESUME,
+	CONTROL_SAVE,
+	CONTROL_FORK,
+	CONTROL_RESIZED,
+	CONTROL_STAT,
+};
+
+#define CONTROL_NONE_FIELDS(F)
+MESSAGE_DECLARE(control_none, CONTROL_NONE_FIELDS)
+
+/* disks: for each a serial, a NUL, "ro" or "rw", a NUL. nics: for each a MAC and a NUL. */
+#define CONTROL_START_FIELDS(F)                                                        \
+	F(U32, cpus, 0)                                                                \
+	F(U32, memory_mib, 0)                                                          \
+	F(U32, layers, 0) /* 0: cold; 1: a base; 2: a base and a delta; 3: a delta only */ \
+	F(BLOB, disks, CONTROL_SERIALS_MAX)                                            \
+	F(BLOB, nics, CONTROL_MACS_MAX)                                                \
+	F(STR, cmdline, CONTROL_CMDLINE_MAX)
+MESSAGE_DECLARE(control_start, CONTROL_START_FIELDS)
+
+#define CONTROL_RESUMED_FIELDS(F) F(U32, pause_us, 0)
+MESSAGE_DECLARE(control_resumed, CONTROL_RESUMED_FIELDS)
+
+#define CONTROL_FORKED_FIELDS(F)                                                       \
+	F(U32, layers, 0)                                                              \
+	F(U64, pages, 0)        /* in the delta */                                     \
+	F(U64, pages_paused, 0) /* of these, copied during the pause */                \
+	F(U32, rounds, 0)
+MESSAGE_DECLARE(control_forked, CONTROL_FORKED_FIELDS)
+
+#define CONTROL_RESIZED_FIELDS(F) F(STR, serial, 21)
+MESSAGE_DECLARE(control_resized, CONTROL_RESIZED_FIELDS)
+
+#define CONTROL_STAT_FIELDS(F)                                                         \
+	F(U32, state, 0) F(U64, own_pages, 0) F(U64, tx_frames, 0) F(U64, rx_frames, 0) F(U64, serial_dropped, 0)
+MESSAGE_DECLARE(control_stat, CONTROL_STAT_FIELDS)
+
+#endif
