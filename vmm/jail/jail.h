@@ -29,9 +29,10 @@
 struct jail_root;   /* one for each kind of process */
 struct jail_filter; /* a system call filter, compiled */
 
-/* Read-only, nosuid, nodev. Directories above the target are made. */
+/* Read-only, nosuid, nodev. Directories above the target are made. A device becomes a node that everybody in the jail
+ * may open: name only those that are meant for it. */
 struct jail_mount {
-	const char *source; /* on the host: a regular file or a directory; symbolic links are followed */
+	const char *source; /* on the host: a regular file, directory or character device; symbolic links are followed */
 	const char *target; /* absolute, in the jail */
 };
 

@@ -64,6 +64,13 @@ static int mount_attach(int tree, const char *target)
 
 	if (fstat(tree, &st) < 0)
 		return -1;
+	/* A node of our own and not the host's, so that its owner and mode there don't matter. */
+	if (S_ISCHR(st.st_mode)) {
+		if (point_make(target, false) < 0 || unlink(target + 1) < 0 ||
+		    mknod(target + 1, S_IFCHR | 0666, st.st_rdev) < 0)
+			return -1;
+		return chmod(target + 1, 0666);
+	}
 	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
 		errno = EINVAL;
 		return -1;
@@ -99,7 +106,7 @@ static int root_build(const struct jail_mount *mounts, size_t n, bool proc, int 
 			return root_fail(pipe_fd, "open", mounts[i].source);
 	}
 	umask(0022);
-	if (mount("nestbox", ROOT_POINT, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,nr_inodes=512,mode=0755") < 0 ||
+	if (mount("nestbox", ROOT_POINT, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,nr_inodes=512,mode=0755") < 0 ||
 	    chdir(ROOT_POINT) < 0)
 		return root_fail(pipe_fd, "mount", "root");
 	for (size_t i = 0; i < n; i++)
@@ -110,7 +117,7 @@ static int root_build(const struct jail_mount *mounts, size_t n, bool proc, int 
 	/* Both arguments ".": the old root ends up on top of the new one and is detached from there. */
 	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return root_fail(pipe_fd, "pivot_root", "/");
-	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) < 0)
 		return root_fail(pipe_fd, "remount read-only", "/");
 	return 0;
 }

@@ -162,6 +162,8 @@ enum rc host_root(const char *qemu_path, bool kvm, struct jail_root **ret, struc
 		rc = root_add(&l, FIRMWARE, FIRMWARE, ret_f);
 	if (!rc)
 		rc = root_add(&l, cow_path(), COW_TARGET, ret_f);
+	if (!rc && kvm)
+		rc = root_add(&l, "/dev/kvm", "/dev/kvm", ret_f);
 	if (!rc && !kvm)
 		rc = root_add(&l, MODULE_TCG, MODULE_TCG, ret_f);
 	if (!rc && !kvm)

@@ -62,7 +62,7 @@ static enum rc qemu_open(struct qemu *e, const char *path, struct fault *ret_f)
 	rc = host_version(path, e->version, ret_f);
 	if (!rc)
 		rc = host_root(path, e->kvm, &e->root, ret_f);
-	if (!rc && qemu_calls.n_calls)
+	if (!rc)
 		rc = jail_filter_new(&qemu_calls, &e->filter, ret_f);
 	return rc;
 }
