@@ -27,3 +27,11 @@ tests_it_engine_driver_LDADD = $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase
 check_PROGRAMS += tests/unit/test_probe
 tests_unit_test_probe_SOURCES = tests/unit/test_probe.c
 tests_unit_test_probe_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
+
+noinst_PROGRAMS += tests/sec/jail-probe
+tests_sec_jail_probe_SOURCES = tests/sec/jail_probe.c
+tests_sec_jail_probe_CFLAGS = $(NB_CFLAGS)
+tests_sec_jail_probe_LDFLAGS = -static
+check_PROGRAMS += tests/sec/test_jail
+tests_sec_test_jail_SOURCES = tests/sec/test_jail.c
+tests_sec_test_jail_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
