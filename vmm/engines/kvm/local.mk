@@ -5,9 +5,13 @@ nestbox_vmm_SOURCES = vmm/engines/kvm/acpi.c vmm/engines/kvm/acpi.h vmm/engines/
 	vmm/engines/kvm/boot.c vmm/engines/kvm/boot.h vmm/engines/kvm/limits.h vmm/engines/kvm/main.c \
 	vmm/engines/kvm/memory.c vmm/engines/kvm/memory.h vmm/engines/kvm/net.c vmm/engines/kvm/net.h \
 	vmm/engines/kvm/rng.c vmm/engines/kvm/rng.h vmm/engines/kvm/serial.c vmm/engines/kvm/serial.h \
-	vmm/engines/kvm/control.c vmm/engines/kvm/control.h vmm/engines/kvm/filter.c vmm/engines/kvm/filter.h \
+	vmm/engines/kvm/control.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c vmm/engines/kvm/filter.c vmm/engines/kvm/filter.h \
 	vmm/engines/kvm/fork.c vmm/engines/kvm/fork.h vmm/engines/kvm/serve.h vmm/engines/kvm/savefile.c vmm/engines/kvm/savefile.h vmm/engines/kvm/snapshot.c vmm/engines/kvm/vcpu_state.c vmm/engines/kvm/vcpu.c vmm/engines/kvm/vcpu.h vmm/engines/kvm/virtio.c vmm/engines/kvm/virtio.h \
 	vmm/engines/kvm/vm.c vmm/engines/kvm/vm.h
 nestbox_vmm_LDADD = libnbschema.a libnbbase.a $(HARDEN_LIBS)
 nestbox_vmm_LDFLAGS = $(NB_LDFLAGS) -static-pie -Wl,-z,relro,-z,now
 nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
+
+# The broker's side, into the engines' library.
+libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
+	vmm/engines/process.c vmm/engines/process.h

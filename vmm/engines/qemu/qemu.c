@@ -8,14 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 static void qemu_free(struct engine *base)
 {
 	struct qemu *e = (struct qemu *)base;

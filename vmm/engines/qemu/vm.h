@@ -76,8 +76,6 @@ struct engine_vm {
 	struct fork *born_of;     /* as a child that does not run yet */
 };
 
-uint64_t now_us(void);
-
 /* vm.c: one operation at a time. begin: RC_STATE, RC_AGAIN. end: disarms the deadline and calls done. */
 enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f);
 void vm_op_end(struct engine_vm *vm, const struct fault *f); /* f NULL: done */

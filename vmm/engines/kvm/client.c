@@ -1,0 +1,773 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kvm engine's side in the broker: starts nestbox-vmm in a jail with an empty root, speaks control.h with it.
+ *
+ * A start connects to the process's listener and sends START at once; the process reads it when it has come up. One question is
+ * under way at a time, with a deadline; a machine that misses it or breaks the protocol is killed. The exit callback comes
+ * when the process is reaped, always last.
+ */
+#include "vmm/engines/kvm/control.h"
+#include "vmm/engines/process.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define VMM_SOCKET "vmm.sock"
+#define VMM_MEMORY_FILE "memory"
+#define VMM_STATE_FILE "state"
+#define START_MS 30000
+#define COMMAND_MS 10000
+#define SAVE_MS 120000
+#define FORK_MS 120000
+#define VMM_FILES_MAX 128
+#define VMM_THREADS_MAX 32
+#define VMM_FILE_BYTES_MIN (64ull << 20)
+
+struct kvm_engine {
+	struct engine base;
+	int exec_fd, null_fd, kvm_fd;
+	struct jail_root *root;
+	struct engine_vm *vms;
+};
+
+struct engine_snapshot {
+	int memory_fd, state_fd; /* sealed memfd; file without its head, as a memfd */
+	uint64_t bytes;
+};
+
+enum state { STARTING, RUNNING, PAUSED, GONE };
+
+struct fork_group;
+
+struct engine_vm {
+	struct kvm_engine *e;
+	struct engine_vm *next, *prev;
+	char id[41], why[160];
+	struct process process;
+	int dirfd, fd; /* fd: control connection */
+	struct source *source, *timer;
+	enum state state;
+	bool stopped;
+	uint16_t op; /* under way, 0: none */
+	uint32_t sequence;
+	engine_done_fn *done;
+	engine_exit_fn *exit;
+	void *arg;
+	uint64_t spawned_us;
+	struct engine_times times;
+	struct fork_group *group; /* as a parent */
+	enum state after;         /* state when the operation succeeded */
+};
+
+struct fork_group {
+	size_t n;
+	struct engine_vm *children[ENGINE_FORK_MAX];
+	struct engine_spec specs[ENGINE_FORK_MAX];
+	engine_done_fn *done;
+	void (*cut)(void *arg);
+	void *cut_arg;
+	int fds[3];
+	size_t n_fds;
+	uint32_t layers;
+};
+
+static void group_failed(struct engine_vm *parent, const struct fault *f);
+static void group_forked(struct engine_vm *parent, struct wire *w);
+static void group_resumed(struct engine_vm *parent, struct wire *w);
+
+/* --- one question at a time ---------------------------------------------------------------------------------------- */
+
+static void condemn(struct engine_vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!vm->why[0]) {
+		va_start(ap, fmt);
+		vsnprintf(vm->why, sizeof(vm->why), fmt, ap);
+		va_end(ap);
+	}
+	process_kill(&vm->process);
+}
+
+static void op_end(struct engine_vm *vm, const struct fault *f)
+{
+	engine_done_fn *done = vm->done;
+
+	vm->op = 0;
+	vm->done = NULL;
+	source_drop(&vm->timer);
+	if (done)
+		done(vm->arg, f ? f->rc : RC_OK, f);
+}
+
+static void on_deadline(void *arg)
+{
+	condemn(arg, "did not answer in time");
+}
+
+static enum rc op_send(struct engine_vm *vm, uint16_t op, message_put_fn *put, const void *m, const int *fds,
+		       size_t n_fds, uint32_t deadline_ms, struct fault *ret_f)
+{
+	uint8_t mem[8192];
+	struct wire w;
+	size_t n;
+	enum rc rc;
+
+	message_begin(&w, mem, sizeof(mem));
+	if (put)
+		put(&w, m);
+	rc = message_end(&w, op, ++vm->sequence, n_fds, &n, ret_f);
+	if (!rc)
+		rc = packet_send(vm->fd, mem, n, fds, n_fds, ret_f);
+	if (!rc)
+		rc = loop_timer(vm->e->base.loop, now_ms() + deadline_ms, on_deadline, vm, &vm->timer, ret_f);
+	if (!rc)
+		vm->op = op;
+	return rc;
+}
+
+static enum rc op_begin(struct engine_vm *vm, unsigned int states, struct fault *ret_f)
+{
+	if (vm->stopped || !(states & 1u << vm->state))
+		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not in the right state", vm->id);
+	if (vm->op)
+		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
+	return RC_OK;
+}
+
+static void on_answer(struct engine_vm *vm, struct wire *w, const struct fault *f)
+{
+	uint16_t op = vm->op;
+
+	if (f && op == CONTROL_START) {
+		condemn(vm, "%s", f->text); /* op_end() comes with its exit */
+		return;
+	}
+	if (vm->group && f) {
+		op_end(vm, NULL);
+		group_failed(vm, f);
+		return;
+	}
+	if (!f && op == CONTROL_START)
+		vm->times.load_us = (uint32_t)(now_us() - vm->spawned_us) - vm->times.start_us;
+	if (!f)
+		vm->state = vm->after;
+	if (vm->group && op == CONTROL_FORK) {
+		op_end(vm, NULL);
+		group_forked(vm, w);
+	} else if (vm->group && op == CONTROL_RESUME) {
+		op_end(vm, NULL);
+		group_resumed(vm, w);
+	} else {
+		op_end(vm, f);
+	}
+}
+
+static void on_control(void *arg, uint32_t events)
+{
+	struct engine_vm *vm = arg;
+	struct message_head head;
+	uint8_t mem[1024];
+	int fds[FD_PASS_MAX];
+	struct fault f = { 0 };
+	struct wire w;
+	size_t n, n_fds = 0;
+	enum rc rc = packet_recv(vm->fd, mem, sizeof(mem), &n, fds, &n_fds, &f);
+
+	(void)events;
+	if (rc == RC_AGAIN)
+		return;
+	if (!rc && !n)
+		rc = RC_CLOSED;
+	if (!rc)
+		rc = message_open(mem, n, n_fds, &head, &w, &f);
+	if (!rc && (head.op != (vm->op | MESSAGE_REPLY) || head.sequence != vm->sequence || !vm->op))
+		rc = RC_PROTO;
+	if (rc) {
+		fds_close(fds, n_fds);
+		source_drop(&vm->source);
+		close_fd(&vm->fd);
+		process_kill(&vm->process); /* its own last words are the better reason */
+		return;
+	}
+	if (vm->group && vm->op == CONTROL_FORK && n_fds <= 3) {
+		memcpy(vm->group->fds, fds, n_fds * sizeof(int));
+		vm->group->n_fds = n_fds;
+		n_fds = 0;
+	}
+	fds_close(fds, n_fds);
+	rc = message_get_result(&w, &f);
+	on_answer(vm, &w, rc ? &f : NULL);
+}
+
+/* --- life ---------------------------------------------------------------------------------------------------------- */
+
+static void release(struct engine_vm *vm)
+{
+	if (!vm)
+		return;
+	process_close(&vm->process);
+	source_drop(&vm->source);
+	source_drop(&vm->timer);
+	close_fd(&vm->fd);
+	close_fd(&vm->dirfd);
+	if (vm->prev)
+		vm->prev->next = vm->next;
+	else if (vm->e->vms == vm)
+		vm->e->vms = vm->next;
+	if (vm->next)
+		vm->next->prev = vm->prev;
+	free(vm);
+}
+
+static void on_exit_process(void *arg, int status)
+{
+	struct engine_vm *vm = arg;
+	struct fault f;
+
+	if (!vm->why[0])
+		process_last_words(&vm->process, status, vm->why, sizeof(vm->why));
+	vm->state = GONE;
+	source_drop(&vm->source);
+	close_fd(&vm->fd);
+	unlinkat(vm->dirfd, VMM_SOCKET, 0);
+	unlinkat(vm->dirfd, PROCESS_PID_FILE, 0);
+	fault_set(&f, vm->stopped ? RC_STATE : RC_CLOSED, 0, "machine '%s' ended: %s", vm->id, vm->why);
+	if (vm->group)
+		group_failed(vm, &f);
+	op_end(vm, &f);
+	vm->exit(vm->arg, vm->why);
+}
+
+static enum rc vm_new(struct kvm_engine *e, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
+		      struct engine_vm **ret, struct fault *ret_f)
+{
+	struct engine_vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	vm->e = e;
+	vm->process = (struct process)PROCESS_INIT;
+	vm->process.ended = on_exit_process;
+	vm->process.arg = vm;
+	vm->fd = -1;
+	vm->exit = exit;
+	vm->arg = arg;
+	memcpy(vm->id, spec->id, sizeof(vm->id));
+	vm->next = e->vms;
+	if (vm->next)
+		vm->next->prev = vm;
+	e->vms = vm;
+	vm->dirfd = fcntl(spec->vm_dirfd, F_DUPFD_CLOEXEC, 0);
+	if (vm->dirfd < 0) {
+		release(vm);
+		return fault_set(ret_f, RC_INVALID, errno, "directory of the machine");
+	}
+	*ret = vm;
+	return RC_OK;
+}
+
+static void socket_path(const struct engine_vm *vm, char out[64])
+{
+	snprintf(out, 64, "/proc/self/fd/%d/" VMM_SOCKET, vm->dirfd);
+}
+
+static enum rc connect_control(struct engine_vm *vm, struct fault *ret_f)
+{
+	char path[64];
+	enum rc rc;
+
+	socket_path(vm, path);
+	rc = unix_connect(path, SOCK_SEQPACKET, &vm->fd, ret_f);
+	if (!rc)
+		rc = fd_nonblock(vm->fd, ret_f);
+	return rc ? rc : loop_fd(vm->e->base.loop, vm->fd, EPOLLIN, on_control, vm, &vm->source, ret_f);
+}
+
+static uint64_t file_bytes_max(const struct engine_spec *spec)
+{
+	uint64_t max = MAX_OF(VMM_FILE_BYTES_MIN, (uint64_t)spec->memory_mib << 20);
+	struct stat st;
+
+	for (size_t i = 0; i < spec->n_disks; i++)
+		if (!spec->disks[i].read_only && fstat(spec->disks[i].fd, &st) == 0)
+			max = MAX_OF(max, (uint64_t)st.st_size);
+	return max;
+}
+
+static enum rc spawn(struct engine_vm *vm, const struct engine_spec *spec, struct fault *ret_f)
+{
+	static char name[] = "nestbox-vmm", verb[] = "serve";
+	char *const argv[] = { name, verb, NULL }, *const env[] = { NULL };
+	_cleanup_fd_ int listen_fd = -1;
+	struct jail_spec js = { .root = vm->e->root, .exec_fd = vm->e->exec_fd, .argv = argv, .envp = env,
+				.uid = spec->uid, .null_fd = vm->e->null_fd, .fds = &listen_fd, .n_fds = 1,
+				.cgroup_procs_fd = spec->cgroup_procs_fd, .max_file_bytes = file_bytes_max(spec),
+				.max_locked_bytes = 64 << 10, .max_processes = VMM_THREADS_MAX,
+				.max_files = VMM_FILES_MAX };
+	char path[64];
+	enum rc rc;
+
+	socket_path(vm, path);
+	rc = unix_listen(path, SOCK_SEQPACKET, 0600, (gid_t)-1, &listen_fd, ret_f);
+	if (rc)
+		return rc;
+	vm->spawned_us = now_us();
+	rc = process_start(&vm->process, vm->e->base.loop, &js, vm->dirfd, ret_f);
+	if (rc)
+		unlinkat(vm->dirfd, VMM_SOCKET, 0);
+	return rc;
+}
+
+static enum rc words(uint8_t *mem, size_t size, size_t *n, const char *word, struct fault *ret_f)
+{
+	size_t len = strlen(word) + 1;
+
+	if (len > size - *n)
+		return fault_set(ret_f, RC_LIMIT, 0, "too many devices");
+	memcpy(mem + *n, word, len);
+	*n += len;
+	return RC_OK;
+}
+
+/* layer_fds: base, delta as `layers` says, then the state; or kernel and initrd. */
+static enum rc send_start(struct engine_vm *vm, const struct engine_spec *spec, uint32_t layers, const int *last_fds,
+			  size_t n_last, struct fault *ret_f)
+{
+	uint8_t disks[CONTROL_SERIALS_MAX], nics[CONTROL_MACS_MAX];
+	struct control_start m = { .cpus = spec->vcpus, .memory_mib = spec->memory_mib, .layers = layers,
+				   .disks = disks, .nics = nics };
+	int fds[FD_PASS_MAX];
+	size_t n = 0;
+	enum rc rc = RC_OK;
+
+	if (2 + spec->n_disks + spec->n_nics + n_last > FD_PASS_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "too many devices");
+	if (spec->cmdline && strlen(spec->cmdline) >= sizeof(m.cmdline))
+		return fault_set(ret_f, RC_LIMIT, 0, "command line is too long");
+	if (spec->cmdline)
+		memcpy(m.cmdline, spec->cmdline, strlen(spec->cmdline) + 1);
+	fds[n++] = vm->e->kvm_fd;
+	fds[n++] = spec->log_fd;
+	for (size_t i = 0; !rc && i < spec->n_disks; i++) {
+		rc = words(disks, sizeof(disks), &m.disks_n, spec->disks[i].serial, ret_f);
+		rc = rc ?: words(disks, sizeof(disks), &m.disks_n, spec->disks[i].read_only ? "ro" : "rw", ret_f);
+		fds[n++] = spec->disks[i].fd;
+	}
+	for (size_t i = 0; !rc && i < spec->n_nics; i++) {
+		rc = words(nics, sizeof(nics), &m.nics_n, spec->nics[i].mac, ret_f);
+		fds[n++] = spec->nics[i].tap_fd;
+	}
+	for (size_t i = 0; i < n_last; i++)
+		fds[n++] = last_fds[i];
+	if (rc)
+		return rc;
+	vm->after = RUNNING;
+	vm->times.start_us = (uint32_t)(now_us() - vm->spawned_us);
+	return op_send(vm, CONTROL_START, (message_put_fn *)control_start_put, &m, fds, n, START_MS, ret_f);
+}
+
+/* From here on a failure is reported through the callbacks, because the process exists. */
+static void start_or_condemn(struct engine_vm *vm, const struct engine_spec *spec, uint32_t layers, const int *fds,
+			     size_t n_fds)
+{
+	struct fault f;
+	enum rc rc = vm->fd < 0 ? connect_control(vm, &f) : RC_OK;
+
+	if (!rc)
+		rc = send_start(vm, spec, layers, fds, n_fds, &f);
+	if (rc)
+		condemn(vm, "%s", f.text);
+}
+
+static enum rc kvm_start(struct engine *base, const struct engine_spec *spec, struct engine_snapshot *snap,
+			 engine_done_fn *done, engine_exit_fn *exit, void *arg, struct engine_vm **ret,
+			 struct fault *ret_f)
+{
+	struct engine_vm *vm;
+	enum rc rc;
+
+	if (snap && snap->bytes != (uint64_t)spec->memory_mib << 20)
+		return fault_set(ret_f, RC_INVALID, 0, "the snapshot is of a machine of another size");
+	rc = vm_new((struct kvm_engine *)base, spec, exit, arg, &vm, ret_f);
+	if (rc)
+		return rc;
+	rc = spawn(vm, spec, ret_f);
+	if (rc) {
+		release(vm);
+		return rc;
+	}
+	vm->done = done;
+	if (snap)
+		start_or_condemn(vm, spec, 1, (int[]){ snap->memory_fd, snap->state_fd }, 2);
+	else
+		start_or_condemn(vm, spec, 0, (int[]){ spec->kernel_fd, spec->initrd_fd }, 2);
+	*ret = vm;
+	return RC_OK;
+}
+
+static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
+			 struct engine_vm **ret, struct fault *ret_f)
+{
+	struct engine_vm *vm;
+	enum rc rc = vm_new((struct kvm_engine *)base, spec, exit, arg, &vm, ret_f);
+
+	if (rc)
+		return rc;
+	rc = process_adopt(&vm->process, base->loop, vm->dirfd, vm->id, ret_f);
+	if (!rc)
+		rc = connect_control(vm, ret_f);
+	if (rc) {
+		release(vm);
+		return rc;
+	}
+	/* A machine that was paused for somebody who is gone has resumed by itself (control.c). */
+	vm->state = RUNNING;
+	*ret = vm;
+	return RC_OK;
+}
+
+static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
+
+	vm->after = PAUSED;
+	rc = rc ?: op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	vm->done = rc ? vm->done : done;
+	return rc;
+}
+
+static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
+
+	vm->after = RUNNING;
+	rc = rc ?: op_send(vm, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	vm->done = rc ? vm->done : done;
+	return rc;
+}
+
+static enum rc kvm_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f)
+{
+	_cleanup_fd_ int memory = -1, state = -1;
+	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
+
+	if (rc)
+		return rc;
+	memory = openat(dirfd, VMM_MEMORY_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	state = openat(dirfd, VMM_STATE_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (memory < 0 || state < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "create snapshot files");
+	vm->after = PAUSED;
+	rc = op_send(vm, CONTROL_SAVE, NULL, NULL, (int[]){ memory, state }, 2, SAVE_MS, ret_f);
+	vm->done = rc ? vm->done : done;
+	return rc;
+}
+
+static enum rc kvm_disk_resized(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f)
+{
+	struct control_resized m;
+	enum rc rc = op_begin(vm, 1u << RUNNING | 1u << PAUSED, ret_f);
+
+	snprintf(m.serial, sizeof(m.serial), "%s", serial);
+	vm->after = vm->state;
+	rc = rc ?: op_send(vm, CONTROL_RESIZED, (message_put_fn *)control_resized_put, &m, NULL, 0, COMMAND_MS, ret_f);
+	vm->done = rc ? vm->done : done;
+	return rc;
+}
+
+static void kvm_stop(struct engine_vm *vm)
+{
+	if (vm->state == GONE || vm->stopped)
+		return;
+	vm->stopped = true;
+	condemn(vm, "stopped");
+}
+
+static void kvm_stat(struct engine_vm *vm, struct engine_stat *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (vm->state != GONE)
+		process_stat(&vm->process, ret);
+}
+
+static const struct engine_times *kvm_times(struct engine_vm *vm)
+{
+	return &vm->times;
+}
+
+/* --- snapshots ----------------------------------------------------------------------------------------------------- */
+
+static void kvm_snapshot_free(struct engine_snapshot *s)
+{
+	if (!s)
+		return;
+	close_fd(&s->memory_fd);
+	close_fd(&s->state_fd);
+	free(s);
+}
+
+/* Guest memory is read and summed by a process in the jail, not here. */
+static enum rc check_in_jail(struct kvm_engine *e, int memory, int state, int to, struct fault *ret_f)
+{
+	static char name[] = "nestbox-vmm", verb[] = "load";
+	char *const argv[] = { name, verb, NULL }, *const env[] = { NULL };
+	int fds[] = { memory, state, to }, pipe_fds[2], pidfd;
+	struct process p = PROCESS_INIT;
+	struct jail_spec js = { .root = e->root, .exec_fd = e->exec_fd, .argv = argv, .envp = env, .uid = 65534,
+				.null_fd = e->null_fd, .fds = fds, .n_fds = 3, .cgroup_procs_fd = -1,
+				.max_file_bytes = 1ull << 42, .max_locked_bytes = 64 << 10, .max_processes = 64,
+				.max_files = 64 };
+	siginfo_t info = { 0 };
+	pid_t pid;
+	enum rc rc;
+
+	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "pipe");
+	p.err_fd = pipe_fds[0];
+	js.err_fd = pipe_fds[1];
+	rc = jail_spawn(&js, &pid, &pidfd, ret_f);
+	close(pipe_fds[1]);
+	if (!rc) {
+		while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+			;
+		close(pidfd);
+		if (info.si_code != CLD_EXITED || info.si_status) {
+			char why[160];
+
+			process_last_words(&p, -1, why, sizeof(why));
+			rc = fault_set(ret_f, RC_STATE, 0, "snapshot cannot be used: %.120s", why);
+		}
+	}
+	close_fd(&p.err_fd);
+	return rc;
+}
+
+/* The machine state without the file's head, which the jailed process has checked. */
+static enum rc state_object(int file, int *ret_fd, struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	off_t at = 24;
+	struct stat st;
+
+	if (fd < 0 || fstat(file, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "state object");
+	while (at < st.st_size) {
+		uint8_t chunk[16384];
+		ssize_t n = pread(file, chunk, sizeof(chunk), at);
+
+		if (n <= 0 || write(fd, chunk, (size_t)n) != n)
+			return fault_set(ret_f, RC_SYS, errno, "copy state");
+		at += n;
+	}
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "seal state");
+	*ret_fd = take_fd(&fd);
+	return RC_OK;
+}
+
+static enum rc kvm_snapshot_open(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+{
+	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_fd_ int state = openat(dirfd, VMM_STATE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct engine_snapshot *s;
+	struct stat st;
+	enum rc rc;
+
+	if (memory < 0 || state < 0 || fstat(memory, &st) < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "open snapshot");
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	s->bytes = (uint64_t)st.st_size;
+	s->state_fd = -1;
+	s->memory_fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	rc = s->memory_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "memory object") :
+				check_in_jail((struct kvm_engine *)base, memory, state, s->memory_fd, ret_f);
+	if (!rc)
+		rc = state_object(state, &s->state_fd, ret_f);
+	if (rc) {
+		kvm_snapshot_free(s);
+		return rc;
+	}
+	*ret = s;
+	return RC_OK;
+}
+
+/* --- fork ---------------------------------------------------------------------------------------------------------- */
+
+static void group_free(struct engine_vm *parent)
+{
+	struct fork_group *g = parent->group;
+
+	parent->group = NULL;
+	if (!g)
+		return;
+	fds_close(g->fds, g->n_fds);
+	free(g);
+}
+
+static void group_failed(struct engine_vm *parent, const struct fault *f)
+{
+	struct fork_group *g = parent->group;
+
+	for (size_t i = 0; i < g->n; i++)
+		condemn(g->children[i], "%s", f->text);
+	group_free(parent);
+}
+
+/* The parent stands still: the disks are cut now, then it goes on. */
+static void group_forked(struct engine_vm *parent, struct wire *w)
+{
+	struct fork_group *g = parent->group;
+	struct control_forked m;
+	struct fault f;
+
+	control_forked_get(w, &m);
+	if (!wire_done(w) || g->n_fds != (m.layers == 2 ? 3u : 2u)) {
+		condemn(parent, "malformed answer to FORK");
+		return;
+	}
+	g->layers = m.layers;
+	parent->times.private_bytes = m.pages * 4096;
+	if (g->cut)
+		g->cut(g->cut_arg);
+	parent->after = RUNNING;
+	if (op_send(parent, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, &f))
+		condemn(parent, "%s", f.text);
+}
+
+static void group_resumed(struct engine_vm *parent, struct wire *w)
+{
+	struct fork_group *g = parent->group;
+	struct control_resumed m;
+
+	control_resumed_get(w, &m);
+	parent->times.pause_us = m.pause_us;
+	for (size_t i = 0; i < g->n; i++) {
+		struct engine_vm *child = g->children[i];
+
+		child->times.pause_us = m.pause_us;
+		child->times.private_bytes = parent->times.private_bytes;
+		if (child->state == STARTING)
+			start_or_condemn(child, &g->specs[i], g->layers, g->fds, g->n_fds);
+	}
+	group_free(parent);
+}
+
+static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
+			void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[],
+			struct engine_vm *rets[], struct fault *ret_f)
+{
+	struct fork_group *g;
+	struct fault f;
+	enum rc rc = op_begin(parent, 1u << RUNNING, ret_f);
+
+	if (rc)
+		return rc;
+	if (!n || n > ENGINE_FORK_MAX)
+		return fault_set(ret_f, RC_INVALID, 0, "1 to %d children", ENGINE_FORK_MAX);
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	g->cut = cut;
+	g->cut_arg = cut_arg;
+	/* Processes first: they come up while the parent copies. */
+	for (size_t i = 0; !rc && i < n; i++) {
+		rc = vm_new(parent->e, &specs[i], exit, args[i], &g->children[i], &f);
+		if (!rc)
+			rc = spawn(g->children[i], &specs[i], &f);
+		if (rc && g->children[i])
+			release(g->children[i]);
+		if (rc)
+			break;
+		g->specs[i] = specs[i];
+		g->children[i]->done = done;
+		rets[i] = g->children[i];
+		g->n++;
+	}
+	parent->group = g;
+	parent->after = PAUSED;
+	parent->done = NULL;
+	if (!rc)
+		rc = op_send(parent, CONTROL_FORK, NULL, NULL, NULL, 0, FORK_MS, &f);
+	if (!rc)
+		return RC_OK;
+	if (ret_f)
+		*ret_f = f;
+	/* Children that exist report their end through the callbacks. */
+	group_failed(parent, &f);
+	return g->n ? RC_OK : rc;
+}
+
+/* --- the engine ---------------------------------------------------------------------------------------------------- */
+
+static void kvm_free(struct engine *base)
+{
+	struct kvm_engine *e = (struct kvm_engine *)base;
+
+	if (!e)
+		return;
+	while (e->vms)
+		release(e->vms);
+	jail_root_free(e->root);
+	close_fd(&e->exec_fd);
+	close_fd(&e->null_fd);
+	close_fd(&e->kvm_fd);
+	free(e);
+}
+
+static const struct engine_ops kvm_ops = {
+	.name = "kvm",
+	.start = kvm_start,
+	.adopt = kvm_adopt,
+	.pause = kvm_pause,
+	.resume = kvm_resume,
+	.save = kvm_save,
+	.snapshot_open = kvm_snapshot_open,
+	.snapshot_free = kvm_snapshot_free,
+	.disk_resized = kvm_disk_resized,
+	.fork = kvm_fork,
+	.stop = kvm_stop,
+	.stat = kvm_stat,
+	.times = kvm_times,
+	.vm_free = release,
+	.engine_free = kvm_free,
+};
+
+enum rc engine_kvm_new(struct loop *loop, const char *vmm_path, struct engine **ret, struct fault *ret_f)
+{
+	struct kvm_engine *e = calloc(1, sizeof(*e));
+	enum rc rc = RC_OK;
+
+	if (!e)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	e->base.ops = &kvm_ops;
+	e->base.loop = loop;
+	e->exec_fd = open(vmm_path, O_RDONLY | O_CLOEXEC);
+	e->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	e->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (e->exec_fd < 0)
+		rc = fault_set(ret_f, rc_from_errno(errno), errno, "open '%s'", vmm_path);
+	else if (e->null_fd < 0 || e->kvm_fd < 0)
+		rc = fault_set(ret_f, rc_from_errno(errno), errno, "open /dev/kvm");
+	if (!rc)
+		rc = jail_root_new(NULL, 0, false, &e->root, ret_f);
+	if (rc) {
+		kvm_free(&e->base);
+		return fault_wrap(ret_f, "kvm engine");
+	}
+	*ret = &e->base;
+	return RC_OK;
+}

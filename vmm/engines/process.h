@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine's process as every engine sees it: started in the jail, named in a pid file, found again after a restart of the
+ * broker, watched until its end. The pid file holds pid, start time and boot id, so that a recycled pid is never taken for a machine.
+ */
+#ifndef NB_ENGINE_PROCESS_H
+#define NB_ENGINE_PROCESS_H
+
+#include "base/loop.h"
+#include "vmm/engines/engine.h"
+#include "vmm/jail/jail.h"
+
+#define PROCESS_PID_FILE "vm.pid"
+
+struct process {
+	pid_t pid;
+	int pidfd;      /* -1: none */
+	int err_fd;     /* read end of its standard error, nonblocking; -1 for an adopted one */
+	struct source *source;
+	void (*ended)(void *arg, int wait_status); /* -1: an adopted one, of which nothing more is known */
+	void *arg;
+};
+
+#define PROCESS_INIT { .pidfd = -1, .err_fd = -1 }
+
+/* Starts, writes the pid file below dirfd, watches. js->err_fd is set here. On failure nothing is left. */
+enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f);
+/* The process that the pid file names, if it is still that one; RC_ABSENT otherwise. */
+enum rc process_adopt(struct process *p, struct loop *loop, int dirfd, const char *id, struct fault *ret_f);
+void process_kill(struct process *p);
+/* Last line of its standard error with control bytes removed, or how it ended. */
+void process_last_words(struct process *p, int wait_status, char *out, size_t size);
+void process_stat(const struct process *p, struct engine_stat *ret);
+void process_close(struct process *p); /* forgets it, whatever it does */
+
+#endif
