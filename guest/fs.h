@@ -24,6 +24,7 @@ struct fs_error {
 	char constructor_name[32];     /* Deno's class: NotFound, AlreadyExists, TypeError, Error, ... */
 	char code[24];                 /* "ENOENT"; empty: null on the wire */
 	char message[FS_MESSAGE_MAX];  /* UTF-8; "No such file or directory (os error 2): stat 'x'" */
+	size_t message_n;              /* its length: a path that the client sent may have NULs inside */
 };
 
 /* Fills *e with what Deno makes of an errno: class, code and "text (os error n)". */
