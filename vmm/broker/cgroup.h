@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Control groups of VM processes: memory, number of threads, processor time. Theory: one group a machine below one group
+ * of this installation (nestbox-<hash of state_dir>), in the v2 tree where that has the controllers, else in each v1
+ * hierarchy that has one. What the host lacks is left out and named by doctor; it never stops a machine from starting.
+ */
+#ifndef NB_BROKER_CGROUP_H
+#define NB_BROKER_CGROUP_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum cgroup_controller { CGROUP_MEMORY, CGROUP_PIDS, CGROUP_CPU, CGROUP_CONTROLLERS };
+
+struct cgroup_host {
+	int version;                      /* 2, 1, or 0: none */
+	int dirfd[CGROUP_CONTROLLERS];    /* our group in that hierarchy, -1: controller missing; v2: all the same */
+	char name[32];
+};
+
+struct cgroup {
+	bool made;
+	char id[41];
+	int procs_fd; /* for the engine; -1 if there is none */
+};
+
+struct cgroup_limits {
+	uint64_t memory_bytes;
+	uint32_t pids, cpus;
+};
+
+/* tag distinguishes installations on one host. */
+void cgroup_host_init(struct cgroup_host *h, const char *tag);
+void cgroup_host_free(struct cgroup_host *h);
+enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cgroup_limits *limits, struct cgroup *ret,
+		    struct fault *ret_f);
+/* v1 has several hierarchies, the engine joins only the first: the rest, when the pid is known. */
+void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid);
+/* RC_AGAIN while processes are still in it. Absent ones are fine. */
+enum rc cgroup_remove(const struct cgroup_host *h, const char *id, struct fault *ret_f);
+/* Kills what is in groups that are not kept() and removes them. */
+void cgroup_sweep(const struct cgroup_host *h, bool (*kept)(void *arg, const char *id), void *arg);
+
+#endif

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/broker/create.h"
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "vmm/broker/limits.h"
+#include "vmm/broker/machine.h"
+#include "vmm/broker/peer.h"
+#include "vmm/broker/template.h"
+
+#include <string.h>
+#include <time.h>
+
+struct create {
+	struct broker *b;
+	struct machine *m;
+	struct request *r;
+	struct template_wait *wait;
+	struct agent_call *call;
+	struct source *deadline;
+	char hostname[64];
+	uint8_t *env;
+	size_t env_n;
+	uint64_t begun_us, prepared_us, started_us, restored_us;
+	struct fault f; /* why it fails; text empty: because the machine ended */
+};
+
+static uint64_t clock_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static void create_free(struct create *c)
+{
+	template_cancel(c->wait);
+	agent_cancel(c->call);
+	source_drop(&c->deadline);
+	if (c->env)
+		explicit_bzero(c->env, c->env_n);
+	free(c->env);
+	free(c);
+}
+
+static void on_machine_gone(void *arg)
+{
+	struct create *c = arg;
+
+	request_fail(c->r, &c->f);
+	create_free(c);
+}
+
+/* Comes first when the machine ends, whether by us or for another reason; the answer waits until it is gone. */
+static void on_machine_end(void *arg, const char *reason)
+{
+	struct create *c = arg;
+
+	template_cancel(c->wait);
+	agent_cancel(c->call);
+	c->wait = NULL;
+	c->call = NULL;
+	source_drop(&c->deadline);
+	if (!c->f.rc)
+		fault_set(&c->f, RC_STATE, 0, "%s", reason);
+	c->m->on_gone = on_machine_gone;
+}
+
+static void create_fail(struct create *c, const struct fault *f)
+{
+	if (!c->f.rc)
+		c->f = *f;
+	machine_end(c->m, "it could not be made: %s", f->text);
+}
+
+static void on_deadline(void *arg)
+{
+	struct create *c = arg;
+	struct fault f;
+
+	fault_set(&f, RC_TIMEOUT, 0, "the machine was not ready in %u ms (waiting for %s)",
+		  (unsigned int)c->b->config->create_timeout_ms,
+		  c->wait ? "its template" : c->call ? "its agent" : "its process");
+	create_fail(c, &f);
+}
+
+static void create_answer(struct create *c)
+{
+	struct machine *m = c->m;
+	struct broker_vm_created reply;
+	uint64_t now = clock_us();
+	struct fault f;
+	int fds[1];
+	size_t n = 0;
+
+	if (!request_alive(c->r)) {
+		fault_set(&f, RC_CLOSED, 0, "whoever asked for it went away");
+		create_fail(c, &f);
+		return;
+	}
+	if (m->flags & BROKER_VM_LEASE) {
+		if (machine_lease_take(m, &fds[0], &f)) {
+			create_fail(c, &f);
+			return;
+		}
+		n = 1;
+	}
+	reply = (struct broker_vm_created){ .restore_us = (uint32_t)(c->restored_us - c->started_us),
+					    .agent_us = (uint32_t)(now - c->restored_us),
+					    .total_us = (uint32_t)(now - c->begun_us) };
+	m->on_end = NULL;
+	m->arg = NULL;
+	machine_running(m);
+	log_info("machine created id=%s memory_mib=%u template_us=%u prepare_us=%u restore_us=%u agent_us=%u total_us=%u",
+		 m->id, m->memory_mib, (unsigned int)(c->prepared_us - c->begun_us),
+		 (unsigned int)(c->started_us - c->prepared_us), reply.restore_us, reply.agent_us, reply.total_us);
+	request_reply(c->r, (message_put_fn *)broker_vm_created_put, &reply, fds, n);
+	create_free(c);
+}
+
+static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
+{
+	struct create *c = arg;
+
+	(void)fd;
+	(void)answer;
+	c->call = NULL;
+	if (rc)
+		create_fail(c, f);
+	else
+		create_answer(c);
+}
+
+static void on_restored(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+	_cleanup_free_ char *line = NULL;
+	struct fault ff;
+
+	/* A start that failed has ended the machine before it comes here. */
+	if (c->m->ending) {
+		if (f && f->rc != RC_STATE && c->f.rc == RC_STATE)
+			c->f = *f;
+		return;
+	}
+	(void)rc;
+	c->restored_us = clock_us();
+	if (identity_line(c->hostname, c->env, c->env_n, &line, &ff) ||
+	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS, on_identity, c, &c->call, &ff))
+		create_fail(c, &ff);
+	if (line)
+		explicit_bzero(line, strlen(line));
+}
+
+static void create_start(struct create *c, const struct template_use *use)
+{
+	struct fault f;
+	enum rc rc;
+
+	c->prepared_us = clock_us();
+	rc = machine_prepare(c->m, use->image_fd, use->overlay_fd, &f);
+	if (!rc) {
+		c->started_us = clock_us();
+		rc = machine_launch(c->m, NULL, use->snap, on_restored, c, &f);
+	}
+	if (rc)
+		create_fail(c, &f);
+}
+
+static void on_template(void *arg, const struct template_use *use, const struct fault *f)
+{
+	struct create *c = arg;
+
+	c->wait = NULL;
+	if (!use)
+		create_fail(c, f);
+	else
+		create_start(c, use);
+}
+
+static enum rc create_check(struct broker *b, const struct broker_vm_create *q, struct fault *ret_f)
+{
+	const struct config *cf = b->config;
+
+	if (!broker_id_ok(q->id))
+		return fault_set(ret_f, RC_INVALID, 0, "not a machine's id: one to 40 of a-z, 0-9 and _");
+	if (q->memory_mib < cf->vm_memory_mib_min || q->memory_mib > cf->vm_memory_mib_max)
+		return fault_set(ret_f, RC_INVALID, 0, "memory must be %u to %u MiB", (unsigned int)cf->vm_memory_mib_min,
+				 (unsigned int)cf->vm_memory_mib_max);
+	if (q->flags & ~BROKER_VM_LEASE)
+		return fault_set(ret_f, RC_INVALID, 0, "unknown flags");
+	if (q->stop_at_ms && q->stop_at_ms <= wall_ms())
+		return fault_set(ret_f, RC_INVALID, 0, "the end of its lifetime is in the past");
+	if (*q->image && !broker_name_ok(q->image))
+		return fault_set(ret_f, RC_INVALID, 0, "not an image's name");
+	if (*q->root_volume || q->mounts_n)
+		return fault_set(ret_f, RC_STATE, 0, "volumes are not built into this broker yet");
+	if (b->closing)
+		return fault_set(ret_f, RC_AGAIN, 0, "the broker is ending");
+	return RC_OK;
+}
+
+static enum rc create_new(struct broker *b, const struct broker_vm_create *q, struct create **ret, struct fault *ret_f)
+{
+	struct machine_spec spec = { .id = q->id, .memory_mib = q->memory_mib, .flags = q->flags,
+				     .stop_at_ms = q->stop_at_ms, .image = *q->image ? q->image : b->config->image,
+				     .policy = q->policy, .policy_n = q->policy_n };
+	struct create *c = calloc(1, sizeof(*c));
+	enum rc rc;
+
+	if (!c)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	c->env = malloc(q->env_n + 1);
+	if (!c->env) {
+		free(c);
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	}
+	c->b = b;
+	c->begun_us = clock_us();
+	c->env_n = q->env_n;
+	if (q->env_n)
+		memcpy(c->env, q->env, q->env_n);
+	memcpy(c->hostname, q->hostname, sizeof(c->hostname));
+	rc = loop_timer(b->loop, now_ms() + b->config->create_timeout_ms, on_deadline, c, &c->deadline, ret_f);
+	if (!rc)
+		rc = machine_new(b, &spec, &c->m, ret_f);
+	if (rc) {
+		create_free(c);
+		return rc;
+	}
+	*ret = c;
+	return RC_OK;
+}
+
+void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q)
+{
+	_cleanup_free_ char *line = NULL;
+	struct template_use use;
+	struct create *c = NULL;
+	struct fault f;
+	enum rc rc = create_check(b, q, &f);
+
+	/* Once for its errors: a caller's mistake is told before anything is made. */
+	if (!rc)
+		rc = identity_line(q->hostname, q->env, q->env_n, &line, &f);
+	if (!rc)
+		rc = create_new(b, q, &c, &f);
+	if (rc || !c) {
+		request_fail(r, &f);
+		return;
+	}
+	c->r = r;
+	c->m->on_end = on_machine_end;
+	c->m->arg = c;
+	rc = template_get(b, q->image, q->memory_mib, on_template, c, &use, &c->wait, &f);
+	if (rc == RC_OK)
+		create_start(c, &use);
+	else if (rc != RC_AGAIN)
+		create_fail(c, &f);
+}

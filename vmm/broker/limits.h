@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every bound of the broker. Times in milliseconds. doc/limits.md lists them with the tests that enforce them. */
+#ifndef NB_BROKER_LIMITS_H
+#define NB_BROKER_LIMITS_H
+
+/* Peers */
+#define PEERS_MAX 256             /* connections in all */
+#define PEER_REQUESTS_MAX 64      /* of one connection, unanswered */
+#define PEER_QUEUE_MAX 512        /* packets that one connection has not taken yet; beyond: it is closed */
+#define PEER_QUEUE_BYTES (4u << 20)
+
+/* Machines */
+#define VM_OVERHEAD_MIB 512       /* what a VM process may use beyond its guest's memory (translated code, buffers) */
+#define VM_PIDS_MAX 64            /* threads of a VM process */
+#define VM_INTERNAL 4             /* uid slots beyond vm_max, for templates in the making */
+#define DISK_RESERVE_MIB 1024     /* no machine is made when the file system has less */
+#define GONE_KEPT 1024            /* ended machines whose reason is remembered */
+#define CONSOLE_MAX (1u << 20)    /* bytes of a console log before its older part is dropped */
+#define CONSOLE_KEPT (128u << 10)
+#define CONSOLE_CHECK_MS 2000
+#define CGROUP_REMOVE_TRIES 50    /* a cgroup is busy until the kernel has let go of a reaped process */
+#define CGROUP_REMOVE_MS 10
+#define RECORD_MAX 16384
+
+/* Agents */
+#define DIAL_MS 3000              /* deadline of a connection to an agent */
+#define DIAL_ATTEMPT_MS 500       /* of one connect(2): a guest that just started may miss the first packet */
+#define DIAL_RETRY_MS 25
+#define AGENT_ANSWER_MS 15000     /* identity and other control operations */
+#define AGENT_JSON_DEPTH 16
+
+/* Exposures */
+#define EXPOSE_MAX 16384
+
+/* Templates */
+#define TEMPLATE_TRIES 3
+#define TEMPLATE_BOOT_MS 180000   /* cold boot to the agent's answer, on a busy host without virtualization */
+#define TEMPLATE_STEP_MS 120000   /* any other step */
+#define TEMPLATE_RETRY_MS 60000   /* a template that could not be made is tried again after this */
+#define TEMPLATE_WAITERS_MAX 256
+#define TEMPLATES_MAX 64
+#define IMAGE_JSON_MAX 65536
+#define KERNEL_LOGS_KEPT 8
+
+#endif

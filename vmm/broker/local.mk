@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+noinst_LIBRARIES += libnbbroker.a
+libnbbroker_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/store/task.h \
+	vmm/broker/agent_link.c vmm/broker/agent_link.h vmm/broker/broker.c vmm/broker/broker.h vmm/broker/build.c \
+	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/create.c vmm/broker/create.h \
+	vmm/broker/dial.c vmm/broker/dial.h vmm/broker/expose.c vmm/broker/expose.h vmm/broker/identity.c \
+	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
+	vmm/broker/orphan.c vmm/broker/orphan.h vmm/broker/peer.c vmm/broker/peer.h vmm/broker/record.c \
+	vmm/broker/record.h vmm/broker/template.c vmm/broker/template.h
+
+sbin_PROGRAMS += nestboxd
+nestboxd_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestboxd_SOURCES = vmm/broker/main.c vmm/broker/privilege.c vmm/broker/privilege.h
+nestboxd_LDADD = libnbbroker.a $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NET_LIBS) $(HARDEN_LIBS)
