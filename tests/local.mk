@@ -1,3 +1,4 @@
+include $(srcdir)/tests/fuzz/local.mk
 EXTRA_DIST += tests/lib/check.h
 UNIT_LIBS = libnbschema.a libnbbase.a
 

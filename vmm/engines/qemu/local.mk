@@ -35,3 +35,12 @@ tests_sec_jail_probe_LDFLAGS = -static
 check_PROGRAMS += tests/sec/test_jail
 tests_sec_test_jail_SOURCES = tests/sec/test_jail.c
 tests_sec_test_jail_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
+
+check_PROGRAMS += tests/unit/test_qmp tests/unit/test_memory tests/fuzz/fuzz_qmp
+tests_unit_test_qmp_SOURCES = tests/unit/test_qmp.c
+tests_unit_test_qmp_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
+tests_unit_test_memory_SOURCES = tests/unit/test_memory.c
+tests_unit_test_memory_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
+tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_qmp_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
+tests_fuzz_fuzz_qmp_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

@@ -3,6 +3,7 @@
 #ifndef NB_QEMU_VM_H
 #define NB_QEMU_VM_H
 
+#include "base/fd.h"
 #include "vmm/engines/engine.h"
 #include "vmm/engines/qemu/args.h"
 #include "vmm/engines/qemu/memory.h"
