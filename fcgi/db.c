@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fcgi/db.h"
 
+#include "base/config.h"
 #include "base/fd.h"
 #include "fcgi/limits.h"
 
@@ -85,6 +86,14 @@ enum rc db_open(struct db **ret, const char *path, struct fault *ret_f)
 		return rc;
 	*ret = take_ptr(db);
 	return RC_OK;
+}
+
+enum rc db_open_state(struct db **ret, const char *state_dir, struct fault *ret_f)
+{
+	char path[PATH_MAX];
+	enum rc rc = path_join(path, sizeof(path), state_dir, DB_FILE, ret_f);
+
+	return rc ? rc : db_open(ret, path, ret_f);
 }
 
 void db_close(struct db *db)

@@ -29,6 +29,8 @@ struct sqlite3_stmt;
 
 /* Opens or creates; WAL, foreign keys, waits up to DB_BUSY_MS for another writer. */
 enum rc db_open(struct db **ret, const char *path, struct fault *ret_f);
+#define DB_FILE "db/nestbox.db" /* below state_dir; the directory belongs to user_api */
+enum rc db_open_state(struct db **ret, const char *state_dir, struct fault *ret_f);
 void db_close(struct db *db);
 static inline void db_cleanup(struct db **db)
 {

@@ -1,9 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the workers, the tools and the runner share: database, ids, sealing, JSON.
-noinst_LIBRARIES += libnbfcgi.a
+# What the workers, the tools and the runner share: database, ids, sealing, JSON, rows.
+noinst_LIBRARIES += libnbfcgi.a libnbapi.a
 libnbfcgi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbfcgi_a_SOURCES = fcgi/db.c fcgi/db.h fcgi/limits.h
+libnbfcgi_a_SOURCES = fcgi/db.c fcgi/db.h fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
+	fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h
 FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LIBS) $(OPENSSL_LIBS)
+
+# What decides about requests; without FastCGI, so that tests can call it.
+libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbapi_a_SOURCES = fcgi/auth.c fcgi/auth.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/handlers.h fcgi/peers.c \
+	fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
+	fcgi/sandbox_config.h fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
+	fcgi/volume_use.c fcgi/volumes.h
+API_LIBS = libnbapi.a $(FCGI_BASE_LIBS)
+
+nestboxlibexec_PROGRAMS += nestbox-api
+nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestbox_api_SOURCES = fcgi/main.c fcgi/worker.c fcgi/worker.h
+nestbox_api_LDADD = $(API_LIBS) $(FCGI_LIBS) $(HARDEN_LIBS)
+
+sbin_PROGRAMS += nestboxadm
+nestboxadm_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestboxadm_SOURCES = fcgi/adm.c
+nestboxadm_LDADD = $(API_LIBS) $(HARDEN_LIBS)
 
 nestboxschema_DATA += schema/migrations/001-initial.sql
 EXTRA_DIST += schema/migrations/001-initial.sql

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* nestboxadm: organizations and tokens, straight in the database; for whoever may read and write that file. */
+#include "base/config.h"
+#include "base/fd.h"
+#include "base/harden.h"
+#include "fcgi/auth.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ORGS_MAX 16
+
+struct options {
+	const char *conf, *name, *orgs[ORGS_MAX];
+	size_t n_orgs;
+	bool json, personal;
+};
+
+static int usage(FILE *to, int status)
+{
+	fputs("usage: nestboxadm [-c nestbox.conf] [--json] COMMAND\n"
+	      "  org create NAME\n"
+	      "  org list\n"
+	      "  token create --org NAME [--name TEXT]               one organization's token, ddo_...\n"
+	      "  token create --personal --org NAME [--org NAME]...  a person's token, ddp_...; needs X-Deno-Org\n"
+	      "  token list [--org NAME]\n"
+	      "  token revoke ID\n",
+	      to);
+	return status;
+}
+
+static void print_row(struct json_object *row, const char *const *columns)
+{
+	for (const char *const *c = columns; *c; c++) {
+		struct json_object *v = json_get(row, *c);
+
+		printf("%-*s", c[1] ? 26 : 0, v ? json_object_get_string(v) : "-");
+	}
+	putchar('\n');
+}
+
+static void print_list(struct json_object *list, const char *const *columns, bool json)
+{
+	if (json) {
+		puts(json_text(list));
+		return;
+	}
+	for (const char *const *c = columns; *c; c++)
+		printf("%-*s", c[1] ? 26 : 0, *c);
+	putchar('\n');
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		print_row(json_object_array_get_idx(list, i), columns);
+}
+
+static enum rc org_list(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	static const char *const columns[] = { "id", "name", "created", "running", NULL };
+	_cleanup_json_ struct json_object *list = json_object_new_array();
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "SELECT id, name, created_ms, (SELECT count(*) FROM sandboxes s WHERE s.org_id = o.id AND "
+		 "s.status != 'stopped') FROM organizations o ORDER BY name");
+	while (!(rc = db_row(&q, ret_f))) {
+		struct json_object *row = json_object_new_object();
+
+		json_add_str(row, "id", db_col_text(&q, 0));
+		json_add_str(row, "name", db_col_text(&q, 1));
+		json_add_time(row, "created", db_col_int(&q, 2));
+		json_add_int(row, "running", db_col_int(&q, 3));
+		json_object_array_add(list, row);
+	}
+	if (rc != RC_ABSENT)
+		return rc;
+	print_list(list, columns, o->json);
+	return RC_OK;
+}
+
+static enum rc token_list(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	static const char *const columns[] = { "id", "orgs", "kind", "created", "revoked", "name", NULL };
+	_cleanup_json_ struct json_object *list = json_object_new_array();
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "SELECT t.id, t.kind, t.name, t.created_ms, t.last_used_day, t.revoked_ms, group_concat(o.name, ' ') "
+		 "FROM tokens t JOIN token_orgs x ON x.token_id = t.id JOIN organizations o ON o.id = x.org_id "
+		 "WHERE ?1 IS NULL OR o.name = ?1 GROUP BY t.id ORDER BY t.created_ms");
+	db_text(&q, o->n_orgs ? o->orgs[0] : NULL);
+	while (!(rc = db_row(&q, ret_f))) {
+		struct json_object *row = json_object_new_object();
+
+		json_add_str(row, "id", db_col_text(&q, 0));
+		json_add_str(row, "kind", db_col_text(&q, 1));
+		json_add_str(row, "name", db_col_text(&q, 2));
+		json_add_time(row, "created", db_col_int(&q, 3));
+		json_add_time_or_null(row, "last_used", db_col_int(&q, 4) * 86400000);
+		json_add_time_or_null(row, "revoked", db_col_int(&q, 5));
+		json_add_str(row, "orgs", db_col_text(&q, 6));
+		json_object_array_add(list, row);
+	}
+	if (rc != RC_ABSENT)
+		return rc;
+	print_list(list, columns, o->json);
+	return RC_OK;
+}
+
+static enum rc org_create_print(struct db *db, const char *name, const struct options *o, struct fault *ret_f)
+{
+	char id[ID_MAX];
+	enum rc rc = org_create(db, name, id, ret_f);
+
+	if (!rc)
+		printf(o->json ? "{\"id\":\"%s\"}\n" : "%s\n", id);
+	return rc;
+}
+
+static enum rc token_create_print(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	char token[TOKEN_MAX], id[ID_MAX];
+	enum rc rc = token_create(db, o->personal, o->orgs, o->n_orgs, o->name, token, id, ret_f);
+
+	if (rc)
+		return rc;
+	if (o->json)
+		printf("{\"id\":\"%s\",\"token\":\"%s\"}\n", id, token);
+	else
+		puts(token);
+	return RC_OK;
+}
+
+static enum rc run(struct db *db, int argc, char **argv, const struct options *o, struct fault *ret_f)
+{
+	const char *noun = argc > 0 ? argv[0] : "", *verb = argc > 1 ? argv[1] : "";
+	bool org = !strcmp(noun, "org"), token = !strcmp(noun, "token");
+
+	if (org && !strcmp(verb, "create") && argc == 3)
+		return org_create_print(db, argv[2], o, ret_f);
+	if (org && !strcmp(verb, "list") && argc == 2)
+		return org_list(db, o, ret_f);
+	if (token && !strcmp(verb, "create") && argc == 2 && o->n_orgs)
+		return token_create_print(db, o, ret_f);
+	if (token && !strcmp(verb, "list") && argc == 2)
+		return token_list(db, o, ret_f);
+	if (token && !strcmp(verb, "revoke") && argc == 3)
+		return token_revoke(db, argv[2], ret_f);
+	return fault_set(ret_f, RC_INVALID, 0, "no such command; nestboxadm --help lists them");
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+	static const struct option longs[] = { { "json", no_argument, NULL, 'j' },
+					       { "org", required_argument, NULL, 'o' },
+					       { "name", required_argument, NULL, 'n' },
+					       { "personal", no_argument, NULL, 'p' },
+					       { "help", no_argument, NULL, 'h' },
+					       { 0 } };
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "c:h", longs, NULL)) != -1) {
+		if (opt == 'c')
+			o->conf = optarg;
+		else if (opt == 'j')
+			o->json = true;
+		else if (opt == 'p')
+			o->personal = true;
+		else if (opt == 'n')
+			o->name = optarg;
+		else if (opt == 'o' && o->n_orgs < ORGS_MAX)
+			o->orgs[o->n_orgs++] = optarg;
+		else
+			return opt == 'h' ? usage(stdout, 0) : usage(stderr, 2);
+	}
+	return optind == argc ? usage(stderr, 2) : -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { 0 };
+	_cleanup_db_ struct db *db = NULL;
+	struct config config;
+	struct fault f = { 0 };
+	int status = parse(argc, argv, &o);
+	enum rc rc;
+
+	if (status >= 0)
+		return status;
+	rc = config_load(&config, o.conf, &f);
+	/* As the workers' user: a file that root made would lock them out. */
+	if (!rc && getuid() == 0)
+		rc = harden_ids(config.user_api, NULL, 0, &f);
+	umask(0077);
+	if (!rc)
+		rc = db_open_state(&db, config.state_dir, &f);
+	if (!rc)
+		rc = db_migrate(db, NULL, &f);
+	if (!rc)
+		rc = run(db, argc - optind, argv + optind, &o, &f);
+	if (rc) {
+		fprintf(stderr, "nestboxadm: %s\n", f.text);
+		return rc == RC_INVALID ? 2 : 1;
+	}
+	return 0;
+}

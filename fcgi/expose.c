@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/fd.h"
+#include "base/log.h"
+#include "fcgi/handlers.h"
+#include "fcgi/peers.h"
+#include "fcgi/sandboxes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static enum api_code room_check(struct request *r, const char *id)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct fault f = { 0 };
+
+	db_start(&q, r->api->db, "SELECT count(*) FROM domains WHERE sandbox_id = ?");
+	db_text(&q, id);
+	if (db_row(&q, &f))
+		return api_fault(r, &f);
+	return db_col_int(&q, 0) >= EXPOSURES_MAX ? API_EXPOSURE_QUOTA_EXCEEDED : API_OK;
+}
+
+static enum rc domain_insert(struct request *r, const char *host, const char *id, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, r->api->db, "INSERT INTO domains (host, sandbox_id, created_ms) VALUES (?, ?, ?)");
+	db_text(&q, host);
+	db_text(&q, id);
+	db_int(&q, (int64_t)wall_ms());
+	return db_run(&q, ret_f);
+}
+
+static void domain_delete(struct request *r, const char *host)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, r->api->db, "DELETE FROM domains WHERE host = ?");
+	db_text(&q, host);
+	db_run(&q, NULL);
+}
+
+/* The SDK hands `domain` to the agent as it is, so the line that the broker will send says the same, port included. */
+static enum api_code expose_http(struct request *r, const char *id)
+{
+	const struct config *cfg = &r->api->config;
+	char label[ID_RANDOM + 1], host[BROKER_HOST_MAX], domain[BROKER_HOST_MAX + 8], port[8] = "";
+	_cleanup_json_ struct json_object *line = json_object_new_object();
+	struct json_object *answer;
+	struct fault f = { 0 };
+
+	id_random(label, ID_RANDOM);
+	if (cfg->https_port != 443)
+		snprintf(port, sizeof(port), ":%u", (unsigned int)cfg->https_port & 0xffffu);
+	if (snprintf(host, sizeof(host), "%s.%s", label, cfg->domain) >= (int)sizeof(host))
+		return api_fail(r, API_INTERNAL, "the configured domain is too long");
+	snprintf(domain, sizeof(domain), "%s%s", host, port);
+	json_add_str(line, "service", "http");
+	json_add_str(line, "domain", domain);
+	if (!line)
+		return API_BUSY;
+	if (domain_insert(r, host, id, &f))
+		return api_fault(r, &f);
+	if (broker_expose_add(r->api, id, host, json_text(line), &f)) {
+		domain_delete(r, host);
+		return f.rc == RC_ABSENT ? sandbox_is_gone(r, id) : broker_code(r, &f, API_SANDBOX_UNREACHABLE);
+	}
+	answer = json_object_new_object();
+	json_add_str(answer, "domain", domain);
+	return reply_json(r, 200, answer);
+}
+
+enum api_code sandbox_expose_http(struct request *r)
+{
+	struct sandbox_found s = { 0 };
+	struct json_object *body = NULL;
+	enum api_code code = sandbox_find_live(r, r->args[0], &s);
+
+	if (!code)
+		code = request_json(r, true, &body);
+	if (!code)
+		code = room_check(r, s.id);
+	return code ? code : expose_http(r, s.id);
+}
+
+enum api_code sandbox_expose_ssh(struct request *r)
+{
+	struct sandbox_found s = { 0 };
+	enum api_code code = sandbox_find_live(r, r->args[0], &s);
+
+	return code ? code : api_fail(r, API_NOT_SUPPORTED, "this host has no SSH gateway");
+}
+
+enum api_code sandbox_expose_vscode(struct request *r)
+{
+	return sandbox_expose_http(r);
+}

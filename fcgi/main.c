@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nestbox-api: the parent of the FastCGI workers.
+ *
+ * Theory: started as root, it makes directories, key files and the socket, leaves root for good, migrates the database,
+ * and then only forks and reaps. It never reads a byte of a client. Every worker opens its own database handle. A
+ * worker that ends unasked is replaced, with a growing pause if it did not live long.
+ */
+#include "base/config.h"
+#include "base/fd.h"
+#include "base/harden.h"
+#include "base/log.h"
+#include "fcgi/db.h"
+#include "fcgi/seal.h"
+#include "fcgi/worker.h"
+#include "schema/policy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BACKOFF_MIN_MS 100
+#define BACKOFF_MAX_MS 10000
+#define YOUNG_MS 5000    /* a worker that ends younger is pausing the next one */
+#define STOP_GRACE_MS 20000
+#define STOP_AGAIN_MS 200
+
+struct slot {
+	pid_t pid;
+	uint64_t started_ms, not_before_ms;
+	unsigned int pause_ms;
+};
+
+struct parent {
+	struct config config;
+	int listen_fd, signal_fd;
+	struct slot *slots;
+	size_t n;
+	bool stopping;
+};
+
+struct ids {
+	uid_t api, me;
+	gid_t api_gid, egress_gid, web_gid;
+};
+
+static gid_t group_of(const char *name, gid_t otherwise)
+{
+	const struct group *gr = getgrnam(name);
+
+	return gr ? gr->gr_gid : otherwise;
+}
+
+/* Not root (tests, development): everything belongs to whoever started it. */
+static enum rc ids_get(const struct config *c, struct ids *ret, struct fault *ret_f)
+{
+	const struct passwd *pw;
+	struct ids ids = { .api = getuid(), .me = getuid(), .api_gid = getgid() };
+
+	ids.egress_gid = ids.web_gid = ids.api_gid;
+	if (ids.me == 0) {
+		pw = getpwnam(c->user_api);
+		if (!pw)
+			return fault_set(ret_f, RC_ABSENT, 0, "no user '%s' (user_api)", c->user_api);
+		ids.api = pw->pw_uid;
+		ids.api_gid = pw->pw_gid;
+		pw = getpwnam(c->user_egress);
+		ids.egress_gid = pw ? pw->pw_gid : ids.api_gid;
+		ids.web_gid = group_of(c->group_web, ids.api_gid);
+	}
+	*ret = ids;
+	return RC_OK;
+}
+
+static enum rc dir_make(const char *base, const char *name, mode_t mode, uid_t uid, gid_t gid, struct fault *ret_f)
+{
+	char path[PATH_MAX];
+	enum rc rc = *name ? path_join(path, sizeof(path), base, name, ret_f) : RC_OK;
+
+	if (rc)
+		return rc;
+	if (!*name)
+		snprintf(path, sizeof(path), "%s", base);
+	if (mkdir(path, mode) < 0) {
+		if (errno != EEXIST)
+			return fault_set(ret_f, rc_from_errno(errno), errno, "make directory %s", path);
+		if (!*name)
+			return RC_OK; /* shared with the other daemons: as it was made */
+	}
+	if (getuid() == 0 && (chown(path, uid, gid) < 0 || chmod(path, mode) < 0))
+		return fault_set(ret_f, RC_SYS, errno, "owner and mode of %s", path);
+	return RC_OK;
+}
+
+static enum rc own_file(const char *base, const char *name, uid_t uid, gid_t gid, struct fault *ret_f)
+{
+	char path[PATH_MAX];
+	enum rc rc = path_join(path, sizeof(path), base, name, ret_f);
+
+	if (!rc && getuid() == 0 && lchown(path, uid, gid) < 0 && errno != ENOENT)
+		rc = fault_set(ret_f, RC_SYS, errno, "owner of %s", path);
+	return rc;
+}
+
+/* The state directory itself belongs to root. SQLite makes files beside its own, so the database has a directory. */
+static enum rc dirs_make(const struct config *c, const struct ids *ids, struct fault *ret_f)
+{
+	static const struct {
+		const char *name;
+		mode_t mode;
+	} dirs[] = { { "keys", 0711 }, { "db", 0700 }, { "bundles", 0700 }, { "logs", 0755 }, { "logs/revisions", 0750 },
+		     { "logs/apps", 0750 } };
+	static const char *const files[] = { DB_FILE, DB_FILE "-wal", DB_FILE "-shm" };
+	enum rc rc = dir_make(c->state_dir, "", 0755, 0, 0, ret_f);
+
+	if (!rc)
+		rc = dir_make(c->run_dir, "", 0755, 0, 0, ret_f);
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(dirs); i++)
+		rc = dir_make(c->state_dir, dirs[i].name, dirs[i].mode, ids->api, ids->api_gid, ret_f);
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(files); i++)
+		rc = own_file(c->state_dir, files[i], ids->api, ids->api_gid, ret_f);
+	if (!rc)
+		rc = seal_key_ensure(c->state_dir, SEAL_API_KEY_FILE, ids->api, ids->api_gid, 0600, ret_f);
+	if (!rc)
+		rc = seal_key_ensure(c->state_dir, POLICY_KEY_FILE, ids->api, ids->egress_gid, 0640, ret_f);
+	return rc;
+}
+
+static enum rc socket_make(const struct config *c, const struct ids *ids, int *ret_fd, struct fault *ret_f)
+{
+	char path[PATH_MAX];
+	enum rc rc = path_join(path, sizeof(path), c->run_dir, "api.sock", ret_f);
+	int fd = -1, flags;
+
+	if (!rc)
+		rc = unix_listen(path, SOCK_STREAM, 0660, ids->me == 0 ? ids->web_gid : (gid_t)-1, &fd, ret_f);
+	if (rc)
+		return rc;
+	/* libfcgi waits in accept(2). */
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+		close(fd);
+		return fault_set(ret_f, RC_SYS, errno, "api.sock");
+	}
+	*ret_fd = fd;
+	return RC_OK;
+}
+
+static enum rc migrate(const struct config *c, struct fault *ret_f)
+{
+	_cleanup_db_ struct db *db = NULL;
+	enum rc rc = db_open_state(&db, c->state_dir, ret_f);
+
+	return rc ? rc : db_migrate(db, NULL, ret_f);
+}
+
+static enum rc signals_make(int *ret_fd, struct fault *ret_f)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGCHLD);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "signals");
+	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return *ret_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "signalfd") : RC_OK;
+}
+
+static void slot_start(struct parent *p, struct slot *s)
+{
+	pid_t parent = getpid();
+	pid_t pid = fork();
+
+	if (pid < 0) {
+		log_error("fork: %s", strerror(errno));
+		s->not_before_ms = now_ms() + BACKOFF_MAX_MS;
+		return;
+	}
+	if (pid == 0) {
+		/* A worker without its parent would never be replaced nor stopped. */
+		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
+			_exit(1);
+		close(p->signal_fd);
+		_exit(worker_main(&p->config, p->listen_fd));
+	}
+	s->pid = pid;
+	s->started_ms = now_ms();
+}
+
+static void slot_ended(struct parent *p, struct slot *s, int status)
+{
+	uint64_t now = now_ms();
+
+	if (!p->stopping)
+		log_warn("worker ended pid=%d status=%#x", s->pid, (unsigned int)status);
+	s->pid = 0;
+	if (now - s->started_ms >= YOUNG_MS)
+		s->pause_ms = 0;
+	else
+		s->pause_ms = s->pause_ms ? MIN_OF(2 * s->pause_ms, BACKOFF_MAX_MS) : BACKOFF_MIN_MS;
+	s->not_before_ms = now + s->pause_ms;
+}
+
+static void reap(struct parent *p)
+{
+	pid_t pid;
+	int status;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		for (size_t i = 0; i < p->n; i++)
+			if (p->slots[i].pid == pid)
+				slot_ended(p, &p->slots[i], status);
+}
+
+static void on_signals(struct parent *p)
+{
+	struct signalfd_siginfo info;
+
+	while (read(p->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		if (info.ssi_signo != SIGCHLD)
+			p->stopping = true;
+	reap(p);
+}
+
+/* Starts what is due; how long until the next is. */
+static int slots_due(struct parent *p)
+{
+	uint64_t now = now_ms(), next = UINT64_MAX;
+
+	for (size_t i = 0; i < p->n; i++) {
+		struct slot *s = &p->slots[i];
+
+		if (!s->pid && s->not_before_ms <= now)
+			slot_start(p, s);
+		if (!s->pid)
+			next = MIN_OF(next, s->not_before_ms);
+	}
+	return next == UINT64_MAX ? -1 : (int)(next > now ? next - now : 1);
+}
+
+static size_t slots_signal(struct parent *p, int sig)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->slots[i].pid) {
+			kill(p->slots[i].pid, sig);
+			n++;
+		}
+	return n;
+}
+
+/* Requests under way are finished. The signal is repeated because it may fall between a worker's check and its accept. */
+static void stop_all(struct parent *p)
+{
+	uint64_t deadline = now_ms() + STOP_GRACE_MS;
+	struct pollfd pfd = { .fd = p->signal_fd, .events = POLLIN };
+
+	while (slots_signal(p, now_ms() < deadline ? SIGTERM : SIGKILL)) {
+		poll(&pfd, 1, STOP_AGAIN_MS);
+		on_signals(p);
+	}
+}
+
+static enum rc parent_init(struct parent *p, const char *path, struct fault *ret_f)
+{
+	struct ids ids = { 0 };
+	enum rc rc = config_load(&p->config, path, ret_f);
+
+	if (!rc)
+		rc = ids_get(&p->config, &ids, ret_f);
+	if (!rc)
+		rc = dirs_make(&p->config, &ids, ret_f);
+	if (!rc)
+		rc = socket_make(&p->config, &ids, &p->listen_fd, ret_f);
+	if (!rc)
+		rc = harden_ids(p->config.user_api, NULL, 0, ret_f);
+	umask(0077);
+	if (!rc)
+		rc = migrate(&p->config, ret_f);
+	if (!rc)
+		rc = signals_make(&p->signal_fd, ret_f);
+	if (rc)
+		return rc;
+	p->n = (size_t)p->config.api_workers;
+	p->slots = calloc(p->n, sizeof(*p->slots));
+	return p->slots ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "worker table");
+}
+
+static int usage(FILE *to, int status)
+{
+	fputs("usage: nestbox-api [-c nestbox.conf]\n"
+	      "Serves the sandbox and management API to nginx over FastCGI on <run_dir>/api.sock. See nestbox-api(8).\n",
+	      to);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct parent p = { .listen_fd = -1, .signal_fd = -1 };
+	const char *conf = NULL;
+	struct fault f = { 0 };
+	int opt;
+
+	if (argc == 2 && !strcmp(argv[1], "--help"))
+		return usage(stdout, 0);
+	while ((opt = getopt(argc, argv, "c:h")) != -1) {
+		if (opt == 'h')
+			return usage(stdout, 0);
+		if (opt != 'c')
+			return usage(stderr, 2);
+		conf = optarg;
+	}
+	log_init("nestbox-api");
+	if (parent_init(&p, conf, &f)) {
+		log_fault(LOG_LEVEL_ERROR, &f, "start");
+		return 1;
+	}
+	log_info("ready workers=%zu socket=%s/api.sock", p.n, p.config.run_dir);
+	while (!p.stopping) {
+		struct pollfd pfd = { .fd = p.signal_fd, .events = POLLIN };
+
+		if (poll(&pfd, 1, slots_due(&p)) > 0)
+			on_signals(&p);
+	}
+	stop_all(&p);
+	log_info("stopped");
+	free(p.slots);
+	return 0;
+}

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fcgi/sandbox_config.h"
+
+#include "fcgi/ids.h"
+#include "fcgi/json.h"
+#include "schema/policy.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+static const char *const config_keys[] = { "stop_at_ms", "memory_mb", "labels", "root", "volumes", "allow_net",
+					   "secrets", NULL };
+static const char *const root_keys[] = { "volume", NULL };
+static const char *const volume_keys[] = { "volume", "path", NULL };
+static const char *const secret_keys[] = { "hosts", "value", NULL };
+
+struct parse {
+	const struct sandbox_bounds *bounds;
+	struct sandbox_config *c;
+	enum api_code code;
+	struct fault *f;
+};
+
+static enum rc parse_stop_at(struct parse *p)
+{
+	int64_t at = 0;
+	uint64_t now = p->bounds->now_ms;
+	enum rc rc = json_get_int(p->c->json, "stop_at_ms", &at, p->f);
+
+	if (rc || !json_get(p->c->json, "stop_at_ms"))
+		return rc;
+	p->code = API_INVALID_STOP_AT;
+	if (at <= 0 || (uint64_t)at <= now)
+		return fault_set(p->f, RC_INVALID, 0, "stop_at_ms lies in the past");
+	if (p->bounds->stop_max_s && (uint64_t)at - now > p->bounds->stop_max_s * 1000)
+		return fault_set(p->f, RC_INVALID, 0, "stop_at_ms is more than %llu s away",
+				 (unsigned long long)p->bounds->stop_max_s);
+	if (at > 253402300799000) /* the year 10000 has no ISO 8601 time */
+		return fault_set(p->f, RC_INVALID, 0, "stop_at_ms is too far away");
+	p->c->stop_at_ms = (uint64_t)at;
+	return RC_OK;
+}
+
+static enum rc parse_memory(struct parse *p)
+{
+	int64_t mib = (int64_t)p->bounds->memory_mib_default;
+	enum rc rc = json_get_int(p->c->json, "memory_mb", &mib, p->f);
+
+	if (rc)
+		return rc;
+	p->code = API_INVALID_MEMORY;
+	if (mib < 0 || (uint64_t)mib < p->bounds->memory_mib_min || (uint64_t)mib > p->bounds->memory_mib_max)
+		return fault_set(p->f, RC_INVALID, 0, "memory_mb must be %llu to %llu",
+				 (unsigned long long)p->bounds->memory_mib_min,
+				 (unsigned long long)p->bounds->memory_mib_max);
+	p->c->memory_mib = (uint32_t)mib;
+	return RC_OK;
+}
+
+static enum rc parse_labels(struct parse *p)
+{
+	enum rc rc = json_get_object(p->c->json, "labels", &p->c->labels, p->f);
+
+	if (rc || !p->c->labels)
+		return rc;
+	p->code = API_INVALID_LABELS;
+	return json_check_labels(p->c->labels, p->f);
+}
+
+static enum rc parse_root(struct parse *p)
+{
+	struct json_object *root = NULL;
+	enum rc rc = json_get_object(p->c->json, "root", &root, p->f);
+
+	if (rc || !root)
+		return rc;
+	rc = json_only_keys(root, root_keys, p->f);
+	if (!rc)
+		rc = json_get_str(root, "volume", ID_MAX, &p->c->root, p->f);
+	if (!rc && (!p->c->root || !*p->c->root))
+		rc = fault_set(p->f, RC_INVALID, 0, "root needs a volume");
+	return rc;
+}
+
+static enum rc parse_mount(struct parse *p, struct json_object *v, struct sandbox_mount *m)
+{
+	enum rc rc;
+
+	if (!json_object_is_type(v, json_type_object))
+		return fault_set(p->f, RC_INVALID, 0, "volumes must be a list of objects");
+	rc = json_only_keys(v, volume_keys, p->f);
+	if (!rc)
+		rc = json_get_str(v, "volume", ID_MAX, &m->volume, p->f);
+	if (!rc)
+		rc = json_get_str(v, "path", MOUNT_PATH_MAX, &m->path, p->f);
+	if (rc)
+		return rc;
+	if (!m->volume || !*m->volume || !m->path)
+		return fault_set(p->f, RC_INVALID, 0, "volumes need a volume and a path each");
+	p->code = API_INVALID_PATH;
+	if (!path_is_clean(m->path, MOUNT_PATH_MAX) || !m->path[1])
+		return fault_set(p->f, RC_INVALID, 0, "a volume's path must be absolute, without . and .., and not /");
+	p->code = API_INVALID_CONFIG;
+	return RC_OK;
+}
+
+static enum rc parse_mounts(struct parse *p)
+{
+	struct sandbox_config *c = p->c;
+	struct json_object *list = NULL;
+	enum rc rc = json_get_array(c->json, "volumes", VOLUMES_MAX, &list, p->f);
+
+	for (size_t i = 0; !rc && list && i < json_object_array_length(list); i++) {
+		struct sandbox_mount *m = &c->mounts[i];
+
+		rc = parse_mount(p, json_object_array_get_idx(list, i), m);
+		for (size_t k = 0; !rc && k < i; k++)
+			if (!strcmp(c->mounts[k].path, m->path) || !strcmp(c->mounts[k].volume, m->volume))
+				rc = fault_set(p->f, RC_INVALID, 0, "volumes names a volume or a path twice");
+		if (!rc && c->root && !strcmp(c->root, m->volume))
+			rc = fault_set(p->f, RC_INVALID, 0, "a volume is root and mounted as well");
+		c->n_mounts = i + 1;
+	}
+	return rc;
+}
+
+static enum rc parse_allow_net(struct parse *p)
+{
+	enum rc rc = json_get_array(p->c->json, "allow_net", ALLOW_NET_MAX, &p->c->allow_net, p->f);
+	const char *s;
+
+	for (size_t i = 0; !rc && p->c->allow_net && i < json_object_array_length(p->c->allow_net); i++) {
+		rc = json_as_str(json_object_array_get_idx(p->c->allow_net, i), "allow_net", POLICY_PATTERN_MAX, &s, p->f);
+		if (!rc && !net_pattern_is_valid(s))
+			rc = fault_set(p->f, RC_INVALID, 0, "allow_net: '%s' is no host, *.suffix, address or host:port",
+				       shown(s));
+	}
+	return rc;
+}
+
+static bool host_is_valid(const char *s, size_t n);
+
+static enum rc parse_secret(struct parse *p, const char *name, struct json_object *v)
+{
+	struct json_object *hosts = NULL;
+	const char *value = NULL, *host;
+	enum rc rc;
+
+	if (!env_name_is_valid(name))
+		return fault_set(p->f, RC_INVALID, 0, "secrets: '%s' is no name of a variable", shown(name));
+	if (!json_object_is_type(v, json_type_object))
+		return fault_set(p->f, RC_INVALID, 0, "secrets: %s must be an object", name);
+	rc = json_only_keys(v, secret_keys, p->f);
+	if (!rc)
+		rc = json_get_array(v, "hosts", SECRET_HOSTS_MAX, &hosts, p->f);
+	if (!rc)
+		rc = json_get_str(v, "value", POLICY_SECRET_VALUE_MAX, &value, p->f);
+	if (rc)
+		return rc;
+	if (!hosts || !json_object_array_length(hosts) || !value || !*value)
+		return fault_set(p->f, RC_INVALID, 0, "secrets: %s needs a value and at least one host", name);
+	/* It becomes part of a header line. */
+	if (strpbrk(value, "\r\n"))
+		return fault_set(p->f, RC_INVALID, 0, "secrets: the value of %s has a line break", name);
+	for (size_t i = 0; !rc && i < json_object_array_length(hosts); i++) {
+		rc = json_as_str(json_object_array_get_idx(hosts, i), "secrets: host", POLICY_PATTERN_MAX, &host, p->f);
+		if (!rc && !host_is_valid(!strncmp(host, "*.", 2) ? host + 2 : host,
+					  strlen(host) - (!strncmp(host, "*.", 2) ? 2 : 0)))
+			rc = fault_set(p->f, RC_INVALID, 0, "secrets: '%s' is no host name", shown(host));
+	}
+	return rc;
+}
+
+static enum rc parse_secrets(struct parse *p)
+{
+	enum rc rc = json_get_object(p->c->json, "secrets", &p->c->secrets, p->f);
+
+	if (rc || !p->c->secrets)
+		return rc;
+	if (json_object_object_length(p->c->secrets) > POLICY_SECRETS_MAX)
+		return fault_set(p->f, RC_INVALID, 0, "secrets: at most %d", POLICY_SECRETS_MAX);
+	json_object_object_foreach(p->c->secrets, name, value)
+	{
+		rc = parse_secret(p, name, value);
+		if (rc)
+			return rc;
+	}
+	return RC_OK;
+}
+
+static enum rc parse_json(struct parse *p, const char *text)
+{
+	_cleanup_free_ uint8_t *plain = NULL;
+	size_t n = strlen(text), plain_n = 0;
+	enum rc rc;
+
+	if (n > CONFIG_HEADER_MAX) {
+		p->code = API_CONFIG_TOO_LARGE;
+		return fault_set(p->f, RC_INVALID, 0, "x-deno-sandbox-config is longer than %d characters",
+				 CONFIG_HEADER_MAX);
+	}
+	rc = base64_decode(text, n, &plain, &plain_n, p->f);
+	if (!rc)
+		rc = json_parse_object((const char *)plain, plain_n, JSON_DEPTH_CONFIG, &p->c->json, p->f);
+	if (rc == RC_INVALID)
+		fault_wrap(p->f, "x-deno-sandbox-config");
+	return rc;
+}
+
+enum rc sandbox_config_parse(const char *text, const struct sandbox_bounds *bounds, struct sandbox_config *ret,
+			     enum api_code *ret_code, struct fault *ret_f)
+{
+	static enum rc (*const steps[])(struct parse *) = { parse_stop_at, parse_memory,    parse_labels, parse_root,
+							    parse_mounts,  parse_allow_net, parse_secrets };
+	struct fault local = { 0 };
+	struct sandbox_config c = { 0 };
+	struct parse p = { .bounds = bounds, .c = &c, .code = API_INVALID_CONFIG, .f = ret_f ? ret_f : &local };
+	enum rc rc = RC_OK;
+
+	if (text)
+		rc = parse_json(&p, text);
+	else
+		c.json = json_object_new_object();
+	if (!rc && !c.json)
+		rc = fault_set(p.f, RC_NOMEM, 0, "configuration");
+	if (!rc)
+		rc = json_only_keys(c.json, config_keys, p.f);
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(steps); i++) {
+		p.code = API_INVALID_CONFIG;
+		rc = steps[i](&p);
+	}
+	if (rc) {
+		*ret_code = rc == RC_INVALID ? p.code : API_BUSY;
+		sandbox_config_free(&c);
+		return rc;
+	}
+	*ret = c;
+	return RC_OK;
+}
+
+void sandbox_config_free(struct sandbox_config *c)
+{
+	json_object_put(c->json);
+	*c = (struct sandbox_config){ 0 };
+}
+
+struct json_object *sandbox_config_record(const struct sandbox_config *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	json_object_object_foreach(c->json, key, value)
+	{
+		if (strcmp(key, "secrets") != 0)
+			json_add(o, key, json_object_get(value));
+	}
+	if (o && c->secrets) {
+		struct json_object *secrets = json_object_new_object();
+
+		json_object_object_foreach(c->secrets, name, secret)
+		{
+			struct json_object *one = json_object_new_object();
+
+			json_add(one, "hosts", json_object_get(json_get(secret, "hosts")));
+			json_add(secrets, name, one);
+		}
+		json_add(o, "secrets", secrets);
+	}
+	return o;
+}
+
+/* A DNS name: labels of letters, digits, - and _, no - at an end; at least one label; at most 253 bytes. */
+static bool host_is_valid(const char *s, size_t n)
+{
+	if (!n || n > 253)
+		return false;
+	for (size_t i = 0; i < n;) {
+		size_t k = i;
+
+		while (k < n && s[k] != '.') {
+			if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", s[k]) || !s[k])
+				return false;
+			k++;
+		}
+		if (k == i || k - i > 63 || s[i] == '-' || s[k - 1] == '-' || k == n - 1)
+			return false;
+		i = k + 1;
+	}
+	return true;
+}
+
+static bool port_is_valid(const char *s)
+{
+	size_t n = strlen(s);
+	unsigned long v = 0;
+
+	if (!n || n > 5 || strspn(s, "0123456789") != n || *s == '0')
+		return false;
+	for (size_t i = 0; i < n; i++)
+		v = v * 10 + (unsigned long)(s[i] - '0');
+	return v <= 65535;
+}
+
+static bool address_is_valid(int family, const char *s, size_t n)
+{
+	char text[64];
+	uint8_t bytes[16];
+
+	if (!n || n >= sizeof(text))
+		return false;
+	memcpy(text, s, n);
+	text[n] = '\0';
+	return inet_pton(family, text, bytes) == 1;
+}
+
+static bool cidr_is_valid(const char *s, const char *slash)
+{
+	bool v4 = !memchr(s, ':', (size_t)(slash - s));
+	size_t n = strlen(slash + 1);
+	int bits = 0;
+
+	if (!n || n > 3 || strspn(slash + 1, "0123456789") != n)
+		return false;
+	for (const char *p = slash + 1; *p; p++)
+		bits = bits * 10 + (*p - '0');
+	return bits <= (v4 ? 32 : 128) && address_is_valid(v4 ? AF_INET : AF_INET6, s, (size_t)(slash - s));
+}
+
+bool net_pattern_is_valid(const char *s)
+{
+	const char *slash = strchr(s, '/'), *colon, *bracket;
+	size_t n = strlen(s);
+
+	if (n > POLICY_PATTERN_MAX)
+		return false;
+	if (slash)
+		return cidr_is_valid(s, slash);
+	if (*s == '[') {
+		bracket = strchr(s, ']');
+		if (!bracket || !address_is_valid(AF_INET6, s + 1, (size_t)(bracket - s - 1)))
+			return false;
+		return !bracket[1] || (bracket[1] == ':' && port_is_valid(bracket + 2));
+	}
+	if (!strncmp(s, "*.", 2))
+		return host_is_valid(s + 2, n - 2);
+	colon = strchr(s, ':');
+	if (colon && !port_is_valid(colon + 1))
+		return false;
+	n = colon ? (size_t)(colon - s) : n;
+	/* All digits and dots is meant as an address, so it must be one. */
+	if (strspn(s, "0123456789.") == n)
+		return address_is_valid(AF_INET, s, n);
+	return host_is_valid(s, n);
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fcgi/sandbox_store.h"
+
+#include "base/fd.h"
+
+static enum rc quota_check(struct db *db, const char *org_id, uint64_t quota, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db, "SELECT count(*) FROM sandboxes WHERE org_id = ? AND status IN ('starting', 'running')");
+	db_text(&q, org_id);
+	rc = db_row(&q, ret_f);
+	if (!rc && (uint64_t)db_col_int(&q, 0) >= quota)
+		return fault_set(ret_f, RC_LIMIT, 0, "%llu sandboxes are running, the organization's limit",
+				 (unsigned long long)quota);
+	return rc;
+}
+
+static enum rc insert_row(struct db *db, const struct sandbox_row *row, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db,
+		 "INSERT INTO sandboxes (id, org_id, region, node, status, lease, memory_mib, labels, config, created_ms, "
+		 "stop_at_ms) VALUES (?, ?, ?, ?, 'starting', ?, ?, ?, ?, ?, nullif(?, 0))");
+	db_text(&q, row->id);
+	db_text(&q, row->org_id);
+	db_text(&q, row->region);
+	db_text(&q, row->node);
+	db_int(&q, row->lease);
+	db_int(&q, row->memory_mib);
+	db_text(&q, row->labels);
+	db_text(&q, row->config);
+	db_int(&q, (int64_t)wall_ms());
+	db_int(&q, (int64_t)row->stop_at_ms);
+	return db_run(&q, ret_f);
+}
+
+static enum rc insert_volume(struct db *db, const char *id, const char *volume_id, const char *path,
+			     struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, "INSERT INTO sandbox_volumes (sandbox_id, volume_id, path) VALUES (?, ?, ?)");
+	db_text(&q, id);
+	db_text(&q, volume_id);
+	db_text(&q, path);
+	return db_run(&q, ret_f);
+}
+
+enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t quota, struct fault *ret_f)
+{
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
+	enum rc rc = db_begin(&txn, db, ret_f);
+
+	if (rc)
+		return rc;
+	rc = quota_check(db, row->org_id, quota, ret_f);
+	if (!rc)
+		rc = insert_row(db, row, ret_f);
+	for (size_t i = 0; !rc && i < row->n_volumes; i++)
+		rc = insert_volume(db, row->id, row->volumes[i].volume_id, row->volumes[i].path, ret_f);
+	return rc ? rc : db_commit(&txn, ret_f);
+}
+
+enum rc sandbox_set_running(struct db *db, const char *id, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, "UPDATE sandboxes SET status = 'running' WHERE id = ? AND status = 'starting'");
+	db_text(&q, id);
+	return db_run(&q, ret_f);
+}
+
+enum rc sandbox_forget(struct db *db, const char *id, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, "DELETE FROM sandboxes WHERE id = ? AND status = 'starting'");
+	db_text(&q, id);
+	return db_run(&q, ret_f);
+}
+
+static enum rc run_for(struct db *db, const char *sql, const char *id, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, sql);
+	db_text(&q, id);
+	return db_run(&q, ret_f);
+}
+
+static enum rc mark(struct db *db, const char *id, const char *reason, int64_t *ret_changes, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "UPDATE sandboxes SET status = 'stopped', stopped_ms = ?, stop_reason = ? "
+		 "WHERE id = ? AND status != 'stopped'");
+	db_int(&q, (int64_t)wall_ms());
+	db_text(&q, reason);
+	db_text(&q, id);
+	rc = db_run(&q, ret_f);
+	*ret_changes = q.changes;
+	return rc;
+}
+
+enum rc sandbox_set_stopped(struct db *db, const char *id, const char *reason, struct fault *ret_f)
+{
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
+	int64_t changes = 0;
+	enum rc rc = db_begin(&txn, db, ret_f);
+
+	if (!rc)
+		rc = mark(db, id, reason, &changes, ret_f);
+	if (rc || !changes)
+		return rc;
+	rc = run_for(db, "DELETE FROM sandbox_volumes WHERE sandbox_id = ?", id, ret_f);
+	if (!rc)
+		rc = run_for(db, "DELETE FROM domains WHERE sandbox_id = ?", id, ret_f);
+	return rc ? rc : db_commit(&txn, ret_f);
+}
