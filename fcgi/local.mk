@@ -14,7 +14,7 @@ libnbapi_a_SOURCES = fcgi/auth.c fcgi/auth.h fcgi/errors.c fcgi/errors.h fcgi/ex
 	fcgi/volume_use.c fcgi/volumes.h
 API_LIBS = libnbapi.a $(FCGI_BASE_LIBS)
 
-nestboxlibexec_PROGRAMS += nestbox-api
+sbin_PROGRAMS += nestbox-api
 nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestbox_api_SOURCES = fcgi/main.c fcgi/worker.c fcgi/worker.h
 nestbox_api_LDADD = $(API_LIBS) $(FCGI_LIBS) $(HARDEN_LIBS)
@@ -30,3 +30,7 @@ EXTRA_DIST += schema/migrations/001-initial.sql
 check_PROGRAMS += tests/unit/test_db
 tests_unit_test_db_SOURCES = tests/unit/test_db.c
 tests_unit_test_db_LDADD = $(FCGI_BASE_LIBS)
+
+noinst_PROGRAMS += tests/it/api_fakes
+tests_it_api_fakes_SOURCES = tests/it/api_fakes.c
+tests_it_api_fakes_LDADD = libnbschema.a libnbbase.a

@@ -13,7 +13,7 @@ static enum api_code health(struct request *r)
 }
 
 const struct route routes[] = {
-	{ "GET", "/api/health", health, ROUTE_OPEN },
+	{ "GET", "/healthz", health, ROUTE_OPEN },
 	{ "GET", "/api/v3/sandboxes/create", sandbox_create, 0 },
 	{ "GET", "/api/v3/sandbox/{}/connect", sandbox_connect, 0 },
 	{ "DELETE", "/api/v3/sandbox/{}", sandbox_kill, 0 },

@@ -145,9 +145,30 @@ static enum rc read_body(void *arg, size_t max, char **ret, size_t *ret_n, struc
 	return RC_OK;
 }
 
+static const char *reason(int status)
+{
+	static const struct {
+		int status;
+		const char *text;
+	} reasons[] = {
+		{ 200, "OK" },		       { 201, "Created" },	     { 202, "Accepted" },
+		{ 204, "No Content" },	       { 400, "Bad Request" },	     { 401, "Unauthorized" },
+		{ 404, "Not Found" },	       { 405, "Method Not Allowed" }, { 409, "Conflict" },
+		{ 413, "Content Too Large" },  { 426, "Upgrade Required" },  { 429, "Too Many Requests" },
+		{ 431, "Header Too Large" },   { 500, "Internal Error" },    { 501, "Not Implemented" },
+		{ 502, "Bad Gateway" },	       { 503, "Unavailable" },	     { 504, "Timeout" },
+		{ 507, "Insufficient Storage" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++)
+		if (reasons[i].status == status)
+			return reasons[i].text;
+	return "Status";
+}
+
 static void respond(FCGX_Stream *out, const struct request *r)
 {
-	FCGX_FPrintF(out, "Status: %d\r\n", r->status);
+	FCGX_FPrintF(out, "Status: %d %s\r\n", r->status, reason(r->status));
 	FCGX_PutStr(r->headers, (int)r->headers_n, out);
 	if (r->content_type)
 		FCGX_FPrintF(out, "Content-Type: %s\r\nContent-Length: %lu\r\n", r->content_type, (unsigned long)r->out_n);

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stand-ins for the broker and the gateway, for tests of the API workers alone: `api_fakes RUN_DIR`. Machines are rows in a
+ * table; what goes wrong is chosen by the memory size a create asks for (FAIL_*). A line per request on standard output.
+ * The agent behind a dial answers its first line and holds the connection.
+ */
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "schema/broker.h"
+#include "schema/gateway.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define VMS 64
+#define CONNS 64
+#define KEPT 256
+
+enum { FAIL_LIMIT = 4001, FAIL_NOSPACE, FAIL_SILENT, FAIL_AGENT_ERROR, FAIL_AGENT_GARBAGE, FAIL_HANGUP, FAIL_AGENT_EOF,
+       FAIL_SYS };
+
+struct vm {
+	char id[BROKER_ID_MAX];
+	uint32_t memory, flags;
+	uint64_t stop_at;
+	int lease; /* our end */
+};
+
+static struct vm vms[VMS];
+static struct pollfd fds[4 + CONNS];
+static size_t n_fds = 2;
+static int kept[KEPT]; /* agents' ends and what tickets carried */
+static size_t n_kept;
+static uint8_t mem[MESSAGE_MAX], out[MESSAGE_MAX];
+
+static void keep(int fd)
+{
+	if (n_kept == KEPT) {
+		close(kept[0]);
+		memmove(kept, kept + 1, sizeof(kept) - sizeof(kept[0]));
+		n_kept--;
+	}
+	kept[n_kept++] = fd;
+}
+
+static struct vm *vm_find(const char *id)
+{
+	for (size_t i = 0; i < VMS; i++)
+		if (*vms[i].id && !strcmp(vms[i].id, id))
+			return &vms[i];
+	return NULL;
+}
+
+static void vm_drop(struct vm *vm)
+{
+	if (vm->lease >= 0)
+		close(vm->lease);
+	memset(vm, 0, sizeof(*vm));
+	vm->lease = -1;
+}
+
+/* Sends rc and what is in w behind it. */
+static void answer(int fd, const struct message_head *head, enum rc rc, const char *text, struct wire *w,
+		   const int *pass, size_t n_pass)
+{
+	struct wire o;
+	size_t n;
+
+	message_begin(&o, out, sizeof(out));
+	message_put_result(&o, rc, text);
+	if (!rc && w)
+		for (uint8_t *p = w->start; p < w->at; p++)
+			wire_put_u8(&o, *p);
+	if (!message_end(&o, (uint16_t)(head->op | MESSAGE_REPLY), head->sequence, n_pass, &n, NULL))
+		packet_send(fd, out, n, pass, n_pass, NULL);
+}
+
+static void create(int fd, const struct message_head *head, struct wire *in)
+{
+	struct broker_vm_create req;
+	struct broker_vm_created done = { 1, 2, 3 };
+	uint8_t body[64];
+	struct wire w;
+	struct vm *vm = NULL;
+	int pair[2];
+
+	broker_vm_create_get(in, &req);
+	printf("create id=%s memory=%u flags=%u stop_at=%llu hostname=%s root=%s policy=%zu env=%zu mounts=%zu\n", req.id,
+	       req.memory_mib, req.flags, (unsigned long long)req.stop_at_ms, req.hostname, req.root_volume, req.policy_n,
+	       req.env_n, req.mounts_n);
+	printf("policy %.*s\n", (int)req.policy_n, (const char *)req.policy);
+	if (!wire_done(in))
+		return answer(fd, head, RC_PROTO, "malformed", NULL, NULL, 0);
+	if (req.memory_mib == FAIL_LIMIT)
+		return answer(fd, head, RC_LIMIT, "no memory left", NULL, NULL, 0);
+	if (req.memory_mib == FAIL_NOSPACE)
+		return answer(fd, head, RC_NOSPACE, "no disk left", NULL, NULL, 0);
+	if (req.memory_mib == FAIL_SYS)
+		return answer(fd, head, RC_SYS, "qemu ended: /secret/path", NULL, NULL, 0);
+	if (req.memory_mib == FAIL_SILENT)
+		return;
+	if (req.memory_mib == FAIL_HANGUP) {
+		shutdown(fd, SHUT_RDWR);
+		return;
+	}
+	for (size_t i = 0; i < VMS && !vm; i++)
+		if (!*vms[i].id)
+			vm = &vms[i];
+	if (!vm)
+		return answer(fd, head, RC_LIMIT, "table full", NULL, NULL, 0);
+	vm->lease = -1;
+	if (req.flags & BROKER_VM_LEASE) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+			return answer(fd, head, RC_SYS, "socketpair", NULL, NULL, 0);
+		vm->lease = pair[0];
+	}
+	memcpy(vm->id, req.id, sizeof(vm->id));
+	vm->memory = req.memory_mib;
+	vm->flags = req.flags;
+	vm->stop_at = req.stop_at_ms;
+	wire_init(&w, body, sizeof(body));
+	broker_vm_created_put(&w, &done);
+	answer(fd, head, RC_OK, "", &w, &pair[1], vm->lease >= 0 ? 1 : 0);
+	if (vm->lease >= 0)
+		close(pair[1]);
+}
+
+/* What the agent will say is written ahead: the worker reads one line, whatever it asked. */
+static void dial(int fd, const struct message_head *head, struct wire *in)
+{
+	static const char *const says[] = { "{\"ok\": true}\n",
+					    "{\"error\": {\"code\": \"ENOENT\", \"message\": \"nothing here\"}}\n",
+					    "{[garbage\n" };
+	struct broker_vm_dial req;
+	struct broker_vm_dialed done = { 0 };
+	uint8_t body[16];
+	struct wire w;
+	const struct vm *vm;
+	const char *say;
+	int pair[2];
+
+	broker_vm_dial_get(in, &req);
+	vm = vm_find(req.id);
+	printf("dial id=%s lease=%u\n", req.id, req.want_lease);
+	if (!vm)
+		return answer(fd, head, RC_ABSENT, "no such machine", NULL, NULL, 0);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return answer(fd, head, RC_SYS, "socketpair", NULL, NULL, 0);
+	say = vm->memory == FAIL_AGENT_ERROR ? says[1] : vm->memory == FAIL_AGENT_GARBAGE ? says[2] : says[0];
+	if (vm->memory == FAIL_AGENT_EOF)
+		shutdown(pair[0], SHUT_RDWR);
+	else if (write(pair[0], say, strlen(say)) < 0)
+		perror("agent");
+	keep(pair[0]);
+	wire_init(&w, body, sizeof(body));
+	broker_vm_dialed_put(&w, &done);
+	answer(fd, head, RC_OK, "", &w, &pair[1], 1);
+	close(pair[1]);
+}
+
+static void list(int fd, const struct message_head *head)
+{
+	static uint8_t body[8192], rows[4096];
+	struct broker_vm_list done = { 0 };
+	struct wire w, r;
+
+	wire_init(&r, rows, sizeof(rows));
+	for (size_t i = 0; i < VMS && done.n < BROKER_LIST_MAX - 1; i++) {
+		struct broker_vm_stat s = { .state = BROKER_VM_RUNNING, .memory_mib = vms[i].memory };
+
+		if (!*vms[i].id)
+			continue;
+		memcpy(s.id, vms[i].id, sizeof(s.id));
+		broker_vm_stat_put(&r, &s);
+		done.n++;
+	}
+	done.rows = rows;
+	done.rows_n = wire_len(&r);
+	wire_init(&w, body, sizeof(body));
+	broker_vm_list_put(&w, &done);
+	answer(fd, head, RC_OK, "", &w, NULL, 0);
+}
+
+static void broker(int fd, const struct message_head *head, struct wire *in)
+{
+	struct broker_vm_kill kill_req;
+	struct broker_vm_extend extend;
+	struct broker_expose expose;
+	uint8_t body[128];
+	struct wire w;
+	struct vm *vm;
+
+	switch (head->op) {
+	case BROKER_VM_CREATE:
+		return create(fd, head, in);
+	case BROKER_VM_DIAL:
+		return dial(fd, head, in);
+	case BROKER_VM_LIST:
+		return list(fd, head);
+	case BROKER_VM_KILL:
+		broker_vm_kill_get(in, &kill_req);
+		vm = vm_find(kill_req.id);
+		printf("kill id=%s reason=%s found=%d\n", kill_req.id, kill_req.reason, vm != NULL);
+		if (vm)
+			vm_drop(vm);
+		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+	case BROKER_VM_EXTEND:
+		broker_vm_extend_get(in, &extend);
+		vm = vm_find(extend.id);
+		if (vm)
+			vm->stop_at = extend.stop_at_ms;
+		wire_init(&w, body, sizeof(body));
+		broker_vm_extend_put(&w, &extend);
+		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", &w, NULL, 0);
+	case BROKER_EXPOSE_ADD:
+		broker_expose_get(in, &expose);
+		vm = vm_find(expose.id);
+		printf("expose host=%s id=%s line=%s\n", expose.host, expose.id, expose.line);
+		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+	case BROKER_EXPOSE_DELETE:
+		return answer(fd, head, RC_OK, "", NULL, NULL, 0);
+	default:
+		return answer(fd, head, RC_STATE, "not built into this engine", NULL, NULL, 0);
+	}
+}
+
+static void gateway(int fd, const struct message_head *head, struct wire *in, const int *pass, size_t n)
+{
+	struct gateway_ticket_ws ws;
+	struct gateway_ticket_log log;
+
+	if (head->op == GATEWAY_TICKET_WS) {
+		gateway_ticket_ws_get(in, &ws);
+		printf("ticket ws fds=%zu ttl=%u token=%zu headers=%zu\n", n, ws.ttl_ms, strlen(ws.token), strlen(ws.headers));
+	} else {
+		gateway_ticket_log_get(in, &log);
+		printf("ticket log fds=%zu ttl=%u offset=%llu\n", n, log.ttl_ms, (unsigned long long)log.offset);
+	}
+	for (size_t i = 0; i < n; i++)
+		keep(pass[i]);
+	answer(fd, head, wire_done(in) ? RC_OK : RC_PROTO, "malformed", NULL, NULL, 0);
+}
+
+/* False: the peer is gone. */
+static bool serve(int fd, bool is_gateway)
+{
+	int pass[FD_PASS_MAX];
+	size_t n = 0, n_pass = 0;
+	struct message_head head;
+	struct wire in;
+
+	if (packet_recv(fd, mem, sizeof(mem), &n, pass, &n_pass, NULL) || !n)
+		return false;
+	if (message_open(mem, n, n_pass, &head, &in, NULL)) {
+		fds_close(pass, n_pass);
+		return false;
+	}
+	if (is_gateway)
+		gateway(fd, &head, &in, pass, n_pass);
+	else
+		broker(fd, &head, &in);
+	fflush(stdout);
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	static bool is_gateway[ARRAY_SIZE(fds)];
+	char path[108];
+	const char *names[2] = { "broker.sock", "gateway.sock" };
+
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < VMS; i++)
+		vms[i].lease = -1;
+	for (size_t i = 0; i < 2 && argc > 1; i++) {
+		snprintf(path, sizeof(path), "%s/%s", argv[1], names[i]);
+		if (unix_listen(path, SOCK_SEQPACKET, 0666, (gid_t)-1, &fds[i].fd, NULL)) {
+			perror(path);
+			return 1;
+		}
+		fds[i].events = POLLIN;
+	}
+	puts("ready");
+	fflush(stdout);
+	while (poll(fds, n_fds, -1) >= 0 || errno == EINTR) {
+		for (size_t i = n_fds; i-- > 2;) {
+			if (!fds[i].revents || serve(fds[i].fd, is_gateway[i]))
+				continue;
+			close(fds[i].fd);
+			fds[i] = fds[--n_fds];
+			is_gateway[i] = is_gateway[n_fds];
+		}
+		for (size_t i = 0; i < 2; i++) {
+			int fd = fds[i].revents ? accept4(fds[i].fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+
+			if (fd < 0 || n_fds == ARRAY_SIZE(fds))
+				continue;
+			is_gateway[n_fds] = i == 1;
+			fds[n_fds++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		}
+	}
+	return 1;
+}
