@@ -96,18 +96,18 @@ static enum rc setup_files(const struct config *cfg, struct setup *s, struct fau
 	return RC_OK;
 }
 
-/* More descriptors if the hard limit allows; streams beyond them are refused, not broken. */
+/* More descriptors if that is allowed; streams beyond them are refused, not broken. */
 static void raise_files(void)
 {
-	struct rlimit lim;
+	struct rlimit lim, more = { GATEWAY_FILES, GATEWAY_FILES };
 
-	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur >= GATEWAY_FILES)
 		return;
-	if (getuid() == 0 && lim.rlim_max < GATEWAY_FILES)
-		lim.rlim_max = GATEWAY_FILES;
+	if (lim.rlim_max < GATEWAY_FILES && !setrlimit(RLIMIT_NOFILE, &more))
+		return;
 	lim.rlim_cur = MIN_OF(lim.rlim_max, (rlim_t)GATEWAY_FILES);
-	if (setrlimit(RLIMIT_NOFILE, &lim) < 0)
-		log_warn("RLIMIT_NOFILE cannot be raised errno=%d", errno);
+	if (setrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur < GATEWAY_FILES)
+		log_warn("fewer descriptors than wished files=%llu", (unsigned long long)lim.rlim_cur);
 }
 
 /* The example of RFC 6455: also makes libcrypto load what it loads before files are out of reach. */
