@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory: a connection that the namespace redirected here is judged before anything leaves the host. Its destination is a
+ * synthetic address, which means one name in this sandbox, or a literal one.
+ *
+ *   accept -> judge -> [FIRST: ClientHello] -> [RESOLVING] -> CONNECTING -> RELAY -> end
+ *               |              |                    |              |
+ *               +--------------+------ no ----------+--------------+--> REFUSING (port 80) or reset
+ *
+ * A name is resolved here, at this moment; the address that was checked is the address that is connected to, so what the
+ * guest saw or said plays no part. On port 443 the TLS server name must be the name that was resolved.
+ */
+#include "vmm/egress/conn.h"
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "vmm/egress/hello.h"
+
+#include <errno.h>
+#include <linux/netfilter_ipv4.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define PORT_HTTP 80
+#define PORT_HTTPS 443
+
+static void connect_next(struct conn *c);
+
+uint64_t conn_now(const struct conn *c)
+{
+	return loop_now_ms(c->sb->eg->loop);
+}
+
+static void set_deadline(struct conn *c, uint64_t ms)
+{
+	c->deadline_ms = conn_now(c) + ms;
+	loop_timer_set(c->timer, c->deadline_ms);
+}
+
+static void close_side(struct side *s, bool reset)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	source_drop(&s->source);
+	if (s->fd >= 0 && reset)
+		setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	close_fd(&s->fd);
+}
+
+void conn_drop(struct conn *c, bool reset)
+{
+	lookup_cancel(c->lookup);
+	close_side(&c->guest, reset);
+	close_side(&c->up, reset);
+	source_drop(&c->timer);
+	buf_free(&c->out.held);
+	buf_free(&c->in.held);
+	if (c->prev)
+		c->prev->next = c->next;
+	else
+		c->sb->conns = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	c->sb->n_conns--;
+	free(c);
+}
+
+static void conn_row(struct conn *c, const char *decision, const char *reason)
+{
+	const struct address *a = c->name[0] ? (c->n_addrs ? &c->addrs[c->at_addr] : NULL) : &c->dst;
+	char text[ADDRESS_TEXT_MAX] = "";
+	struct ledger_row row = { .protocol = c->protocol, .name = c->name, .port = c->port, .decision = decision,
+				  .rule = c->verdict.rule, .reason = reason, .bytes_out = c->out.bytes,
+				  .bytes_in = c->in.bytes, .duration_ms = conn_now(c) - c->started_ms };
+
+	row.address = a ? address_text(a, text) : NULL;
+	sandbox_row(c->sb, &row);
+}
+
+void conn_end(struct conn *c, const char *decision, const char *reason, bool reset)
+{
+	conn_row(c, decision, reason);
+	conn_drop(c, reset);
+}
+
+void conn_refuse(struct conn *c, int status, const char *decision, const char *why)
+{
+	if (c->port != PORT_HTTP) {
+		conn_end(c, decision, why, true);
+		return;
+	}
+	lookup_cancel(c->lookup);
+	c->lookup = NULL;
+	close_side(&c->up, true);
+	c->protocol = "http";
+	conn_row(c, decision, why);
+	c->refuse_status = status;
+	c->refuse_why = why ? why : c->verdict.rule;
+	c->state = CONN_REFUSING;
+	set_deadline(c, EGRESS_FIRST_MS);
+	refuse_start(c);
+}
+
+/* --- upstream ------------------------------------------------------------------------------------------------ */
+
+static void connected(struct conn *c)
+{
+	int on = 1, idle = EGRESS_KEEPALIVE_S;
+
+	setsockopt(c->up.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(c->up.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(c->up.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	c->state = CONN_RELAY;
+	relay_start(c);
+}
+
+static const char *connect_error(int sys)
+{
+	switch (sys) {
+	case ECONNREFUSED: return "connection refused";
+	case ETIMEDOUT: return "no answer";
+	case EHOSTUNREACH:
+	case ENETUNREACH: return "no route";
+	default: return "cannot connect";
+	}
+}
+
+static void connect_failed(struct conn *c, int sys)
+{
+	close_side(&c->up, false);
+	if (c->at_addr + 1 < c->n_addrs) {
+		c->at_addr++;
+		connect_next(c);
+		return;
+	}
+	conn_refuse(c, 502, "error", connect_error(sys));
+}
+
+static void on_up(void *arg, uint32_t events)
+{
+	struct side *s = arg;
+	struct conn *c = s->conn;
+	socklen_t n = sizeof(int);
+	int err = 0;
+
+	if (c->state != CONN_CONNECTING) {
+		relay_event(s, events);
+		return;
+	}
+	if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err)
+		connect_failed(c, err);
+	else
+		connected(c);
+}
+
+static void connect_next(struct conn *c)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = address_to_sockaddr(&sa, &c->addrs[c->at_addr], c->port);
+
+	c->state = CONN_CONNECTING;
+	c->up.fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->up.fd < 0 || (connect(c->up.fd, (const struct sockaddr *)&sa, n) < 0 && errno != EINPROGRESS)) {
+		connect_failed(c, errno);
+		return;
+	}
+	if (loop_fd(c->sb->eg->loop, c->up.fd, EPOLLOUT, on_up, &c->up, &c->up.source, NULL)) {
+		conn_end(c, "error", "out of memory", true);
+		return;
+	}
+	loop_timer_set(c->timer, MIN_OF(c->deadline_ms, conn_now(c) + EGRESS_CONNECT_ONE_MS));
+}
+
+/* Keeps the addresses that may be reached, in order; the verdict stays the name's unless none is left. */
+static bool judge_resolved(struct conn *c, const struct address *addrs, size_t n)
+{
+	struct verdict v;
+
+	c->n_addrs = c->at_addr = 0;
+	for (size_t i = 0; i < n && c->n_addrs < EGRESS_ADDRS_MAX; i++)
+		if (policy_evaluate_resolved(c->sb->policy, &addrs[i], c->port, &c->sb->eg->private_ok, &v))
+			c->addrs[c->n_addrs++] = addrs[i];
+	if (c->n_addrs)
+		return true;
+	c->addrs[0] = addrs[0];
+	c->n_addrs = 1; /* for the ledger: where it would have gone */
+	c->verdict = v;
+	return false;
+}
+
+static void go_to(struct conn *c, const struct address *addrs, size_t n)
+{
+	if (!judge_resolved(c, addrs, n)) {
+		conn_refuse(c, 403, "deny", NULL);
+		return;
+	}
+	set_deadline(c, EGRESS_CONNECT_MS);
+	connect_next(c);
+}
+
+static void remember(struct conn *c, const struct address *addrs, size_t n, uint32_t ttl_s)
+{
+	struct name_entry *e = names_find_name(c->sb->names, c->name);
+	struct address *copy = e ? reallocarray(e->resolved, n, sizeof(*copy)) : NULL;
+
+	if (!copy)
+		return;
+	memcpy(copy, addrs, n * sizeof(*copy));
+	e->resolved = copy;
+	e->n_resolved = n;
+	ttl_s = MIN_OF(MAX_OF(ttl_s, (uint32_t)EGRESS_CACHE_MIN_S), (uint32_t)EGRESS_CACHE_MAX_S);
+	e->resolved_until_ms = conn_now(c) + ttl_s * 1000u;
+}
+
+static void on_resolved(void *arg, const struct address *addrs, size_t n, uint32_t ttl_s, const char *why)
+{
+	struct conn *c = arg;
+
+	c->lookup = NULL;
+	if (!n) {
+		conn_refuse(c, 502, "error", why);
+		return;
+	}
+	remember(c, addrs, n, ttl_s);
+	go_to(c, addrs, n);
+}
+
+static void begin_upstream(struct conn *c)
+{
+	struct name_entry *e;
+
+	if (!c->name[0]) {
+		/* Judged already; once more is the price of one path for all. */
+		go_to(c, &c->dst, 1);
+		return;
+	}
+	e = names_find_name(c->sb->names, c->name);
+	if (e && e->n_resolved && e->resolved_until_ms > conn_now(c)) {
+		go_to(c, e->resolved, e->n_resolved);
+		return;
+	}
+	c->state = CONN_RESOLVING;
+	set_deadline(c, EGRESS_RESOLVE_MS);
+	if (resolver_lookup(c->sb->eg->resolver, c->name, on_resolved, c, &c->lookup, NULL))
+		conn_end(c, "error", "out of memory", true);
+}
+
+/* --- the guest's side ---------------------------------------------------------------------------------------- */
+
+static void on_hello(struct conn *c)
+{
+	uint8_t data[EGRESS_HELLO_MAX];
+	ssize_t n = recv(c->guest.fd, data, sizeof(data), MSG_PEEK);
+	char sni[POLICY_NAME_MAX];
+	int want;
+
+	if (n < 0 && errno == EAGAIN)
+		return;
+	if (n <= 0) {
+		conn_end(c, "error", "closed before the ClientHello", true);
+		return;
+	}
+	switch (hello_parse(data, (size_t)n, sni)) {
+	case HELLO_MORE:
+		/* Wakes up when there is more than what was seen, not again for that. */
+		want = (int)n + 1;
+		if (c->low_water == want) {
+			conn_end(c, "error", "closed before the ClientHello", true);
+			return;
+		}
+		c->low_water = want;
+		setsockopt(c->guest.fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
+		return;
+	case HELLO_NOT_TLS:
+		conn_end(c, "deny", "not TLS on port 443", true);
+		return;
+	case HELLO_BAD:
+		conn_end(c, "deny", "malformed ClientHello", true);
+		return;
+	case HELLO_DONE: break;
+	}
+	if (strcmp(sni, c->name)) {
+		conn_end(c, "deny", sni[0] ? "TLS server name is not the resolved name" : "no TLS server name", true);
+		return;
+	}
+	want = 1;
+	setsockopt(c->guest.fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
+	loop_fd_events(c->guest.source, 0, NULL);
+	begin_upstream(c);
+}
+
+static void on_guest(void *arg, uint32_t events)
+{
+	struct side *s = arg;
+	struct conn *c = s->conn;
+
+	switch (c->state) {
+	case CONN_FIRST: on_hello(c); break;
+	case CONN_RESOLVING:
+	case CONN_CONNECTING:
+		/* Nothing is read before there is a way out; only the end of the guest's socket comes here. */
+		conn_end(c, "error", "the guest gave up", true);
+		break;
+	case CONN_RELAY: relay_event(s, events); break;
+	case CONN_REFUSING:
+	case CONN_LINGER: refuse_event(c, events); break;
+	}
+}
+
+static void on_timer(void *arg)
+{
+	struct conn *c = arg;
+
+	switch (c->state) {
+	case CONN_FIRST: conn_end(c, "error", "no ClientHello in time", true); break;
+	case CONN_RESOLVING: conn_refuse(c, 502, "error", "the resolver did not answer"); break;
+	case CONN_CONNECTING:
+		if (conn_now(c) >= c->deadline_ms)
+			c->at_addr = c->n_addrs - 1;
+		connect_failed(c, ETIMEDOUT);
+		break;
+	case CONN_RELAY: relay_timeout(c); break;
+	case CONN_REFUSING: /* has its row */
+	case CONN_LINGER: conn_drop(c, true); break;
+	}
+}
+
+static bool judge(struct conn *c)
+{
+	if (c->name[0])
+		return policy_evaluate_name(c->sb->policy, c->name, c->port, &c->verdict);
+	if (names_is_synthetic(&c->dst)) {
+		snprintf(c->verdict.rule, sizeof(c->verdict.rule), "synthetic address of no name");
+		return false;
+	}
+	return policy_evaluate_address(c->sb->policy, &c->dst, c->port, &c->sb->eg->private_ok, &c->verdict);
+}
+
+static void begin(struct conn *c)
+{
+	struct name_entry *e = names_is_synthetic(&c->dst) ? names_find(c->sb->names, c->dst.bytes) : NULL;
+
+	if (e)
+		memcpy(c->name, e->name, sizeof(c->name));
+	c->protocol = c->port == PORT_HTTPS ? "tls" : c->port == PORT_HTTP ? "http" : "tcp";
+	if (!judge(c)) {
+		conn_refuse(c, 403, "deny", NULL);
+		return;
+	}
+	if (e && c->port == PORT_HTTPS) {
+		c->state = CONN_FIRST;
+		set_deadline(c, EGRESS_FIRST_MS);
+		loop_fd_events(c->guest.source, EPOLLIN, NULL);
+		return;
+	}
+	begin_upstream(c);
+}
+
+static bool original_dst(int fd, struct address *ret, uint16_t *ret_port)
+{
+	struct sockaddr_in sa;
+	socklen_t n = sizeof(sa);
+
+	return getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &sa, &n) == 0 &&
+	       address_from_sockaddr(ret, ret_port, (const struct sockaddr *)&sa);
+}
+
+static void over_limit(struct sandbox *sb, int fd, const char *rule)
+{
+	struct conn c = { .sb = sb, .guest.fd = fd, .up.fd = -1, .protocol = "tcp" };
+
+	c.started_ms = loop_now_ms(sb->eg->loop);
+	original_dst(fd, &c.dst, &c.port);
+	snprintf(c.verdict.rule, sizeof(c.verdict.rule), "%s", rule);
+	conn_row(&c, "deny", NULL);
+	close_side(&c.guest, true);
+}
+
+static void conn_new(struct sandbox *sb, int fd)
+{
+	struct conn *c = calloc(1, sizeof(*c));
+	int on = 1, idle = EGRESS_KEEPALIVE_S;
+
+	if (!c) {
+		over_limit(sb, fd, "out of memory");
+		return;
+	}
+	c->sb = sb;
+	c->next = sb->conns;
+	if (c->next)
+		c->next->prev = c;
+	sb->conns = c;
+	sb->n_conns++;
+	c->guest = (struct side){ .conn = c, .fd = fd };
+	c->up = (struct side){ .conn = c, .fd = -1 };
+	c->out.held.max = c->in.held.max = EGRESS_BUFFER;
+	c->started_ms = c->active_ms = conn_now(c);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	if (!original_dst(fd, &c->dst, &c->port) ||
+	    loop_fd(sb->eg->loop, fd, 0, on_guest, &c->guest, &c->guest.source, NULL) ||
+	    loop_timer(sb->eg->loop, UINT64_MAX, on_timer, c, &c->timer, NULL)) {
+		conn_end(c, "error", "no original destination, or out of memory", true);
+		return;
+	}
+	begin(c);
+}
+
+void conn_accept(void *port, uint32_t events)
+{
+	struct port *p = port;
+	struct sandbox *sb = p->sb;
+
+	(void)events;
+	for (int i = 0; i < EGRESS_ACCEPT_BATCH; i++) {
+		int fd = accept4(p->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd < 0) {
+			port_accept_failed(p, errno);
+			return;
+		}
+		if (sb->n_conns >= EGRESS_CONNS_MAX)
+			over_limit(sb, fd, "limit of open connections");
+		else if (!bucket_take(&sb->conn_rate, loop_now_ms(sb->eg->loop), EGRESS_CONN_PER_S, EGRESS_CONN_BURST))
+			over_limit(sb, fd, "limit of new connections per second");
+		else
+			conn_new(sb, fd);
+	}
+}
+
+static bool still_allowed(struct conn *c)
+{
+	struct verdict v;
+
+	if (c->state == CONN_REFUSING || c->state == CONN_LINGER)
+		return true;
+	if (!judge(c))
+		return false;
+	if (!c->n_addrs || policy_evaluate_resolved(c->sb->policy, &c->addrs[c->at_addr], c->port, &c->sb->eg->private_ok, &v))
+		return true;
+	c->verdict = v;
+	return false;
+}
+
+void conn_recheck_all(struct sandbox *sb)
+{
+	struct conn *next;
+
+	for (struct conn *c = sb->conns; c; c = next) {
+		next = c->next;
+		if (!still_allowed(c))
+			conn_end(c, "deny", "the policy changed", true);
+	}
+}
+
+void conn_close_all(struct sandbox *sb, const char *reason)
+{
+	while (sb->conns) {
+		struct conn *c = sb->conns;
+
+		if (c->state == CONN_REFUSING || c->state == CONN_LINGER)
+			conn_drop(c, true);
+		else
+			conn_end(c, c->state == CONN_RELAY ? "allow" : "error", reason, true);
+	}
+}

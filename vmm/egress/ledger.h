@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The egress ledger: one JSON line per connection, refused name or intercepted request, in
+ * <state_dir>/logs/egress/<UTC day>.jsonl. Adding a row never waits for the disk.
+ */
+#ifndef NB_EGRESS_LEDGER_H
+#define NB_EGRESS_LEDGER_H
+
+#include "base/fault.h"
+
+#include <stdint.h>
+
+struct ledger;
+
+/* Strings may be NULL or empty: the key is then left out. Host names and rules are ours; nothing else of a guest is in here. */
+struct ledger_row {
+	const char *sandbox, *org;
+	const char *protocol; /* "tcp", "tls", "http", "https" (intercepted), "dns" */
+	const char *name, *address;
+	uint16_t port;
+	const char *decision; /* "allow", "deny", "error" (allowed, but it did not come about) */
+	const char *rule;     /* what decided */
+	const char *reason;   /* how it ended, where that was not the peers' own end */
+	const char *method, *path, *secret;
+	uint32_t status;
+	uint64_t bytes_out, bytes_in, duration_ms, count;
+};
+
+/* Opens <state_dir>/logs/egress, made if need be; as root gives it to `user`. */
+enum rc ledger_new(const char *state_dir, const char *user, struct ledger **ret, struct fault *ret_f);
+/* Starts the writer: after the privileges are gone, before the system call filter. */
+enum rc ledger_start(struct ledger *l, struct fault *ret_f);
+void ledger_add(struct ledger *l, const struct ledger_row *row);
+/* Writes what is queued, ends the writer. */
+void ledger_free(struct ledger *l);
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Bounds of the egress proxy; doc/egress.md lists each with its test. */
+#ifndef NB_EGRESS_LIMITS_H
+#define NB_EGRESS_LIMITS_H
+
+/* One sandbox. */
+#define EGRESS_CONNS_MAX 1024          /* open TCP connections */
+#define EGRESS_CONN_PER_S 200          /* new ones, on average .. */
+#define EGRESS_CONN_BURST 400          /* .. and at once */
+#define EGRESS_DNS_PER_S 100
+#define EGRESS_DNS_BURST 300
+#define EGRESS_DNS_CONNS_MAX 16        /* DNS over TCP */
+#define EGRESS_NAMES_MAX 4096          /* names with a synthetic address; the longest unused one goes */
+#define EGRESS_DNS_ROWS_PER_S 10       /* refused names written to the ledger */
+#define EGRESS_DNS_ROWS_BURST 100
+
+/* The whole proxy. */
+#define EGRESS_SANDBOXES_MAX 4096
+#define EGRESS_FDS 262144
+#define EGRESS_ACCEPT_BATCH 16         /* connections taken from one listener before others have their turn */
+#define EGRESS_ACCEPT_PAUSE_MS 200     /* after running out of descriptors */
+#define EGRESS_DNS_BATCH 32
+
+/* One connection. */
+#define EGRESS_BUFFER 65536            /* bytes held in each direction while the other side does not take them */
+#define EGRESS_RELAY_ROUNDS 4          /* reads of EGRESS_BUFFER in a row */
+#define EGRESS_HELLO_MAX 16384         /* TLS records up to and with the ClientHello */
+#define EGRESS_HEAD_MAX 65536          /* HTTP/1 head */
+#define EGRESS_FIRST_MS 10000          /* for the ClientHello, or the head of a request that is refused */
+#define EGRESS_RESOLVE_MS 8000
+#define EGRESS_CONNECT_MS 15000        /* all addresses together */
+#define EGRESS_CONNECT_ONE_MS 5000
+#define EGRESS_ADDRS_MAX 8             /* addresses of a name that are tried */
+#define EGRESS_IDLE_MS 3600000         /* nothing in either direction */
+#define EGRESS_HALF_MS 600000          /* nothing in the direction that is left */
+#define EGRESS_LINGER_MS 5000          /* for a client to take a refusal and close */
+#define EGRESS_KEEPALIVE_S 60
+
+/* DNS. */
+#define EGRESS_DNS_MESSAGE_MAX 1232    /* longest answer over UDP, and the longest question */
+#define EGRESS_DNS_TTL_S 60            /* of a synthetic address */
+#define EGRESS_DNS_IDLE_MS 10000       /* DNS over TCP */
+#define EGRESS_CACHE_MIN_S 5           /* upstream addresses are remembered for their TTL, within these */
+#define EGRESS_CACHE_MAX_S 60
+
+/* Ledger. */
+#define EGRESS_LEDGER_QUEUE 4194304    /* bytes waiting for the disk; what comes beyond is dropped and counted */
+#define EGRESS_LEDGER_ROW_MAX 2048
+#define EGRESS_ROWS_PER_S 20           /* of one sandbox, on average .. */
+#define EGRESS_ROWS_BURST 2000         /* .. and at once */
+#define EGRESS_LEDGER_DAY_MAX 1073741824u
+
+/* Broker connection. */
+#define EGRESS_RETRY_MIN_MS 100
+#define EGRESS_RETRY_MAX_MS 5000
+#define EGRESS_STALE_MS 10000          /* a restarted broker names its machines within this */
+
+#endif

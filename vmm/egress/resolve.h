@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Upstream addresses of names, through c-ares on our loop. Search domains and the hosts file are not used. */
+#ifndef NB_EGRESS_RESOLVE_H
+#define NB_EGRESS_RESOLVE_H
+
+#include "base/loop.h"
+#include "vmm/egress/address.h"
+
+struct resolver;
+struct lookup;
+
+/* addrs: IPv4 first, at most EGRESS_ADDRS_MAX; n 0: it does not resolve, `why` says how. The lookup is gone afterwards. */
+typedef void resolved_fn(void *arg, const struct address *addrs, size_t n, uint32_t ttl_s, const char *why);
+
+/* server: "ADDRESS[:PORT]", or empty for the host's resolv.conf. */
+enum rc resolver_new(struct loop *loop, const char *server, struct resolver **ret, struct fault *ret_f);
+void resolver_free(struct resolver *r);
+/* The callback never comes before this returns. */
+enum rc resolver_lookup(struct resolver *r, const char *name, resolved_fn *fn, void *arg, struct lookup **ret,
+			struct fault *ret_f);
+/* The callback will not come. */
+void lookup_cancel(struct lookup *l);
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/egress/sandbox.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "vmm/egress/limits.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+bool bucket_take(struct bucket *b, uint64_t now, uint32_t per_s, uint32_t burst)
+{
+	uint64_t full = (uint64_t)burst * 1000;
+
+	if (!b->started) {
+		b->started = true;
+		b->milli = full;
+	} else {
+		uint64_t gained = (now - b->last_ms) * per_s;
+
+		b->milli = gained > full - b->milli ? full : b->milli + gained;
+	}
+	b->last_ms = now;
+	if (b->milli < 1000)
+		return false;
+	b->milli -= 1000;
+	return true;
+}
+
+struct sandbox *sandbox_find(struct egress *eg, const char *id)
+{
+	struct sandbox *sb = eg->sandboxes;
+
+	while (sb && strcmp(sb->id, id))
+		sb = sb->next;
+	return sb;
+}
+
+static void port_resume(void *arg)
+{
+	struct port *p = arg;
+
+	loop_fd_events(p->source, EPOLLIN, NULL);
+}
+
+void port_accept_failed(struct port *p, int sys)
+{
+	static struct log_limit limit = LOG_LIMIT_INIT(1, 6);
+
+	if (sys != EMFILE && sys != ENFILE && sys != ENOMEM && sys != ENOBUFS)
+		return;
+	log_limited(&limit, LOG_LEVEL_ERROR, "cannot accept connections sys=%d", sys);
+	loop_fd_events(p->source, 0, NULL);
+	loop_timer_set(p->pause, loop_now_ms(p->sb->eg->loop) + EGRESS_ACCEPT_PAUSE_MS);
+}
+
+static void port_close(struct port *p)
+{
+	source_drop(&p->source);
+	source_drop(&p->pause);
+	close_fd(&p->fd);
+}
+
+static enum rc port_open(struct sandbox *sb, struct port *p, int *fd, loop_fd_fn *fn, struct fault *ret_f)
+{
+	enum rc rc;
+
+	port_close(p);
+	p->sb = sb;
+	p->fd = take_fd(fd);
+	rc = loop_timer(sb->eg->loop, UINT64_MAX, port_resume, p, &p->pause, ret_f);
+	return rc ? rc : loop_fd(sb->eg->loop, p->fd, EPOLLIN, fn, p, &p->source, ret_f);
+}
+
+static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **ret, struct fault *ret_f)
+{
+	struct sandbox *sb;
+	enum rc rc;
+
+	if (eg->n_sandboxes >= EGRESS_SANDBOXES_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "more than %d sandboxes", EGRESS_SANDBOXES_MAX);
+	sb = calloc(1, sizeof(*sb));
+	if (!sb)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	sb->eg = eg;
+	memcpy(sb->id, id, strlen(id) + 1);
+	sb->tcp.fd = sb->dns_udp.fd = sb->dns_tcp.fd = -1;
+	rc = names_new(&sb->names, ret_f);
+	if (rc) {
+		free(sb);
+		return rc;
+	}
+	sb->next = eg->sandboxes;
+	eg->sandboxes = sb;
+	eg->n_sandboxes++;
+	*ret = sb;
+	return RC_OK;
+}
+
+enum rc sandbox_set(struct egress *eg, const char *id, const void *policy, size_t policy_n, int fds[3],
+		    struct fault *ret_f)
+{
+	struct sandbox *sb = sandbox_find(eg, id);
+	enum rc rc = sb ? RC_OK : sandbox_new(eg, id, &sb, ret_f);
+
+	if (!rc)
+		rc = port_open(sb, &sb->tcp, &fds[0], conn_accept, ret_f);
+	if (!rc)
+		rc = port_open(sb, &sb->dns_udp, &fds[1], dnsd_udp, ret_f);
+	if (!rc)
+		rc = port_open(sb, &sb->dns_tcp, &fds[2], dnsd_accept, ret_f);
+	fds_close(fds, 3);
+	if (rc) {
+		/* Half a sandbox would hang its guest; none resets it. */
+		sandbox_free(sb);
+		return rc;
+	}
+	sb->stale = false;
+	sandbox_set_policy(sb, policy, policy_n);
+	return RC_OK;
+}
+
+void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
+{
+	struct policy *p = NULL;
+	struct fault f;
+
+	if (policy_parse(policy, policy_n, &p, &f))
+		log_fault(LOG_LEVEL_WARN, &f, "policy of %s is invalid and allows nothing", sb->id);
+	policy_free(sb->policy);
+	sb->policy = p;
+	conn_recheck_all(sb);
+}
+
+void sandbox_free(struct sandbox *sb)
+{
+	struct sandbox **p;
+
+	if (!sb)
+		return;
+	conn_close_all(sb, "the sandbox ended");
+	dnsd_close_all(sb);
+	port_close(&sb->tcp);
+	port_close(&sb->dns_udp);
+	port_close(&sb->dns_tcp);
+	for (p = &sb->eg->sandboxes; *p != sb;)
+		p = &(*p)->next;
+	*p = sb->next;
+	sb->eg->n_sandboxes--;
+	names_free(sb->names);
+	policy_free(sb->policy);
+	free(sb);
+}
+
+void sandbox_row(struct sandbox *sb, struct ledger_row *row)
+{
+	uint64_t now = loop_now_ms(sb->eg->loop);
+
+	if (!bucket_take(&sb->rows, now, EGRESS_ROWS_PER_S, EGRESS_ROWS_BURST)) {
+		sb->rows_suppressed++;
+		return;
+	}
+	row->sandbox = sb->id;
+	row->org = policy_org(sb->policy);
+	if (sb->rows_suppressed) {
+		struct ledger_row gap = { .sandbox = sb->id, .org = row->org, .decision = "dropped",
+					  .reason = "more rows than one sandbox may write",
+					  .count = sb->rows_suppressed };
+
+		sb->rows_suppressed = 0;
+		ledger_add(sb->eg->ledger, &gap);
+	}
+	ledger_add(sb->eg->ledger, row);
+}
