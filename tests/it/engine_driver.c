@@ -458,6 +458,129 @@ static void adopt(struct machine *m, bool kvm)
 	hello(m);
 }
 
+/* --- live fork ---- */
+static struct machine children[FORKS], *fork_parent;
+static uint64_t cut_us;
+
+static void on_cut(void *arg)
+{
+	char command[600];
+	uint64_t t = us();
+
+	(void)arg;
+	for (size_t i = 0; i < FORKS; i++) {
+		snprintf(command, sizeof(command), "cp --sparse=always '%s/overlay' '%s/overlay'", fork_parent->dir,
+			 children[i].dir);
+		if (system(command))
+			die("cut");
+	}
+	cut_us = us() - t;
+}
+
+static bool shell_guest(void)
+{
+	return !strcmp(opt.hello, "hello"); /* the test guest, that takes commands */
+}
+
+static void must_answer(struct machine *m, const char *line, const char *wanted)
+{
+	char text[4096];
+
+	ask(m, line, text, sizeof(text));
+	if (strcmp(text, wanted))
+		die("%s: '%s' is answered '%s', not '%s'", m->spec.id, line, text, wanted);
+}
+
+static void live_fork(struct machine *parent)
+{
+	struct engine_spec specs[FORKS];
+	struct engine_vm *vms[FORKS];
+	void *args[FORKS];
+	char id[32], sum[4096] = "";
+	uint64_t t;
+
+	fork_parent = parent;
+	for (size_t i = 0; i < FORKS; i++) {
+		snprintf(id, sizeof(id), "child%zu", i);
+		machine_make(&children[i], id, (uid_t)(UID + 10 + i), NULL);
+		specs[i] = children[i].spec;
+		args[i] = &children[i];
+	}
+	if (shell_guest()) {
+		ask(parent, "fill 32", sum, sizeof(sum));
+		must_answer(parent, "put before", "ok");
+	}
+	t = us();
+	MUST(engine->ops->fork(parent->vm, FORKS, specs, on_cut, NULL, on_done, on_exit_, args, vms, f));
+	if (engine->ops->pause(parent->vm, on_done, NULL) != RC_AGAIN)
+		die("a machine could be paused while it was forked");
+	for (size_t i = 0; i < FORKS; i++) {
+		children[i].vm = vms[i];
+		await(&children[i], "fork");
+		note("fork: to running child", us() - t);
+	}
+	note("fork: parent's pause", engine->ops->times(parent->vm)->pause_us);
+	note("fork: parent's pause less cut()", engine->ops->times(parent->vm)->pause_us - cut_us);
+	note("fork: KiB of own pages", engine->ops->times(parent->vm)->private_bytes >> 10);
+	hello(parent);
+	if (shell_guest())
+		must_answer(parent, "put parent", "ok");
+	for (size_t i = 0; i < FORKS; i++) {
+		hello(&children[i]);
+		if (!shell_guest())
+			continue;
+		must_answer(&children[i], "get", "ok before");
+		must_answer(&children[i], "sum", sum);
+		snprintf(id, sizeof(id), "put child%zu", i);
+		must_answer(&children[i], id, "ok");
+	}
+	if (shell_guest()) {
+		must_answer(parent, "get", "ok parent");
+		must_answer(parent, "sum", sum);
+		must_answer(&children[0], "get", "ok child0");
+	}
+	for (size_t i = 0; i < FORKS; i++)
+		machine_stop(&children[i]);
+	for (size_t i = 0; i < FORKS; i++)
+		machine_unmake(&children[i]);
+}
+
+/* A child is stopped before it is born, and the parent while it is forked: everybody gets both callbacks. */
+static void fork_interrupted(struct machine *parent)
+{
+	struct engine_spec specs[FORKS];
+	struct engine_vm *vms[FORKS];
+	void *args[FORKS];
+	char id[32];
+
+	fork_parent = parent;
+	for (size_t i = 0; i < FORKS; i++) {
+		snprintf(id, sizeof(id), "child%zu", i);
+		machine_make(&children[i], id, (uid_t)(UID + 10 + i), NULL);
+		specs[i] = children[i].spec;
+		args[i] = &children[i];
+	}
+	MUST(engine->ops->fork(parent->vm, FORKS, specs, on_cut, NULL, on_done, on_exit_, args, vms, f));
+	for (size_t i = 0; i < FORKS; i++)
+		children[i].vm = vms[i];
+	engine->ops->stop(vms[0]);
+	until(&children[0].gone, 10000);
+	if (!children[0].done || !children[0].rc)
+		die("a child that was stopped before its birth has no failed start");
+	engine->ops->stop(parent->vm);
+	until(&parent->gone, 10000);
+	for (size_t i = 1; i < FORKS; i++) {
+		until(&children[i].gone, 10000);
+		if (!children[i].done || !children[i].rc)
+			die("a child of a lost parent has no failed start");
+	}
+	for (size_t i = 0; i < FORKS; i++) {
+		engine->ops->vm_free(vms[i]);
+		machine_unmake(&children[i]);
+	}
+	engine->ops->vm_free(parent->vm);
+}
+
 static void life(bool kvm)
 {
 	char snap_dir[300], second_dir[300];
@@ -487,6 +610,8 @@ static void life(bool kvm)
 		}
 		if (i + 1 == opt.runs) {
 			adopt(&b, kvm);
+			live_fork(&b);
+			live_fork(&b);
 			save(&b, second_dir);
 		}
 		machine_stop(&b);
@@ -500,7 +625,7 @@ static void life(bool kvm)
 	machine_make(&a, "second", UID + 2, &b);
 	machine_unmake(&b);
 	restore(&a, snap);
-	machine_stop(&a);
+	fork_interrupted(&a);
 	machine_unmake(&a);
 	engine->ops->snapshot_free(snap);
 }

@@ -86,19 +86,19 @@ TEST(base_and_own_pages)
 	from.pid = writer(base, 5, &from.address);
 	REQUIRE(from.pid > 0);
 	REQUIRE(!memory_file("copy", 0, &copy, NULL));
-	CHECK(!memory_copy(&from, copy, &first, NULL));
+	CHECK(!memory_copy(&from, copy, true, &first, NULL));
 	CHECK(same(copy));
 	CHECK(first.private_pages > 100 && first.private_pages <= 300);
 	/* The checksum doesn't depend on where the pages came from. */
 	REQUIRE(!memory_file("again", 0, &again, NULL));
-	CHECK(!memory_copy(&(struct memory_source){ .base_fd = copy, .size = SIZE }, again, &second, NULL));
+	CHECK(!memory_copy(&(struct memory_source){ .base_fd = copy, .size = SIZE }, again, true, &second, NULL));
 	CHECK(!memcmp(first.digest, second.digest, MEMORY_DIGEST) && first.pages == second.pages);
 	/* Own pages alone over a copy of the base. */
 	close_fd(&again);
 	REQUIRE(!memory_file("again", 0, &again, NULL));
-	CHECK(!memory_copy(&(struct memory_source){ .base_fd = base, .size = SIZE }, again, &second, NULL));
+	CHECK(!memory_copy(&(struct memory_source){ .base_fd = base, .size = SIZE }, again, true, &second, NULL));
 	CHECK(!same(again));
-	CHECK(!memory_copy_own(&from, again, &pages, NULL));
+	CHECK(!memory_copy_own(&from, again, NULL, NULL, &pages, NULL));
 	CHECK_EQ(pages, first.private_pages);
 	CHECK(same(again));
 	kill(from.pid, SIGKILL);
@@ -114,11 +114,11 @@ TEST(one_bit_changes_the_sum)
 	REQUIRE(!memory_file("a", SIZE, &a, NULL));
 	base_fill(a);
 	REQUIRE(!memory_file("b", 0, &b, NULL));
-	CHECK(!memory_copy(&(struct memory_source){ .base_fd = a, .size = SIZE }, b, &first, NULL));
+	CHECK(!memory_copy(&(struct memory_source){ .base_fd = a, .size = SIZE }, b, true, &first, NULL));
 	CHECK(pwrite(a, &bit, 1, SIZE - 1) == 1);
 	close_fd(&b);
 	REQUIRE(!memory_file("b", 0, &b, NULL));
-	CHECK(!memory_copy(&(struct memory_source){ .base_fd = a, .size = SIZE }, b, &second, NULL));
+	CHECK(!memory_copy(&(struct memory_source){ .base_fd = a, .size = SIZE }, b, true, &second, NULL));
 	CHECK(memcmp(first.digest, second.digest, MEMORY_DIGEST));
 }
 

@@ -74,16 +74,26 @@ static enum rc chunk_base(struct copier *c, uint64_t at, size_t n, bool *ret_any
 	return RC_OK;
 }
 
-static enum rc own_read(struct copier *c, uint64_t at, size_t n, struct fault *ret_f)
+static enum rc map_read(struct copier *c, uint64_t at, size_t pages, struct fault *ret_f)
+{
+	off_t where = (off_t)((c->from->address + at) / PAGE * sizeof(uint64_t));
+
+	if (pread(c->pagemap_fd, c->map, pages * sizeof(uint64_t), where) != (ssize_t)(pages * sizeof(uint64_t)))
+		return fault_set(ret_f, RC_SYS, errno, "read a machine's page map");
+	return RC_OK;
+}
+
+static enum rc own_read(struct copier *c, uint64_t at, uint8_t *to, size_t n, struct fault *ret_f)
 {
 	while (n) {
-		struct iovec local = { c->chunk + at % CHUNK, n };
+		struct iovec local = { to, n };
 		struct iovec remote = { (void *)(uintptr_t)(c->from->address + at), n };
 		ssize_t got = process_vm_readv(c->from->pid, &local, 1, &remote, 1, 0);
 
 		if (got <= 0)
 			return fault_set(ret_f, RC_SYS, errno, "read a machine's memory");
 		at += (uint64_t)got;
+		to += got;
 		n -= (size_t)got;
 	}
 	return RC_OK;
@@ -93,17 +103,16 @@ static enum rc own_read(struct copier *c, uint64_t at, size_t n, struct fault *r
 static enum rc chunk_own(struct copier *c, uint64_t at, size_t n, bool *ret_any, struct fault *ret_f)
 {
 	size_t pages = n / PAGE, i = 0;
-	off_t where = (off_t)((c->from->address + at) / PAGE * sizeof(uint64_t));
+	enum rc rc;
 
 	*ret_any = false;
-	memset(c->map, 0, sizeof(c->map));
 	if (!c->from->pid)
 		return RC_OK;
-	if (pread(c->pagemap_fd, c->map, pages * sizeof(uint64_t), where) != (ssize_t)(pages * sizeof(uint64_t)))
-		return fault_set(ret_f, RC_SYS, errno, "read a machine's page map");
+	rc = map_read(c, at, pages, ret_f);
+	if (rc)
+		return rc;
 	while (i < pages) {
 		size_t first;
-		enum rc rc;
 
 		while (i < pages && !page_own(c->map[i]))
 			i++;
@@ -112,17 +121,11 @@ static enum rc chunk_own(struct copier *c, uint64_t at, size_t n, bool *ret_any,
 		if (i == first)
 			break;
 		*ret_any = true;
-		rc = own_read(c, at + first * PAGE, (i - first) * PAGE, ret_f);
+		rc = own_read(c, at + first * PAGE, c->chunk + first * PAGE, (i - first) * PAGE, ret_f);
 		if (rc)
 			return rc;
 	}
 	return RC_OK;
-}
-
-/* In a copy of own pages a zero page counts: it may lie over another one of the base. */
-static bool page_wanted(const struct copier *c, size_t i)
-{
-	return c->own_only ? page_own(c->map[i]) : !page_zero(c->chunk + i * PAGE);
 }
 
 static enum rc chunk_store(struct copier *c, uint64_t at, size_t n, struct fault *ret_f)
@@ -130,11 +133,11 @@ static enum rc chunk_store(struct copier *c, uint64_t at, size_t n, struct fault
 	for (size_t i = 0, pages = n / PAGE; i < pages;) {
 		size_t first = i;
 
-		if (!page_wanted(c, i)) {
+		if (page_zero(c->chunk + i * PAGE)) {
 			i++;
 			continue;
 		}
-		for (; i < pages && page_wanted(c, i); i++) {
+		for (; i < pages && !page_zero(c->chunk + i * PAGE); i++) {
 			uint64_t index = at / PAGE + i; /* little-endian: x86-64 only */
 
 			c->sum.pages++;
@@ -158,11 +161,10 @@ static enum rc copier_run(struct copier *c, struct fault *ret_f)
 	for (uint64_t at = 0; at < c->from->size; at += CHUNK) {
 		size_t n = (size_t)MIN_OF((uint64_t)CHUNK, c->from->size - at);
 		bool base = false, own = false;
-		enum rc rc = RC_OK;
+		enum rc rc;
 
 		memset(c->chunk, 0, CHUNK);
-		if (!c->own_only)
-			rc = chunk_base(c, at, n, &base, ret_f);
+		rc = chunk_base(c, at, n, &base, ret_f);
 		if (!rc)
 			rc = chunk_own(c, at, n, &own, ret_f);
 		if (!rc && (base || own))
@@ -177,8 +179,8 @@ static enum rc copier_open(struct copier *c, struct fault *ret_f)
 {
 	char path[64];
 
-	c->chunk = malloc(CHUNK);
-	if (!c->chunk)
+	c->chunk = c->own_only ? NULL : malloc(CHUNK);
+	if (!c->chunk && !c->own_only)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (c->from->size % PAGE || (!c->own_only && ftruncate(c->out_fd, (off_t)c->from->size) < 0))
 		return fault_set(ret_f, rc_from_errno(errno), errno, "memory of %llu bytes",
@@ -190,16 +192,16 @@ static enum rc copier_open(struct copier *c, struct fault *ret_f)
 	return c->pagemap_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "open a machine's page map") : RC_OK;
 }
 
-enum rc memory_copy(const struct memory_source *from, int out_fd, struct memory_sum *ret, struct fault *ret_f)
+enum rc memory_copy(const struct memory_source *from, int out_fd, bool summed, struct memory_sum *ret, struct fault *ret_f)
 {
-	struct copier c = { .from = from, .out_fd = out_fd, .pagemap_fd = -1, .md = EVP_MD_CTX_new() };
+	struct copier c = { .from = from, .out_fd = out_fd, .pagemap_fd = -1, .md = summed ? EVP_MD_CTX_new() : NULL };
 	enum rc rc = copier_open(&c, ret_f);
 
-	if (!rc && (!c.md || !EVP_DigestInit_ex(c.md, EVP_sha256(), NULL)))
+	if (!rc && summed && (!c.md || !EVP_DigestInit_ex(c.md, EVP_sha256(), NULL)))
 		rc = fault_set(ret_f, RC_NOMEM, 0, "SHA-256");
 	if (!rc)
 		rc = copier_run(&c, ret_f);
-	if (!rc && !EVP_DigestFinal_ex(c.md, c.sum.digest, NULL))
+	if (!rc && c.md && !EVP_DigestFinal_ex(c.md, c.sum.digest, NULL))
 		rc = fault_set(ret_f, RC_SYS, 0, "SHA-256");
 	EVP_MD_CTX_free(c.md);
 	free(c.chunk);
@@ -209,17 +211,66 @@ enum rc memory_copy(const struct memory_source *from, int out_fd, struct memory_
 	return rc;
 }
 
-enum rc memory_copy_own(const struct memory_source *from, int out_fd, uint64_t *ret_pages, struct fault *ret_f)
+/* Calls fn for each run of own pages, a chunk at a time. */
+typedef enum rc run_fn(struct copier *c, uint64_t at, size_t n, uint8_t *out, struct fault *ret_f);
+
+static enum rc own_runs(struct copier *c, uint8_t *out, run_fn *fn, struct fault *ret_f)
+{
+	for (uint64_t at = 0; at < c->from->size; at += CHUNK) {
+		size_t pages = (size_t)MIN_OF((uint64_t)CHUNK, c->from->size - at) / PAGE, i = 0;
+		enum rc rc = map_read(c, at, pages, ret_f);
+
+		while (!rc && i < pages) {
+			size_t first = i;
+
+			while (i < pages && page_own(c->map[i]))
+				i++;
+			if (i > first)
+				rc = fn(c, at + first * PAGE, (i - first) * PAGE, out + at + first * PAGE, ret_f);
+			else
+				i++;
+		}
+		if (rc)
+			return rc;
+	}
+	return RC_OK;
+}
+
+static enum rc run_copy(struct copier *c, uint64_t at, size_t n, uint8_t *out, struct fault *ret_f)
+{
+	c->sum.private_pages += n / PAGE;
+	return own_read(c, at, out, n, ret_f);
+}
+
+/* Best effort: a page that isn't there yet is there when it is written. */
+static enum rc run_prepare(struct copier *c, uint64_t at, size_t n, uint8_t *out, struct fault *ret_f)
+{
+	(void)c, (void)at, (void)ret_f;
+	(void)madvise(out, n, MADV_POPULATE_WRITE);
+	return RC_OK;
+}
+
+enum rc memory_copy_own(const struct memory_source *from, int out_fd, bool (*ready)(void *arg), void *arg,
+			uint64_t *ret_pages, struct fault *ret_f)
 {
 	struct copier c = { .from = from, .out_fd = out_fd, .pagemap_fd = -1, .own_only = true };
-	enum rc rc = copier_open(&c, ret_f);
+	uint8_t *out = mmap(NULL, from->size, PROT_READ | PROT_WRITE, MAP_SHARED, out_fd, 0);
+	enum rc rc;
 
+	if (out == MAP_FAILED)
+		return fault_set(ret_f, RC_SYS, errno, "map a copy of memory");
+	rc = copier_open(&c, ret_f);
+	if (!rc && ready) {
+		rc = own_runs(&c, out, run_prepare, ret_f);
+		if (!rc && !ready(arg))
+			rc = fault_set(ret_f, RC_STATE, 0, "called off");
+	}
 	if (!rc)
-		rc = copier_run(&c, ret_f);
-	free(c.chunk);
+		rc = own_runs(&c, out, run_copy, ret_f);
 	close_fd(&c.pagemap_fd);
+	munmap(out, from->size);
 	if (!rc)
-		*ret_pages = c.sum.pages;
+		*ret_pages = c.sum.private_pages;
 	return rc;
 }
 

@@ -37,9 +37,13 @@ enum rc memory_file(const char *name, uint64_t size, int *ret_fd, struct fault *
 enum rc memory_seal(int fd, struct fault *ret_f);
 
 /* Base and own pages to out_fd, which is empty. Blocks: run it in a job. */
-enum rc memory_copy(const struct memory_source *from, int out_fd, struct memory_sum *ret, struct fault *ret_f);
-/* Only the own pages, over what out_fd has. No checksum. */
-enum rc memory_copy_own(const struct memory_source *from, int out_fd, uint64_t *ret_pages, struct fault *ret_f);
+enum rc memory_copy(const struct memory_source *from, int out_fd, bool summed, struct memory_sum *ret, struct fault *ret_f);
+/*
+ * Only the own pages, over what out_fd has, which is as large. No checksum. With ready(): what can be done beforehand is done, then
+ * ready() waits until the machine stands still; false calls it off.
+ */
+enum rc memory_copy_own(const struct memory_source *from, int out_fd, bool (*ready)(void *arg), void *arg,
+			uint64_t *ret_pages, struct fault *ret_f);
 enum rc memory_digest_file(int fd, uint8_t out[MEMORY_DIGEST], struct fault *ret_f);
 
 /*
@@ -51,14 +55,20 @@ struct job_result {
 	struct fault fault;
 	struct memory_sum sum;
 };
+typedef void job_prepared_fn(void *arg);
 struct job_spec {
 	struct memory_source from;
 	int out_fd;
-	bool own_only, sync;
+	bool own_only;
+	bool unsummed; /* no checksum */
+	bool sync;     /* flush to disk */
+	/* With own_only: called when all is prepared; the copy begins with job_go(). */
+	job_prepared_fn *prepared;
 };
 typedef void job_done_fn(void *arg, const struct job_result *r);
 enum rc job_start(struct loop *loop, const struct job_spec *spec, job_done_fn *done, void *arg, struct job **ret,
 		  struct fault *ret_f);
+enum rc job_go(struct job *job, struct fault *ret_f);
 void job_free(struct job *job); /* kills it if it runs; NULL is fine */
 
 #endif

@@ -177,7 +177,7 @@ enum rc gpa2hva_parse(const char *text, uint64_t *ret, struct fault *ret_f)
 static void on_address(void *arg, struct json_object *value, const struct fault *f)
 {
 	struct engine_vm *vm = arg;
-	struct job_spec job = { .from = { .pid = vm->pid, .base_fd = vm->ram_fd, .size = (uint64_t)vm->memory_mib << 20 },
+	struct job_spec job = { .from = { .pid = vm->process.pid, .base_fd = vm->ram_fd, .size = (uint64_t)vm->memory_mib << 20 },
 				.sync = true };
 	struct fault own;
 
@@ -358,7 +358,7 @@ static enum rc memory_load(int dirfd, const struct manifest *m, struct engine_sn
 		return fault_set(ret_f, RC_STATE, 0, "snapshot is damaged: length of its memory");
 	rc = memory_file("nestbox-ram", 0, &snap->ram_fd, ret_f);
 	if (!rc)
-		rc = memory_copy(&from, snap->ram_fd, &sum, ret_f);
+		rc = memory_copy(&from, snap->ram_fd, true, &sum, ret_f);
 	if (!rc)
 		rc = sum_check("memory", sum.digest, m->memory_sum, ret_f);
 	return rc ? rc : memory_seal(snap->ram_fd, ret_f);

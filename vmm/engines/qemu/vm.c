@@ -9,22 +9,22 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
-#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 static void on_deadline(void *arg)
 {
-	vm_condemn(arg, "an operation passed its deadline");
+	struct engine_vm *vm = arg;
+
+	if (vm->born_of)
+		fork_child_lost(vm);
+	else if (!fork_deadline(vm))
+		vm_condemn(vm, "an operation passed its deadline");
 }
 
 enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f)
@@ -66,8 +66,7 @@ void vm_condemn(struct engine_vm *vm, const char *fmt, ...)
 		vsnprintf(vm->why, sizeof(vm->why), fmt, ap);
 		va_end(ap);
 	}
-	if (vm->pidfd >= 0)
-		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
+	process_kill(&vm->process);
 }
 
 bool vm_command(struct engine_vm *vm, const char *command, const char *args, int pass_fd, qmp_reply_fn *fn)
@@ -81,7 +80,7 @@ bool vm_command(struct engine_vm *vm, const char *command, const char *args, int
 }
 
 /* An answer that an operation can't go on without. */
-static bool refused(struct engine_vm *vm, const struct fault *f)
+bool vm_refused(struct engine_vm *vm, const struct fault *f)
 {
 	if (f)
 		vm_condemn(vm, "%s", f->text);
@@ -98,14 +97,14 @@ static void started(struct engine_vm *vm)
 static void on_started(void *arg, struct json_object *value, const struct fault *f)
 {
 	(void)value;
-	if (!refused(arg, f))
+	if (!vm_refused(arg, f))
 		started(arg);
 }
 
 static void on_loading(void *arg, struct json_object *value, const struct fault *f)
 {
 	(void)value;
-	(void)refused(arg, f);
+	(void)vm_refused(arg, f);
 }
 
 void vm_on_greeting(void *arg, struct json_object *value, const struct fault *f)
@@ -140,7 +139,7 @@ static void on_migration(struct engine_vm *vm, struct json_object *data)
 		start_on_migration(vm, status);
 	else if (vm->op == OP_SAVE)
 		save_on_migration(vm, status);
-	else if (vm->fork || vm->born_of)
+	else if (vm->op == OP_FORK)
 		fork_on_migration(vm, status);
 }
 
@@ -161,8 +160,8 @@ void vm_on_closed(void *arg, const struct fault *f)
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
 	/* QEMU closes it when it ends by itself: then what it says on standard error is the better reason. */
-	if (f->rc == RC_CLOSED && vm->pidfd >= 0)
-		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
+	if (f->rc == RC_CLOSED)
+		process_kill(&vm->process);
 	else
 		vm_condemn(vm, "%s", f->text);
 }
@@ -183,26 +182,6 @@ static enum rc start_commands(struct engine_vm *vm, struct fault *ret_f)
 	return qmp_send(vm->qmp, "migrate-incoming", uri, -1, on_loading, ret_f);
 }
 
-/* After a failure in the middle of a start. With a process its end comes through the loop; without one, nothing is left. */
-static enum rc start_failed(struct engine_vm *vm, struct engine_vm **ret, struct fault *f, struct fault *ret_f)
-{
-	if (ret_f)
-		*ret_f = *f;
-	if (vm->exit_source) {
-		vm_condemn(vm, "%s", f->text);
-		*ret = vm;
-		return RC_OK;
-	}
-	if (vm->pid > 0 && vm->is_child) {
-		pidfd_send_signal(vm->pidfd, SIGKILL, NULL, 0);
-		waitid(P_PIDFD, (id_t)vm->pidfd, &(siginfo_t){ 0 }, WEXITED);
-	}
-	unlinkat(vm->dirfd, QEMU_SOCKET, 0);
-	unlinkat(vm->dirfd, QEMU_PID_FILE, 0);
-	vm_release(vm);
-	return f->rc;
-}
-
 static enum rc start_memory(const struct engine_spec *spec, const struct engine_snapshot *snap, int *ret_ram,
 			    int *ret_state, struct fault *ret_f)
 {
@@ -220,10 +199,24 @@ static enum rc start_memory(const struct engine_spec *spec, const struct engine_
 	return *ret_ram < 0 || *ret_state < 0 ? fault_set(ret_f, RC_SYS, errno, "open the snapshot again") : RC_OK;
 }
 
+enum rc vm_begin(struct engine_vm *vm, const struct engine_spec *spec, const struct engine_snapshot *snap,
+		 struct fault *ret_f)
+{
+	_cleanup_fd_ int ram_fd = -1, state_fd = -1;
+	enum rc rc = start_memory(spec, snap, &ram_fd, &state_fd, ret_f);
+
+	if (!rc)
+		rc = vm_spawn(vm, spec, ram_fd, state_fd, ret_f);
+	if (!rc)
+		rc = start_commands(vm, ret_f);
+	if (rc && vm_has_process(vm))
+		vm_condemn(vm, "%s", ret_f->text);
+	return rc;
+}
+
 enum rc qemu_start(struct engine *base, const struct engine_spec *spec, struct engine_snapshot *snap,
 		   engine_done_fn *done, engine_exit_fn *exit, void *arg, struct engine_vm **ret, struct fault *ret_f)
 {
-	_cleanup_fd_ int ram_fd = -1, state_fd = -1;
 	struct engine_vm *vm = NULL;
 	struct fault f = { 0 };
 	enum rc rc = vm_new((struct qemu *)base, spec, exit, arg, &vm, ret_f);
@@ -235,15 +228,16 @@ enum rc qemu_start(struct engine *base, const struct engine_spec *spec, struct e
 		return fault_set(ret_f, RC_INVALID, 0, "the snapshot is of a machine of another shape");
 	}
 	vm->restored = snap != NULL;
-	rc = start_memory(spec, snap, &ram_fd, &state_fd, &f);
+	rc = vm_op_begin(vm, OP_START, QEMU_START_MS, done, &f);
 	if (!rc)
-		rc = vm_op_begin(vm, OP_START, QEMU_START_MS, done, &f);
-	if (!rc)
-		rc = vm_spawn(vm, spec, ram_fd, state_fd, &f);
-	if (!rc)
-		rc = start_commands(vm, &f);
-	if (rc)
-		return start_failed(vm, ret, &f, ret_f);
+		rc = vm_begin(vm, spec, snap, &f);
+	/* With a process the reason comes with its end; without one nothing was started. */
+	if (rc && !vm_has_process(vm)) {
+		vm_release(vm);
+		if (ret_f)
+			*ret_f = f;
+		return rc;
+	}
 	*ret = vm;
 	return RC_OK;
 }
@@ -253,7 +247,7 @@ static void on_adopted(void *arg, struct json_object *value, const struct fault 
 	struct engine_vm *vm = arg;
 	struct json_object *running = NULL;
 
-	if (refused(vm, f))
+	if (vm_refused(vm, f))
 		return;
 	if (!json_object_is_type(value, json_type_object) || !json_object_object_get_ex(value, "running", &running)) {
 		vm_condemn(vm, "QEMU did not say whether it runs");
@@ -266,11 +260,11 @@ static void on_adopted(void *arg, struct json_object *value, const struct fault 
 static enum rc adopt(struct engine_vm *vm, struct fault *ret_f)
 {
 	char path[64];
-	enum rc rc = vm_find(vm, ret_f);
+	enum rc rc = process_adopt(&vm->process, vm->e->base.loop, vm->dirfd, vm->id, ret_f);
 
 	if (rc)
 		return rc;
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)vm->pid, JAIL_FD_FIRST);
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)vm->process.pid, JAIL_FD_FIRST);
 	vm->ram_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (vm->ram_fd < 0)
 		return fault_set(ret_f, RC_ABSENT, errno, "memory of machine '%s'", vm->id);
@@ -279,7 +273,7 @@ static enum rc adopt(struct engine_vm *vm, struct fault *ret_f)
 		rc = vm_connect(vm, ret_f);
 	if (!rc)
 		rc = qmp_send(vm->qmp, "query-status", NULL, -1, on_adopted, ret_f);
-	return rc ? rc : vm_watch(vm, ret_f);
+	return rc;
 }
 
 enum rc qemu_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
@@ -304,7 +298,7 @@ static void on_paused(void *arg, struct json_object *value, const struct fault *
 	struct engine_vm *vm = arg;
 
 	(void)value;
-	if (refused(vm, f))
+	if (vm_refused(vm, f))
 		return;
 	vm->state = VM_PAUSED;
 	vm_op_end(vm, NULL);
@@ -315,7 +309,7 @@ static void on_resumed(void *arg, struct json_object *value, const struct fault 
 	struct engine_vm *vm = arg;
 
 	(void)value;
-	if (refused(vm, f))
+	if (vm_refused(vm, f))
 		return;
 	vm->state = VM_RUNNING;
 	vm_op_end(vm, NULL);
@@ -380,49 +374,26 @@ void qemu_stop(struct engine_vm *vm)
 		return;
 	vm->stopped = true;
 	vm_condemn(vm, "stopped");
+	/* Without a process nothing will be reaped: its end comes from the loop all the same. */
+	if (vm->born_of)
+		loop_timer_set(vm->timer, 0);
 }
 
-/* The last line on standard error is what QEMU or the jail died of. */
-static void last_words(struct engine_vm *vm)
+void vm_on_exit(void *arg, int status)
 {
-	char text[JAIL_ERROR_MAX];
-	ssize_t n = vm->err_fd < 0 ? -1 : read(vm->err_fd, text, sizeof(text) - 1);
-	char *line;
-
-	if (n <= 0)
-		return;
-	while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
-		n--;
-	text[n] = '\0';
-	for (ssize_t i = 0; i < n; i++)
-		if ((text[i] < 0x20 && text[i] != '\n') || text[i] == 0x7f)
-			text[i] = '?';
-	line = strrchr(text, '\n');
-	snprintf(vm->why, sizeof(vm->why), "%.150s", line ? line + 1 : text);
-}
-
-void vm_on_exit(struct engine_vm *vm, int status)
-{
+	struct engine_vm *vm = arg;
 	struct fault f;
 
-	source_drop(&vm->exit_source);
 	if (!vm->why[0])
-		last_words(vm);
-	if (!vm->why[0] && status >= 0 && WIFSIGNALED(status))
-		snprintf(vm->why, sizeof(vm->why), "its process was killed by signal %d (%s)", WTERMSIG(status),
-			 strsignal(WTERMSIG(status)));
-	if (!vm->why[0])
-		snprintf(vm->why, sizeof(vm->why), "its process ended%s", status < 0 ? "" : " by itself");
+		process_last_words(&vm->process, status, vm->why, sizeof(vm->why));
 	vm->state = VM_GONE;
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
 	save_free(vm);
 	unlinkat(vm->dirfd, QEMU_SOCKET, 0);
-	unlinkat(vm->dirfd, QEMU_PID_FILE, 0);
+	unlinkat(vm->dirfd, PROCESS_PID_FILE, 0);
 	if (vm->fork)
 		fork_parent_lost(vm);
-	if (vm->born_of)
-		fork_child_lost(vm);
 	fault_set(&f, vm->stopped ? RC_STATE : RC_CLOSED, 0, "machine '%s' ended: %s", vm->id, vm->why);
 	vm_op_end(vm, &f);
 	vm->exit(vm->arg, vm->why);
@@ -438,36 +409,9 @@ const struct engine_times *qemu_times(struct engine_vm *vm)
 	return &vm->times;
 }
 
-static uint64_t cpu_us(pid_t pid)
-{
-	char path[64], text[1024], *at;
-	unsigned long user = 0, system = 0;
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	text[n < 0 ? 0 : n] = '\0';
-	at = strrchr(text, ')');
-	if (!at || sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-		return 0;
-	return (uint64_t)(user + system) * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
-}
-
 void qemu_stat(struct engine_vm *vm, struct engine_stat *ret)
 {
-	char path[64], line[256];
-	_cleanup_file_ FILE *in = NULL;
-
-	*ret = (struct engine_stat){ .pid = vm->pid };
-	if (vm->state == VM_GONE)
-		return;
-	ret->cpu_us = cpu_us(vm->pid);
-	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)vm->pid);
-	in = fopen(path, "re");
-	while (in && fgets(line, sizeof(line), in))
-		if (sscanf(line, "Pss: %" SCNu64, &ret->pss_bytes) == 1) {
-			ret->pss_bytes *= 1024;
-			break;
-		}
+	*ret = (struct engine_stat){ .pid = vm->process.pid };
+	if (vm_has_process(vm))
+		process_stat(&vm->process, ret);
 }

@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "vmm/engines/engine.h"
+#include "vmm/engines/process.h"
 #include "vmm/engines/qemu/args.h"
 #include "vmm/engines/qemu/memory.h"
 #include "vmm/engines/qemu/qmp.h"
@@ -15,7 +16,6 @@
 
 /* Names in a machine's and in a snapshot's directory. */
 #define QEMU_SOCKET "qmp.sock"
-#define QEMU_PID_FILE "vm.pid"
 #define QEMU_MEMORY_FILE "memory"
 #define QEMU_STATE_FILE "state"
 #define QEMU_MANIFEST_FILE "manifest.json"
@@ -53,14 +53,12 @@ struct engine_vm {
 	char id[41], shape[QEMU_SHAPE_MAX];
 	uint32_t memory_mib;
 	uid_t uid;
-	int dirfd, ram_fd, err_fd;
+	int dirfd, ram_fd;
 	struct vm_disk disks[ENGINE_DISKS_MAX];
 	size_t n_disks;
 
-	pid_t pid;
-	int pidfd;
-	bool is_child; /* ours to reap; an adopted one is reaped by init */
-	struct source *exit_source, *timer;
+	struct process process;
+	struct source *timer;
 	struct qmp *qmp;
 	char why[160]; /* of its end, as far as known */
 
@@ -85,6 +83,12 @@ void vm_condemn(struct engine_vm *vm, const char *fmt, ...) __attribute__((forma
 /* qmp_send(), and the machine is condemned if it fails. */
 bool vm_command(struct engine_vm *vm, const char *command, const char *args, int pass_fd, qmp_reply_fn *fn);
 
+/* An answer that an operation can't go on without: true condemns the machine. */
+bool vm_refused(struct engine_vm *vm, const struct fault *f);
+/* After vm_new() and vm_op_begin(). A failure with a process condemns it, one without leaves nothing. ret_f is not NULL. */
+enum rc vm_begin(struct engine_vm *vm, const struct engine_spec *spec, const struct engine_snapshot *snap,
+		 struct fault *ret_f);
+
 /* vm.c: the engine's operations */
 enum rc qemu_start(struct engine *e, const struct engine_spec *spec, struct engine_snapshot *snap, engine_done_fn *done,
 		   engine_exit_fn *exit, void *arg, struct engine_vm **ret, struct fault *ret_f);
@@ -104,12 +108,14 @@ enum rc vm_new(struct qemu *e, const struct engine_spec *spec, engine_exit_fn *e
 void vm_release(struct engine_vm *vm); /* forgets it, whatever its process does */
 /* state_fd -1: cold. Process started, its end watched, control socket connected. */
 enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_fd, int state_fd, struct fault *ret_f);
-enum rc vm_find(struct engine_vm *vm, struct fault *ret_f);     /* the process that pid file and start time name */
-enum rc vm_watch(struct engine_vm *vm, struct fault *ret_f);    /* its end */
-enum rc vm_connect(struct engine_vm *vm, struct fault *ret_f);  /* its control socket */
+enum rc vm_connect(struct engine_vm *vm, struct fault *ret_f); /* its control socket */
+static inline bool vm_has_process(const struct engine_vm *vm)
+{
+	return vm->process.source != NULL;
+}
 
 /* vm.c: what spawn.c watches ends here */
-void vm_on_exit(struct engine_vm *vm, int wait_status);
+void vm_on_exit(void *vm, int wait_status);
 qmp_reply_fn vm_on_greeting;
 qmp_event_fn vm_on_event;
 qmp_closed_fn vm_on_closed;
@@ -130,6 +136,8 @@ enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec s
 void fork_on_migration(struct engine_vm *vm, const char *status);
 void fork_parent_lost(struct engine_vm *vm);
 void fork_child_lost(struct engine_vm *vm);
+/* True: it was a fork's and the parent goes on. */
+bool fork_deadline(struct engine_vm *vm);
 
 /* host.c: what is asked of the host once, at start */
 enum rc host_version(const char *qemu_path, char out[QEMU_VERSION_MAX], struct fault *ret_f);
