@@ -242,8 +242,10 @@ enum rc agent_call(struct loop *loop, const struct net *net, enum agent_mode mod
 				  .out = BUF_INIT(AGENT_LINE_MAX + 1), .in = BUF_INIT(AGENT_LINE_MAX),
 				  .done = done, .arg = arg };
 	rc = loop_timer(loop, UINT64_MAX, call_timer, c, &c->timer, ret_f);
-	if (!rc && line && (buf_puts(&c->out, line) || buf_puts(&c->out, "\n")))
+	if (!rc && line && strlen(line) >= AGENT_LINE_MAX)
 		rc = fault_set(ret_f, RC_INVALID, 0, "line for the agent is longer than %d bytes", AGENT_LINE_MAX);
+	if (!rc && line && (buf_puts(&c->out, line) || buf_puts(&c->out, "\n")))
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (rc) {
 		agent_cancel(c);
 		return rc;

@@ -97,8 +97,16 @@ void cgroup_host_init(struct cgroup_host *h, const char *tag)
 
 void cgroup_host_free(struct cgroup_host *h)
 {
-	for (int i = 0; i < CGROUP_CONTROLLERS; i++)
+	for (int i = 0; i < CGROUP_CONTROLLERS; i++) {
+		char path[96];
+
+		if (h->dirfd[i] < 0)
+			continue;
 		close_fd(&h->dirfd[i]);
+		snprintf(path, sizeof(path), CGROUP_ROOT "/%s%s%s", h->version == 1 ? controller_names[i] : "",
+			 h->version == 1 ? "/" : "", h->name);
+		rmdir(path); /* busy as long as machines are in it */
+	}
 }
 
 static void limit_put(int fd, const char *name, uint64_t value)

@@ -285,6 +285,8 @@ void machines_free(struct broker *b)
 {
 	source_drop(&b->stop_timer);
 	source_drop(&b->console_timer);
+	for (size_t i = 0; i < b->n_machines; i++)
+		machine_forget(b->machines[i]);
 	close_fd(&b->stop_timer_fd);
 	free(b->machines);
 	free(b->slots);

@@ -13,3 +13,10 @@ sbin_PROGRAMS += nestboxd
 nestboxd_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestboxd_SOURCES = vmm/broker/main.c vmm/broker/privilege.c vmm/broker/privilege.h
 nestboxd_LDADD = libnbbroker.a $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NET_LIBS) $(HARDEN_LIBS)
+
+BROKER_LIBS = libnbbroker.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(OPENSSL_LIBS)
+check_PROGRAMS += tests/unit/test_broker
+tests_unit_test_broker_SOURCES = tests/unit/test_broker.c tests/unit/fake_vmm.c tests/unit/fake_vmm.h
+tests_unit_test_broker_LDADD = $(BROKER_LIBS)
+# Any allocation may fail there (fake_vmm.c).
+tests_unit_test_broker_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc

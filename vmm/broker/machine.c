@@ -75,6 +75,17 @@ static void machine_free(struct machine *m)
 	free(m);
 }
 
+void machine_forget(struct machine *m)
+{
+	close_fd(&m->net.ns_fd);
+	close_fd(&m->net.tap_fd);
+	close_fd(&m->net.mgmt_fd);
+	close_fd(&m->net.tcp_fd);
+	close_fd(&m->net.dns_udp_fd);
+	close_fd(&m->net.dns_tcp_fd);
+	machine_free(m);
+}
+
 static struct machine *machine_alloc(struct broker *b, const char *id)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -85,6 +96,7 @@ static struct machine *machine_alloc(struct broker *b, const char *id)
 	m->state = BROKER_VM_STARTING;
 	m->internal = id[0] == '_';
 	m->dirfd = m->log_fd = m->lease_fd = m->cgroup.procs_fd = -1;
+	m->net = (struct net){ .ns_fd = -1, .tap_fd = -1, .mgmt_fd = -1, .tcp_fd = -1, .dns_udp_fd = -1, .dns_tcp_fd = -1 };
 	for (size_t i = 0; i < ENGINE_DISKS_MAX; i++)
 		m->disks[i] = -1;
 	snprintf(m->id, sizeof(m->id), "%s", id);

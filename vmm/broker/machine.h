@@ -87,6 +87,8 @@ enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *a
 
 /* Begins the end; the first reason stays. */
 void machine_end(struct machine *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The broker ends: memory and descriptors go, the machine stays. */
+void machine_forget(struct machine *m);
 /* r is answered when nothing is left. */
 enum rc machine_wait_gone(struct machine *m, struct request *r, struct fault *ret_f);
 

@@ -9,7 +9,9 @@
 
 #include "base/cleanup.h"
 #include "base/harden.h"
+#include "base/log.h"
 
+#include <cap-ng.h>
 #include <errno.h>
 #include <linux/capability.h>
 #include <seccomp.h>
@@ -91,15 +93,26 @@ static enum rc filter_load(struct fault *ret_f)
 
 enum rc privilege_drop(struct fault *ret_f)
 {
-	struct rlimit no_core = { 0, 0 }, files = { NOFILE_WANTED, NOFILE_WANTED };
+	struct rlimit no_core = { 0, 0 }, files;
 	int keep[ARRAY_SIZE(caps)];
+	size_t n = 0;
 	enum rc rc;
 
-	for (size_t i = 0; i < ARRAY_SIZE(caps); i++)
-		keep[i] = caps[i].cap;
+	/* Where even root lacks one (containers), what needs it says so when it comes to it. */
+	if (capng_get_caps_process() < 0)
+		return fault_set(ret_f, RC_SYS, errno, "read own capabilities");
+	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
+		if (capng_have_capability(CAPNG_PERMITTED, (unsigned int)caps[i].cap))
+			keep[n++] = caps[i].cap;
+		else
+			log_warn("capability missing capability=%d for=\"%s\"", caps[i].cap, caps[i].reason);
+	}
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "number of descriptors");
+	files.rlim_cur = MIN_OF(files.rlim_max, (rlim_t)NOFILE_WANTED);
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "number of descriptors");
-	rc = harden_ids(NULL, keep, ARRAY_SIZE(keep), ret_f);
+	rc = harden_ids(NULL, keep, n, ret_f);
 	if (rc)
 		return rc;
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)

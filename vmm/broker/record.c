@@ -42,7 +42,7 @@ enum rc record_write(int dirfd, const struct record *r, struct fault *ret_f)
 #undef S
 #undef N
 	if (rc)
-		return fault_set(ret_f, rc, 0, "record does not fit");
+		return fault_set(ret_f, rc, 0, "record: %s", rc_text(rc));
 	return file_replace_at(dirfd, "record", buf_data(&b), buf_len(&b), ret_f);
 }
 

@@ -214,10 +214,8 @@ enum rc template_get(struct broker *b, const char *image, uint32_t memory_mib, t
 		*ret_use = t->use;
 		return RC_OK;
 	}
-	if (t && t->state == TEMPLATE_FAILED && now_ms() < t->retry_ms) {
-		fault_set(ret_f, t->f.rc, t->f.sys, "%s", t->f.text);
-		return fault_wrap(ret_f, "no template");
-	}
+	if (t && t->state == TEMPLATE_FAILED && now_ms() < t->retry_ms)
+		return fault_set(ret_f, t->f.rc, 0, "%s", t->f.text);
 	if (!t) {
 		char name[TEMPLATE_NAME_MAX];
 

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/fake_vmm.h"
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "vmm/net/net.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define PROCESSES_MAX 32
+
+struct engine_vm {
+	struct engine_vm *next;
+	char id[41];
+	enum { NO_OP, START, PAUSE, RESUME, SAVE } op;
+	bool stopped, gone, bad;
+	engine_done_fn *done;
+	engine_exit_fn *exit;
+	void *arg;
+	struct source *turn; /* everything is told in a later turn of the loop, as a real engine does */
+};
+
+struct engine_snapshot {
+	int unused;
+};
+
+struct fake fake;
+static char processes[PROCESSES_MAX][41];
+static struct engine_vm *vms;
+static unsigned int fail_at;
+static bool fail_armed;
+
+/* --- failures --------------------------------------------------------------------------------------------------- */
+
+void fake_fail(unsigned int n)
+{
+	fail_at = n;
+	fail_armed = n != 0;
+}
+
+bool fake_failed(void)
+{
+	return fail_at == 0;
+}
+
+static bool fails(void)
+{
+	return fail_armed && fail_at && !--fail_at;
+}
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+
+void *__wrap_malloc(size_t n)
+{
+	return fails() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return fails() ? NULL : __real_calloc(n, size);
+}
+
+/* --- engine ----------------------------------------------------------------------------------------------------- */
+
+static char *process_find(const char *id)
+{
+	for (int i = 0; i < PROCESSES_MAX; i++)
+		if (!strcmp(processes[i], id))
+			return processes[i];
+	return NULL;
+}
+
+bool fake_runs(const char *id)
+{
+	return process_find(id) != NULL;
+}
+
+static void process_end(const char *id)
+{
+	char *p = process_find(id);
+
+	if (p)
+		*p = '\0';
+}
+
+static void vm_turn(void *arg)
+{
+	struct engine_vm *vm = arg;
+	struct fault f;
+	bool was_op = vm->op != NO_OP, died = vm->stopped || !fake_runs(vm->id);
+
+	if (vm->gone)
+		return;
+	if (!died && was_op && (vm->bad || fails())) {
+		process_end(vm->id);
+		died = true;
+	}
+	vm->op = NO_OP;
+	if (was_op) {
+		fault_set(&f, RC_STATE, 0, "the fake machine died");
+		vm->done(vm->arg, died ? RC_STATE : RC_OK, died ? &f : NULL);
+	}
+	if (died && !vm->gone) {
+		vm->gone = true;
+		process_end(vm->id);
+		vm->exit(vm->arg, vm->stopped ? "stopped" : "it died");
+	} else if (vm->stopped) {
+		loop_timer_set(vm->turn, now_ms());
+	}
+}
+
+static enum rc vm_new(const struct engine_spec *spec, engine_exit_fn *on_exit, void *arg, struct engine_vm **ret,
+		      struct fault *ret_f)
+{
+	struct engine_vm *vm = __real_calloc(1, sizeof(*vm));
+
+	snprintf(vm->id, sizeof(vm->id), "%s", spec->id);
+	vm->exit = on_exit;
+	vm->arg = arg;
+	if (loop_timer(fake.engine.loop, UINT64_MAX, vm_turn, vm, &vm->turn, ret_f)) {
+		free(vm);
+		return RC_NOMEM;
+	}
+	vm->next = vms;
+	vms = vm;
+	fake.live_vms++;
+	*ret = vm;
+	return RC_OK;
+}
+
+static enum rc fake_start(struct engine *e, const struct engine_spec *spec, struct engine_snapshot *snap,
+			  engine_done_fn *done, engine_exit_fn *on_exit, void *arg, struct engine_vm **ret,
+			  struct fault *ret_f)
+{
+	struct engine_vm *vm;
+	char *free_place = process_find("");
+
+	(void)e;
+	if (fails() || !free_place || fake_runs(spec->id))
+		return fault_set(ret_f, RC_SYS, 0, "fake start failed");
+	if (vm_new(spec, on_exit, arg, &vm, ret_f))
+		return RC_NOMEM;
+	if (snap)
+		fake.restores++;
+	else
+		fake.boots++;
+	vm->bad = !snap && fake.bad_boots && fake.bad_boots--;
+	vm->op = START;
+	vm->done = done;
+	snprintf(free_place, sizeof(processes[0]), "%s", spec->id);
+	if (spec->log_fd >= 0 && write(spec->log_fd, "kernel log\n", 11) < 0)
+		return RC_SYS;
+	loop_timer_set(vm->turn, now_ms());
+	*ret = vm;
+	return RC_OK;
+}
+
+static enum rc fake_adopt(struct engine *e, const struct engine_spec *spec, engine_exit_fn *on_exit, void *arg,
+			  struct engine_vm **ret, struct fault *ret_f)
+{
+	(void)e;
+	if (!fake_runs(spec->id))
+		return fault_set(ret_f, RC_ABSENT, 0, "no such process");
+	return vm_new(spec, on_exit, arg, ret, ret_f);
+}
+
+static enum rc vm_op(struct engine_vm *vm, int op, engine_done_fn *done, struct fault *ret_f)
+{
+	if (vm->op || vm->gone || fails())
+		return fault_set(ret_f, RC_AGAIN, 0, "fake operation refused");
+	vm->op = op;
+	vm->done = done;
+	loop_timer_set(vm->turn, now_ms());
+	return RC_OK;
+}
+
+static enum rc fake_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	return vm_op(vm, PAUSE, done, ret_f);
+}
+
+static enum rc fake_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	return vm_op(vm, RESUME, done, ret_f);
+}
+
+static enum rc fake_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f)
+{
+	int fd = openat(dirfd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "fake save");
+	close(fd);
+	fake.saves++;
+	return vm_op(vm, SAVE, done, ret_f);
+}
+
+static enum rc fake_snapshot_open(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+{
+	(void)e;
+	if (fake.refuse_snapshots || faccessat(dirfd, "state", F_OK, 0) < 0)
+		return fault_set(ret_f, RC_STATE, 0, "fake snapshot is of another host");
+	*ret = __real_calloc(1, sizeof(**ret));
+	fake.live_snapshots++;
+	return RC_OK;
+}
+
+static void fake_snapshot_free(struct engine_snapshot *s)
+{
+	fake.live_snapshots--;
+	free(s);
+}
+
+static void fake_stop(struct engine_vm *vm)
+{
+	vm->stopped = true;
+	process_end(vm->id);
+	loop_timer_set(vm->turn, now_ms());
+}
+
+static void fake_stat(struct engine_vm *vm, struct engine_stat *ret)
+{
+	(void)vm;
+	*ret = (struct engine_stat){ .pid = 0, .pss_bytes = 12345, .cpu_us = 678 };
+}
+
+static void vm_drop(struct engine_vm *vm)
+{
+	for (struct engine_vm **at = &vms; *at; at = &(*at)->next)
+		if (*at == vm) {
+			*at = vm->next;
+			break;
+		}
+	source_drop(&vm->turn);
+	fake.live_vms--;
+	free(vm);
+}
+
+static void fake_engine_free(struct engine *e)
+{
+	(void)e;
+	while (vms)
+		vm_drop(vms);
+}
+
+static const struct engine_ops fake_ops = {
+	.name = "fake", .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
+	.save = fake_save, .snapshot_open = fake_snapshot_open, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
+	.stat = fake_stat, .vm_free = vm_drop, .engine_free = fake_engine_free,
+};
+
+void fake_die(const char *id)
+{
+	process_end(id);
+	for (struct engine_vm *vm = vms; vm; vm = vm->next)
+		if (!strcmp(vm->id, id))
+			loop_timer_set(vm->turn, now_ms());
+}
+
+/* --- network ---------------------------------------------------------------------------------------------------- */
+
+enum rc net_init(const char *run_dir, struct fault *ret_f)
+{
+	(void)run_dir;
+	(void)ret_f;
+	return RC_OK;
+}
+
+static void net_fill(const char *id, struct net *ret)
+{
+	*ret = (struct net){ .ns_fd = -1, .tap_fd = -1, .mgmt_fd = -1 };
+	snprintf(ret->id, sizeof(ret->id), "%s", id);
+	ret->tcp_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	ret->dns_udp_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	ret->dns_tcp_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	fake.live_nets++;
+}
+
+enum rc net_create(const char *id, struct net *ret, struct fault *ret_f)
+{
+	if (fails())
+		return fault_set(ret_f, RC_SYS, 0, "fake network failed");
+	net_fill(id, ret);
+	return RC_OK;
+}
+
+enum rc net_adopt(const char *id, struct net *ret, struct fault *ret_f)
+{
+	(void)ret_f;
+	net_fill(id, ret);
+	return RC_OK;
+}
+
+void net_destroy(struct net *net)
+{
+	close_fd(&net->tcp_fd);
+	close_fd(&net->dns_udp_fd);
+	close_fd(&net->dns_tcp_fd);
+	fake.live_nets--;
+}
+
+enum rc net_sweep(bool (*kept)(void *arg, const char *id), void *arg, struct fault *ret_f)
+{
+	(void)kept;
+	(void)arg;
+	(void)ret_f;
+	return RC_OK;
+}
+
+enum rc net_dial(const struct net *net, int *ret_fd, struct fault *ret_f)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)fake.agent_port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = fails() ? -1 : socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	(void)net;
+	if (fd < 0)
+		return fault_set(ret_f, RC_SYS, 0, "fake dial failed");
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0 && errno != EINPROGRESS) {
+		close(fd);
+		return fault_set(ret_f, RC_SYS, errno, "connect");
+	}
+	*ret_fd = fd;
+	return RC_OK;
+}
+
+/* --- agent ------------------------------------------------------------------------------------------------------ */
+
+struct connection {
+	int fd;
+	struct source *io;
+	size_t n;
+	char line[65536];
+};
+
+static void connection_end(struct connection *c)
+{
+	source_drop(&c->io);
+	close(c->fd);
+	free(c);
+}
+
+static void answer(struct connection *c)
+{
+	static char many[200000];
+	const char *text = "{\"ok\":true}\n";
+
+	fake.lines++;
+	memcpy(fake.last_line, c->line, c->n);
+	fake.last_line[c->n] = '\0';
+	if (fake.agent_mode == AGENT_SILENT)
+		return;
+	if (fake.agent_mode == AGENT_ERROR || fails())
+		text = "{\"error\":{\"code\":\"EIO\",\"message\":\"\\u0007rm -rf\"}}\n";
+	else if (fake.agent_mode == AGENT_GARBAGE)
+		text = "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n";
+	else if (fake.agent_mode == AGENT_LONG)
+		text = memset(many, 'x', sizeof(many) - 1);
+	else if (fake.agent_mode == AGENT_CLOSES)
+		text = "";
+	(void)!write(c->fd, text, strlen(text));
+	connection_end(c);
+}
+
+static void on_line(void *arg, uint32_t events)
+{
+	struct connection *c = arg;
+	ssize_t n = read(c->fd, c->line + c->n, sizeof(c->line) - 1 - c->n);
+
+	(void)events;
+	if (n <= 0) {
+		connection_end(c);
+		return;
+	}
+	c->n += (size_t)n;
+	if (c->line[c->n - 1] == '\n') {
+		c->line[--c->n] = '\0';
+		answer(c);
+	}
+}
+
+static void on_connection(void *arg, uint32_t events)
+{
+	struct connection *c = __real_calloc(1, sizeof(*c));
+	bool armed = fail_armed;
+
+	(void)arg;
+	(void)events;
+	c->fd = accept4(fake.agent_fd, NULL, NULL, SOCK_CLOEXEC);
+	fail_armed = false; /* the agent's own bookkeeping is not under test */
+	if (c->fd < 0 || loop_fd(fake.engine.loop, c->fd, EPOLLIN, on_line, c, &c->io, NULL))
+		abort();
+	fail_armed = armed;
+}
+
+void fake_open(struct loop *loop)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t n = sizeof(at);
+
+	fake.engine = (struct engine){ &fake_ops, loop };
+	fake.agent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (bind(fake.agent_fd, (struct sockaddr *)&at, sizeof(at)) < 0 || listen(fake.agent_fd, 64) < 0 ||
+	    getsockname(fake.agent_fd, (struct sockaddr *)&at, &n) < 0 ||
+	    loop_fd(loop, fake.agent_fd, EPOLLIN, on_connection, NULL, &fake.agent_source, NULL))
+		abort();
+	fake.agent_port = ntohs(at.sin_port);
+}
+
+void fake_close(void)
+{
+	source_drop(&fake.agent_source);
+	close_fd(&fake.agent_fd);
+	fake_engine_free(&fake.engine);
+}
+
+void fake_reset(void)
+{
+	memset(processes, 0, sizeof(processes));
+	memset(&fake, 0, sizeof(fake));
+	fake_fail(0);
+}

@@ -1,0 +1,927 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The broker with a fake engine, network and agent: the life of a machine, its ends, and what a restart finds. */
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "schema/broker.h"
+#include "tests/lib/check.h"
+#include "tests/unit/fake_vmm.h"
+#include "vmm/broker/broker.h"
+#include "vmm/broker/limits.h"
+#include "vmm/broker/machine.h"
+#include "vmm/broker/peer.h"
+#include "vmm/store/copy.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define PATIENCE_MS 20000
+
+static char dir[] = "/tmp/test_broker.XXXXXX";
+static struct config config;
+static struct loop *loop;
+static struct broker *b;
+static int client = -1;
+static uint8_t mem[MESSAGE_MAX];
+static int got_fds[FD_PASS_MAX];
+static size_t got_n_fds;
+static char events[8192]; /* what was told without being asked, as text */
+
+/* --- the world around it ---------------------------------------------------------------------------------------- */
+
+static void file_make(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	if (fd < 0 || write(fd, "{}\n", 3) != 3)
+		abort();
+	close(fd);
+}
+
+static void world_make(void)
+{
+	static const char *const files[] = { "kernel", "initrd", "root.erofs", "image.json" };
+	char path[256];
+
+	if (!mkdtemp(dir) || chdir(dir) < 0 || mkdir("state", 0755) < 0 || mkdir("run", 0755) < 0 ||
+	    mkdir("state/images", 0755) < 0 || mkdir("state/images/debian-13", 0755) < 0)
+		abort();
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		snprintf(path, sizeof(path), "state/images/debian-13/%s", files[i]);
+		file_make(path);
+	}
+	file_make("empty.conf");
+	if (truncate("empty.conf", 0) < 0 || config_load(&config, "empty.conf", NULL))
+		abort();
+	snprintf(config.state_dir, sizeof(config.state_dir), "%s/state", dir);
+	snprintf(config.run_dir, sizeof(config.run_dir), "%s/run", dir);
+	snprintf(config.template_memory_mib, sizeof(config.template_memory_mib), "1024");
+	config.vm_disk_mib = 512;
+	config.vm_max = 4;
+	config.vm_memory_mib_host = 1000000;
+	config.lease_grace_ms = 100;
+	config.create_timeout_ms = 5000;
+	config.vm_uid_base = 4000000000; /* nobody's: there is nothing to be swept */
+}
+
+static int peer_open(unsigned int who)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || peer_add(b, pair[0], who, NULL))
+		abort();
+	return pair[1];
+}
+
+static void broker_up(void)
+{
+	struct engine_verdict verdict = { .name = "fake", .tier = "emulated", .reason = "a test" };
+	struct fault f;
+
+	if (loop_new(&loop, NULL))
+		abort();
+	fake_open(loop);
+	if (broker_new(loop, &config, &fake.engine, &verdict, &b, &f) || broker_start(b, &f)) {
+		printf("  %s\n", f.text);
+		abort();
+	}
+	client = peer_open(PEER_API);
+}
+
+/* As if it had been killed: nothing is ended, nothing told. */
+static void broker_down(void)
+{
+	close_fd(&client);
+	broker_free(b);
+	fake_close();
+	fake.live_nets = 0;
+	loop_free(loop);
+	b = NULL;
+}
+
+static void setup(void)
+{
+	static bool made;
+
+	if (!made)
+		world_make();
+	made = true;
+	fake_reset();
+	events[0] = '\0';
+	broker_up();
+}
+
+static size_t files_below(const char *path)
+{
+	DIR *d = opendir(path);
+	struct dirent *e;
+	size_t n = 0;
+
+	while (d && (e = readdir(d)))
+		n += e->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static bool nothing_left(void)
+{
+	size_t slots = 0;
+
+	for (size_t i = 0; i < config.vm_max + VM_INTERNAL; i++)
+		slots += b->slots[i];
+	return !b->n_machines && !slots && !fake.live_vms && !fake.live_nets && !files_below("state/vms");
+}
+
+#define UNTIL(cond)                                                                \
+	do {                                                                       \
+		uint64_t until_ = now_ms() + PATIENCE_MS;                          \
+		while (!(cond) && now_ms() < until_)                               \
+			loop_once(loop, 20, NULL);                                 \
+		CHECK(cond);                                                       \
+	} while (0)
+
+static void teardown(void)
+{
+	while (b->n_machines) {
+		machine_end(b->machines[0], "test is over");
+		UNTIL(!b->n_machines || !b->machines[0]->ending);
+	}
+	UNTIL(nothing_left());
+	broker_down();
+	CHECK_EQ(fake.live_snapshots, 0);
+}
+
+/* --- asking ----------------------------------------------------------------------------------------------------- */
+
+static void event_note(const struct message_head *head, struct wire *w)
+{
+	struct broker_vm_event vm;
+	struct broker_expose_event x;
+	struct broker_host h;
+	struct broker_vm_id id;
+	char text[700] = "?";
+
+	switch (head->op & ~MESSAGE_EVENT) {
+	case BROKER_EVENT_VM:
+		broker_vm_event_get(w, &vm);
+		snprintf(text, sizeof(text), "vm %s %u %s", vm.id, vm.state, vm.reason);
+		break;
+	case BROKER_EVENT_EXPOSE:
+		broker_expose_event_get(w, &x);
+		snprintf(text, sizeof(text), "expose %s %u", x.host, x.present);
+		break;
+	case BROKER_EVENT_WANTED:
+		broker_host_get(w, &h);
+		snprintf(text, sizeof(text), "wanted %s", h.host);
+		break;
+	case BROKER_EVENT_EGRESS_GONE:
+		broker_vm_id_get(w, &id);
+		snprintf(text, sizeof(text), "egress gone %s", id.id);
+		break;
+	case BROKER_EVENT_EGRESS_VM: {
+		struct broker_egress_vm v;
+
+		broker_egress_vm_get(w, &v);
+		snprintf(text, sizeof(text), "egress vm %s %.*s fds %zu", v.id, (int)v.policy_n, (const char *)v.policy,
+			 got_n_fds);
+		break;
+	}
+	case BROKER_EVENT_EGRESS_POLICY: {
+		struct broker_vm_policy v;
+
+		broker_vm_policy_get(w, &v);
+		snprintf(text, sizeof(text), "egress policy %s %.*s", v.id, (int)v.policy_n, (const char *)v.policy);
+		break;
+	}
+	}
+	CHECK(wire_done(w));
+	if (strlen(events) + strlen(text) + 2 < sizeof(events)) {
+		strcat(events, text);
+		strcat(events, "\n");
+	}
+}
+
+/* One packet from fd, if there is one: an event is noted, a reply leaves *ret_w behind its result. */
+static bool receive(int fd, uint16_t op, enum rc *ret_rc, struct wire *ret_w, struct fault *ret_f)
+{
+	struct message_head head;
+	size_t n;
+
+	if (recv(fd, mem, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN)
+		return false;
+	if (packet_recv(fd, mem, sizeof(mem), &n, got_fds, &got_n_fds, ret_f) || !n) {
+		*ret_rc = RC_CLOSED;
+		return true;
+	}
+	if (message_open(mem, n, got_n_fds, &head, ret_w, ret_f)) {
+		*ret_rc = RC_PROTO;
+		return true;
+	}
+	if (head.op & MESSAGE_EVENT) {
+		event_note(&head, ret_w);
+		fds_close(got_fds, got_n_fds);
+		got_n_fds = 0;
+		return false;
+	}
+	CHECK_EQ(head.op, op | MESSAGE_REPLY);
+	*ret_rc = message_get_result(ret_w, ret_f);
+	return true;
+}
+
+static enum rc ask_send(int fd, uint16_t op, message_put_fn *put, const void *q)
+{
+	struct wire w;
+	size_t n;
+
+	message_begin(&w, mem, sizeof(mem));
+	if (put)
+		put(&w, q);
+	if (message_end(&w, op, 7, 0, &n, NULL))
+		return RC_LIMIT;
+	return packet_send(fd, mem, n, NULL, 0, NULL);
+}
+
+static struct fault last;
+
+static enum rc ask_receive(int fd, uint16_t op, message_get_fn *get, void *ret)
+{
+	uint64_t until = now_ms() + PATIENCE_MS;
+	enum rc rc = RC_TIMEOUT;
+	struct wire w;
+
+	got_n_fds = 0;
+	while (!receive(fd, op, &rc, &w, &last)) {
+		if (now_ms() > until)
+			return RC_TIMEOUT;
+		loop_once(loop, 20, NULL);
+	}
+	if (!rc && get)
+		get(&w, ret);
+	if (!rc && get)
+		CHECK(wire_done(&w));
+	return rc;
+}
+
+static enum rc ask_on(int fd, uint16_t op, message_put_fn *put, const void *q, message_get_fn *get, void *ret)
+{
+	enum rc rc = ask_send(fd, op, put, q);
+
+	return rc ? rc : ask_receive(fd, op, get, ret);
+}
+
+#define ASK(op, request, q, reply, ret)                                                              \
+	ask_on(client, BROKER_##op, (message_put_fn *)request##_put, q, (message_get_fn *)reply##_get, ret)
+
+static struct broker_none none;
+
+static struct broker_vm_create create_request(const char *id, uint32_t flags)
+{
+	static const uint8_t policy[] = "nestbox-policy 1\n";
+	static const uint8_t env[] = "A=1\0B=two words";
+	struct broker_vm_create q = { .memory_mib = 1024, .flags = flags, .hostname = "box", .policy = policy,
+				      .policy_n = sizeof(policy) - 1, .env = env, .env_n = sizeof(env) };
+
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	return q;
+}
+
+static enum rc create(const char *id, uint32_t flags)
+{
+	struct broker_vm_create q = create_request(id, flags);
+	struct broker_vm_created created;
+
+	return ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created);
+}
+
+static enum rc vm_kill(const char *id)
+{
+	struct broker_vm_kill q = { .reason = "because" };
+
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	return ASK(VM_KILL, broker_vm_kill, &q, broker_none, &none);
+}
+
+static struct broker_vm_stat vm_stat_of(const char *id)
+{
+	struct broker_vm_stat s = { 0 };
+	struct broker_vm_id q;
+
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	if (ASK(VM_STAT, broker_vm_id, &q, broker_vm_stat, &s))
+		s.state = 0;
+	return s;
+}
+
+/* --- templates -------------------------------------------------------------------------------------------------- */
+
+TEST(template_is_made_checked_and_kept)
+{
+	setup();
+	UNTIL(files_below("state/templates") == 1 && !b->n_machines);
+	CHECK_EQ(fake.boots, 1);
+	CHECK_EQ(fake.saves, 1);
+	CHECK_EQ(fake.restores, 1);
+	teardown();
+	setup();
+	CHECK_EQ(create("again", 0), RC_OK);
+	CHECK_EQ(fake.boots, 0);
+	CHECK_EQ(fake.restores, 1);
+	teardown();
+}
+
+TEST(template_boot_is_retried_and_its_log_kept)
+{
+	struct broker_vm_create q = create_request("big", 0);
+	struct broker_vm_created created;
+
+	setup();
+	q.memory_mib = 2048;
+	fake.bad_boots = 2;
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_OK);
+	CHECK_EQ(fake.boots, 3);
+	CHECK_EQ(files_below("state/logs"), 2);
+	teardown();
+}
+
+TEST(template_that_cannot_be_made_fails_the_create_with_its_reason)
+{
+	struct broker_vm_create q = create_request("big", 0);
+	struct broker_vm_created created;
+
+	setup();
+	q.memory_mib = 3072;
+	fake.bad_boots = TEMPLATE_TRIES;
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_STATE);
+	CHECK(strstr(last.text, "the fake machine died") != NULL);
+	CHECK(nothing_left());
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_STATE);
+	CHECK_EQ(fake.boots, TEMPLATE_TRIES);
+	snprintf(q.image, sizeof(q.image), "no-such-image");
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_ABSENT);
+	snprintf(q.image, sizeof(q.image), "../../etc");
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_INVALID);
+	teardown();
+}
+
+TEST(template_is_made_anew_when_the_host_cannot_use_it)
+{
+	setup();
+	UNTIL(fake.live_snapshots == 1);
+	teardown();
+	setup();
+	/* Refused at start; its successor must open again. */
+	fake.refuse_snapshots = true;
+	loop_once(loop, 0, NULL);
+	UNTIL(b->n_machines == 1);
+	fake.refuse_snapshots = false;
+	CHECK_EQ(create("a", 0), RC_OK);
+	CHECK_EQ(fake.boots, 1);
+	teardown();
+}
+
+/* --- one machine ------------------------------------------------------------------------------------------------ */
+
+TEST(create_stat_list_kill)
+{
+	struct broker_cursor cursor = { "" };
+	struct broker_vm_list list;
+	struct broker_node node;
+	struct broker_vm_stat s;
+
+	setup();
+	CHECK_EQ(create("one", 0), RC_OK);
+	CHECK(strstr(fake.last_line, "\"op\":\"identity\"") && strstr(fake.last_line, "\"B\":\"two words\"") &&
+	      strstr(fake.last_line, "\"hostname\":\"box\""));
+	CHECK_EQ(create("one", 0), RC_EXISTS);
+	s = vm_stat_of("one");
+	CHECK_EQ(s.state, BROKER_VM_RUNNING);
+	CHECK_EQ(s.memory_private, 12345);
+	CHECK_EQ(create("two", 0), RC_OK);
+	CHECK_EQ(ASK(VM_LIST, broker_cursor, &cursor, broker_vm_list, &list), RC_OK);
+	CHECK_EQ(list.n, 2);
+	snprintf(cursor.after, sizeof(cursor.after), "one");
+	CHECK_EQ(ASK(VM_LIST, broker_cursor, &cursor, broker_vm_list, &list), RC_OK);
+	CHECK_EQ(list.n, 1);
+	CHECK_EQ(ASK(NODE_STAT, broker_none, &none, broker_node, &node), RC_OK);
+	CHECK_EQ(node.vms, 2);
+	CHECK_EQ(node.memory_mib_used, 2048);
+	CHECK_EQ(vm_kill("one"), RC_OK);
+	CHECK_EQ(vm_kill("one"), RC_ABSENT);
+	s = vm_stat_of("one");
+	CHECK_EQ(s.state, BROKER_VM_GONE);
+	CHECK_STR(s.reason, "killed: because");
+	CHECK_EQ(vm_kill("two"), RC_OK);
+	CHECK(nothing_left());
+	CHECK_EQ(vm_stat_of("three").state, 0);
+	teardown();
+}
+
+TEST(bad_creates_are_refused)
+{
+	static const uint8_t bad_env[] = "NOVALUE";
+	struct broker_vm_created created;
+	struct broker_vm_create q;
+
+	setup();
+#define REFUSED(change, why)                                                                                \
+	do {                                                                                                \
+		q = create_request("x", 0);                                                                 \
+		change;                                                                                     \
+		CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), why);           \
+	} while (0)
+	REFUSED(q.id[0] = '\0', RC_INVALID);
+	REFUSED(strcpy(q.id, "_cold"), RC_INVALID);
+	REFUSED(strcpy(q.id, "../x"), RC_INVALID);
+	REFUSED(strcpy(q.id, "UP"), RC_INVALID);
+	REFUSED(q.memory_mib = 1, RC_INVALID);
+	REFUSED(q.memory_mib = 1u << 30, RC_INVALID);
+	REFUSED(q.flags = 2, RC_INVALID);
+	REFUSED(q.stop_at_ms = 1, RC_INVALID);
+	REFUSED((q.env = bad_env, q.env_n = sizeof(bad_env)), RC_INVALID);
+	REFUSED((q.env = bad_env, q.env_n = 3), RC_INVALID);
+	REFUSED(strcpy(q.root_volume, "v"), RC_STATE);
+	CHECK(!fake_runs("x"));
+	teardown();
+}
+
+TEST(host_limits)
+{
+	char id[8];
+
+	setup();
+	for (unsigned int i = 0; i < config.vm_max; i++) {
+		snprintf(id, sizeof(id), "m%u", i);
+		CHECK_EQ(create(id, 0), RC_OK);
+	}
+	CHECK_EQ(create("more", 0), RC_LIMIT);
+	CHECK(strstr(last.text, "maximum of 4") != NULL);
+	CHECK_EQ(vm_kill("m0"), RC_OK);
+	b->memory_mib_max = 4000;
+	CHECK_EQ(create("more", 0), RC_LIMIT);
+	CHECK(strstr(last.text, "no memory left") != NULL);
+	b->memory_mib_max = 1000000;
+	CHECK_EQ(create("more", 0), RC_OK);
+	teardown();
+}
+
+/* Whatever step fails: the create either succeeds or leaves nothing, and the broker goes on. */
+TEST(every_step_of_a_create_may_fail)
+{
+	unsigned int n, failures = 0;
+
+	setup();
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	for (n = 1; n < 200; n++) {
+		struct broker_vm_create q = create_request("nth", 0);
+		enum rc rc = ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q);
+		struct broker_vm_created created;
+		bool used_up;
+
+		REQUIRE(!rc);
+		fake_fail(n);
+		rc = ask_receive(client, BROKER_VM_CREATE, (message_get_fn *)broker_vm_created_get, &created);
+		used_up = fake_failed();
+		fake_fail(0);
+		if (rc == RC_CLOSED) {
+			/* Not even a reply could be made: the connection ends instead. */
+			close(client);
+			client = peer_open(PEER_API);
+		}
+		failures += rc != RC_OK;
+		if (rc) {
+			UNTIL(nothing_left() || fake_runs("nth"));
+			if (fake_runs("nth"))
+				CHECK_EQ(vm_kill("nth"), RC_OK);
+		} else {
+			CHECK_EQ(vm_kill("nth"), RC_OK);
+		}
+		CHECK(nothing_left());
+		if (!used_up)
+			break;
+	}
+	printf("  %u steps, %u of them fatal to the create\n", n - 1, failures);
+	CHECK(n > 15 && n < 200 && failures > 8);
+	CHECK_EQ(create("after", 0), RC_OK);
+	teardown();
+}
+
+TEST(agents_that_misbehave_end_the_create)
+{
+	setup();
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	fake.agent_mode = AGENT_ERROR;
+	CHECK_EQ(create("x", 0), RC_GUEST);
+	CHECK_STR(last.text, "agent refused: EIO");
+	fake.agent_mode = AGENT_GARBAGE;
+	CHECK_EQ(create("x", 0), RC_GUEST);
+	fake.agent_mode = AGENT_LONG;
+	CHECK_EQ(create("x", 0), RC_GUEST);
+	fake.agent_mode = AGENT_CLOSES;
+	CHECK_EQ(create("x", 0), RC_GUEST);
+	fake.agent_mode = AGENT_SILENT;
+	config.create_timeout_ms = 100;
+	CHECK_EQ(create("x", 0), RC_TIMEOUT);
+	CHECK(strstr(last.text, "its agent") != NULL);
+	config.create_timeout_ms = 5000;
+	CHECK(nothing_left());
+	teardown();
+}
+
+TEST(kill_while_it_is_made)
+{
+	struct broker_vm_create q = create_request("x", 0);
+	int other;
+
+	setup();
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	fake.agent_mode = AGENT_SILENT;
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(fake.last_line[0]);
+	other = client;
+	client = peer_open(PEER_API);
+	CHECK_EQ(vm_kill("x"), RC_OK);
+	CHECK(nothing_left());
+	CHECK_EQ(ask_receive(other, BROKER_VM_CREATE, NULL, NULL), RC_STATE);
+	CHECK(strstr(last.text, "because") != NULL);
+	close(other);
+	teardown();
+}
+
+TEST(creator_that_went_away_leaves_nothing)
+{
+	struct broker_vm_create q = create_request("x", 0);
+
+	setup();
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(b->n_machines == 1);
+	close_fd(&client);
+	UNTIL(nothing_left());
+	teardown();
+}
+
+TEST(death_of_the_process_is_told)
+{
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	CHECK_EQ(ASK(SUBSCRIBE, broker_none, &none, broker_none, &none), RC_OK);
+	fake_die("x");
+	UNTIL(nothing_left());
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_GONE);
+	CHECK(strstr(events, "vm x 5 the virtual machine's process ended: it died\n") != NULL);
+	teardown();
+}
+
+TEST(pause_and_resume)
+{
+	struct broker_vm_id q = { "x" };
+	struct broker_vm_dial dial = { "x", 0 };
+
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	CHECK_EQ(ASK(VM_RESUME, broker_vm_id, &q, broker_none, &none), RC_STATE);
+	CHECK_EQ(ASK(VM_PAUSE, broker_vm_id, &q, broker_none, &none), RC_OK);
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_PAUSED);
+	CHECK_EQ(ASK(VM_DIAL, broker_vm_dial, &dial, broker_none, &none), RC_STATE);
+	CHECK_EQ(ASK(VM_RESUME, broker_vm_id, &q, broker_none, &none), RC_OK);
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_RUNNING);
+	teardown();
+}
+
+/* --- lifetimes and leases --------------------------------------------------------------------------------------- */
+
+TEST(lifetime_ends_and_can_be_moved)
+{
+	struct broker_vm_create q = create_request("x", 0);
+	struct broker_vm_extend e = { "x", 0 }, got;
+	struct broker_vm_created created;
+
+	setup();
+	UNTIL(fake.live_snapshots == 1);
+	q.stop_at_ms = wall_ms() + 3600000;
+	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_OK);
+	e.stop_at_ms = 1;
+	CHECK_EQ(ASK(VM_EXTEND, broker_vm_extend, &e, broker_vm_extend, &got), RC_INVALID);
+	e.stop_at_ms = wall_ms() + 150;
+	CHECK_EQ(ASK(VM_EXTEND, broker_vm_extend, &e, broker_vm_extend, &got), RC_OK);
+	CHECK_EQ(got.stop_at_ms, e.stop_at_ms);
+	UNTIL(nothing_left());
+	CHECK(wall_ms() >= e.stop_at_ms);
+	CHECK_STR(vm_stat_of("x").reason, "its lifetime ended");
+	teardown();
+}
+
+static int lease_create(const char *id)
+{
+	CHECK_EQ(create(id, BROKER_VM_LEASE), RC_OK);
+	CHECK_EQ(got_n_fds, 1);
+	return got_n_fds ? got_fds[0] : -1;
+}
+
+static int lease_dial(const char *id, bool expected)
+{
+	struct broker_vm_dial q = { "", 1 };
+	struct broker_vm_dialed dialed = { 0 };
+
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	CHECK_EQ(ASK(VM_DIAL, broker_vm_dial, &q, broker_vm_dialed, &dialed), RC_OK);
+	CHECK_EQ(dialed.has_lease, expected);
+	CHECK_EQ(got_n_fds, expected ? 2 : 1);
+	if (got_n_fds)
+		close(got_fds[0]);
+	return got_n_fds == 2 ? got_fds[1] : -1;
+}
+
+TEST(lease_ends_the_machine_after_its_grace)
+{
+	uint64_t begun;
+	int lease;
+
+	setup();
+	lease = lease_create("x");
+	lease_dial("x", false);
+	begun = now_ms();
+	close(lease);
+	UNTIL(nothing_left());
+	CHECK(now_ms() - begun >= config.lease_grace_ms);
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_GONE);
+	teardown();
+}
+
+TEST(lease_can_be_taken_over_in_its_grace)
+{
+	uint64_t at;
+	int lease;
+
+	setup();
+	config.lease_grace_ms = 400;
+	close(lease_create("x"));
+	UNTIL(!b->machines[0]->lease);
+	lease = lease_dial("x", true);
+	REQUIRE(lease >= 0);
+	at = now_ms() + 2 * config.lease_grace_ms;
+	UNTIL(now_ms() > at);
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_RUNNING);
+	/* A holder that writes into it gains nothing. */
+	CHECK_EQ(write(lease, "xxxx", 4), 4);
+	loop_once(loop, 20, NULL);
+	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_RUNNING);
+	close(lease);
+	UNTIL(nothing_left());
+	config.lease_grace_ms = 100;
+	teardown();
+}
+
+/* --- restarts --------------------------------------------------------------------------------------------------- */
+
+TEST(restart_adopts_what_runs_and_reports_what_does_not)
+{
+	int lease;
+
+	setup();
+	CHECK_EQ(create("alive", 0), RC_OK);
+	CHECK_EQ(create("dead", 0), RC_OK);
+	lease = lease_create("leased");
+	close(lease_create("unleased"));
+	broker_down();
+	fake_die("dead");
+	mkdir("state/vms/junk", 0700);
+	mkdir("state/vms/junk/more", 0700);
+	broker_up();
+	CHECK_EQ(vm_stat_of("alive").state, BROKER_VM_RUNNING);
+	UNTIL(files_below("state/vms") == 2);
+	CHECK_EQ(vm_stat_of("dead").state, BROKER_VM_GONE);
+	CHECK(strstr(vm_stat_of("dead").reason, "lost while the broker was away") != NULL);
+	CHECK_EQ(vm_stat_of("junk").state, BROKER_VM_GONE);
+	CHECK_EQ(vm_stat_of("unleased").state, BROKER_VM_GONE);
+	CHECK_EQ(vm_stat_of("leased").state, BROKER_VM_RUNNING);
+	CHECK_EQ(create("alive", 0), RC_EXISTS);
+	CHECK_EQ(vm_kill("alive"), RC_OK);
+	close(lease);
+	UNTIL(nothing_left());
+	teardown();
+}
+
+TEST(restart_in_the_middle_of_a_create_ends_it)
+{
+	struct broker_vm_create q = create_request("x", 0);
+
+	setup();
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	fake.agent_mode = AGENT_SILENT;
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(fake_runs("x") && fake.last_line[0]);
+	b->machines[0]->on_end(b->machines[0]->arg, "test"); /* its request, which a killed process would not free */
+	b->machines[0]->on_gone(b->machines[0]->arg);
+	broker_down();
+	fake.agent_mode = AGENT_OK;
+	broker_up();
+	UNTIL(nothing_left());
+	CHECK(!fake_runs("x"));
+	teardown();
+}
+
+/* --- exposures -------------------------------------------------------------------------------------------------- */
+
+static enum rc expose(const char *host, const char *id, bool keep)
+{
+	struct broker_expose q = { .line = "{\"service\":\"dial\",\"port\":8000}", .keep = keep };
+
+	snprintf(q.host, sizeof(q.host), "%s", host);
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	return ASK(EXPOSE_ADD, broker_expose, &q, broker_none, &none);
+}
+
+static enum rc expose_dial(int fd, const char *host)
+{
+	struct broker_host q;
+	enum rc rc;
+
+	snprintf(q.host, sizeof(q.host), "%s", host);
+	rc = ask_on(fd, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &q, (message_get_fn *)broker_none_get, &none);
+	if (!rc)
+		CHECK_EQ(got_n_fds, 1);
+	fds_close(got_fds, got_n_fds);
+	return rc;
+}
+
+TEST(exposures)
+{
+	struct broker_cursor cursor = { "" };
+	struct broker_expose_list list;
+	struct broker_host gone = { "b.nestbox.localhost" };
+	int gateway;
+
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	gateway = peer_open(PEER_GATEWAY);
+	CHECK_EQ(ask_on(gateway, BROKER_SUBSCRIBE, NULL, NULL, NULL, NULL), RC_OK);
+	CHECK_EQ(ASK(SUBSCRIBE, broker_none, &none, broker_none, &none), RC_OK);
+	CHECK_EQ(expose("a.nestbox.localhost", "x", false), RC_OK);
+	CHECK_EQ(expose("b.nestbox.localhost", "x", false), RC_OK);
+	CHECK_EQ(expose("app.nestbox.localhost", "x", true), RC_OK);
+	CHECK_EQ(expose("sleeps.nestbox.localhost", "", true), RC_OK);
+	CHECK_EQ(expose("no.nestbox.localhost", "", false), RC_INVALID);
+	CHECK_EQ(expose("../x", "x", false), RC_INVALID);
+	CHECK_EQ(expose("A.b", "x", false), RC_INVALID);
+	CHECK_EQ(expose("c.nestbox.localhost", "nobody", false), RC_ABSENT);
+	CHECK_EQ(ASK(EXPOSE_LIST, broker_cursor, &cursor, broker_expose_list, &list), RC_OK);
+	CHECK_EQ(list.n, 4);
+	CHECK_EQ(expose_dial(gateway, "a.nestbox.localhost"), RC_OK);
+	UNTIL(!strcmp(fake.last_line, "{\"service\":\"dial\",\"port\":8000}"));
+	CHECK_EQ(expose_dial(gateway, "nobody.nestbox.localhost"), RC_ABSENT);
+	CHECK_EQ(ASK(EXPOSE_DELETE, broker_host, &gone, broker_none, &none), RC_OK);
+	CHECK_EQ(ASK(EXPOSE_DELETE, broker_host, &gone, broker_none, &none), RC_ABSENT);
+	close(gateway);
+	broker_down();
+	broker_up();
+	CHECK_EQ(ASK(SUBSCRIBE, broker_none, &none, broker_none, &none), RC_OK);
+	CHECK_EQ(expose_dial(client, "a.nestbox.localhost"), RC_OK);
+	CHECK_EQ(vm_kill("x"), RC_OK);
+	CHECK_EQ(expose_dial(client, "a.nestbox.localhost"), RC_ABSENT);
+	CHECK_EQ(expose_dial(client, "app.nestbox.localhost"), RC_ABSENT);
+	CHECK_EQ(expose_dial(client, "sleeps.nestbox.localhost"), RC_ABSENT);
+	CHECK_EQ(ASK(EXPOSE_LIST, broker_cursor, &cursor, broker_expose_list, &list), RC_OK);
+	CHECK_EQ(list.n, 2);
+	CHECK(strstr(events, "expose a.nestbox.localhost 0\n") && strstr(events, "wanted app.nestbox.localhost\n") &&
+	      strstr(events, "expose a.nestbox.localhost 1\n"));
+	/* A name that the gateway listens for but that is no exposure wakes nothing. */
+	CHECK(!strstr(events, "wanted a.nestbox.localhost"));
+	teardown();
+	tree_remove_at(AT_FDCWD, "state/exposures", NULL);
+}
+
+/* --- peers ------------------------------------------------------------------------------------------------------ */
+
+TEST(egress_hears_of_every_machine)
+{
+	static const uint8_t policy[] = "new";
+	struct broker_vm_policy q = { .id = "b", .policy = policy, .policy_n = 3 };
+	enum rc rc;
+	struct wire w;
+	int egress;
+
+	setup();
+	CHECK_EQ(create("a", 0), RC_OK);
+	egress = peer_open(PEER_EGRESS);
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_ATTACH, NULL, NULL, NULL, NULL), RC_OK);
+	CHECK_EQ(create("b", 0), RC_OK);
+	CHECK_EQ(ASK(VM_POLICY, broker_vm_policy, &q, broker_none, &none), RC_OK);
+	CHECK_EQ(vm_kill("a"), RC_OK);
+	while (recv(egress, mem, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+		receive(egress, 0, &rc, &w, NULL);
+	CHECK_STR(events, "egress vm a nestbox-policy 1\n fds 3\negress vm b nestbox-policy 1\n fds 3\n"
+			  "egress policy b new\negress gone a\n");
+	close(egress);
+	UNTIL(peers_count(b) == 1);
+	events[0] = '\0';
+	egress = peer_open(PEER_EGRESS);
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_ATTACH, NULL, NULL, NULL, NULL), RC_OK);
+	CHECK_EQ(ask_on(client, BROKER_EGRESS_ATTACH, NULL, NULL, NULL, NULL), RC_DENIED);
+	while (recv(egress, mem, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+		receive(egress, 0, &rc, &w, NULL);
+	CHECK_STR(events, "egress vm b new fds 3\n");
+	close(egress);
+	teardown();
+}
+
+/* Only what the table says: for each kind of peer, the operations that it is not refused. */
+TEST(who_may_ask_what)
+{
+	static const struct { unsigned int who; const char *allowed; } peers[] = {
+		{ PEER_GATEWAY, " HELLO EXPOSE_LIST EXPOSE_DIAL SUBSCRIBE" },
+		{ PEER_EGRESS, " HELLO EGRESS_ATTACH" },
+		{ PEER_API, " HELLO VM_CREATE VM_KILL VM_STAT VM_LIST VM_EXTEND VM_DIAL EXPOSE_ADD EXPOSE_DELETE EXPOSE_LIST"
+			    " EXPOSE_DIAL SUBSCRIBE VM_POLICY VM_PAUSE VM_RESUME VM_FORK VOLUME_CREATE VOLUME_DELETE"
+			    " VOLUME_STAT VOLUME_SNAPSHOT NODE_STAT" },
+	};
+	static const struct { const char *name; uint16_t op; } ops[] = {
+#define X(name, number, request, reply) { #name, number },
+		BROKER_OPS(X)
+#undef X
+	};
+
+	setup();
+	for (size_t i = 0; i < ARRAY_SIZE(peers); i++) {
+		char allowed[512] = "";
+		int fd = peer_open(peers[i].who);
+
+		/* Sent without fields: a malformed request is still one that was not refused to this peer. */
+		for (size_t k = 0; k < ARRAY_SIZE(ops); k++)
+			if (ask_on(fd, ops[k].op, NULL, NULL, NULL, NULL) != RC_DENIED) {
+				strcat(allowed, " ");
+				strcat(allowed, ops[k].name);
+			}
+		CHECK_STR(allowed, peers[i].allowed);
+		close(fd);
+	}
+	CHECK_EQ(ask_on(client, 23, NULL, NULL, NULL, NULL), RC_PROTO);
+	CHECK_EQ(ask_on(client, 0, NULL, NULL, NULL, NULL), RC_PROTO);
+	CHECK_EQ(ask_on(client, 0x3fff, NULL, NULL, NULL, NULL), RC_PROTO);
+	teardown();
+}
+
+TEST(broken_packets_end_the_connection)
+{
+	static const char *const bad[] = { "", "x", "NBX1", "NBX1\1\0\1\0aaaabbbbccdd", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" };
+
+	setup();
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		int fd = peer_open(PEER_API);
+
+		CHECK(send(fd, bad[i], i == 3 ? 20 : strlen(bad[i]), 0) >= 0);
+		CHECK_EQ(ask_receive(fd, 1, NULL, NULL), RC_CLOSED);
+		close(fd);
+	}
+	CHECK_EQ(create("x", 0), RC_OK);
+	teardown();
+}
+
+TEST(peer_with_too_many_requests_is_closed)
+{
+	struct broker_vm_dial q = { "x", 0 };
+	enum rc rc = RC_OK;
+	struct wire w;
+
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	fake.agent_port = 1; /* nobody listens there: each dial is tried until its deadline */
+	for (int i = 0; i < PEER_REQUESTS_MAX + 1; i++)
+		CHECK_EQ(ask_send(client, BROKER_VM_DIAL, (message_put_fn *)broker_vm_dial_put, &q), RC_OK);
+	while (!rc && !receive(client, BROKER_VM_DIAL, &rc, &w, &last))
+		loop_once(loop, 20, NULL);
+	CHECK_EQ(rc, RC_CLOSED);
+	teardown();
+}
+
+TEST(peer_that_does_not_read_is_closed)
+{
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	CHECK_EQ(ASK(SUBSCRIBE, broker_none, &none, broker_none, &none), RC_OK);
+	for (int i = 0; i < 200000 && peers_count(b) > 0; i++) {
+		broker_event_vm(b, b->machines[0], BROKER_VM_RUNNING, "again");
+		if (i % 1000 == 0)
+			loop_once(loop, 0, NULL);
+	}
+	CHECK_EQ(peers_count(b), 0);
+	teardown();
+}
+
+int main(int argc, char **argv)
+{
+	int rc;
+
+	if (!getenv("NESTBOX_LOG"))
+		setenv("NESTBOX_LOG", "error", 1);
+	log_init("test_broker");
+	signal(SIGPIPE, SIG_IGN);
+	rc = check_main(argc, argv);
+	if (chdir("/") == 0)
+		tree_remove_at(AT_FDCWD, dir, NULL);
+	return rc;
+}
