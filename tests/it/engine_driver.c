@@ -204,7 +204,7 @@ static void machine_make(struct machine *m, const char *id, uid_t uid, const str
 	m->spec.kernel_fd = open_at(AT_FDCWD, opt.kernel, O_RDONLY);
 	m->spec.initrd_fd = open_at(AT_FDCWD, opt.initrd, O_RDONLY);
 	m->spec.cmdline = opt.cmdline;
-	m->spec.log_fd = open_at(m->dirfd, "log", O_WRONLY | O_CREAT | O_APPEND);
+	m->spec.log_fd = open_at(m->dirfd, "log", O_RDWR | O_CREAT | O_APPEND);
 	if (opt.image)
 		disk_add(m, "image", opt.image, 0, true);
 	snprintf(path, sizeof(path), "%s/overlay", disk_from ? disk_from->dir : "");
@@ -302,6 +302,48 @@ static size_t count(const char *dir)
 	if (d)
 		closedir(d);
 	return n;
+}
+
+/* The jail of a live machine, from outside: every thread, and what is open. */
+static void confined(struct machine *m)
+{
+	static const char *const wanted[] = { "\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n", "\nCapEff:\t0000000000000000\n",
+					      "\nCapPrm:\t0000000000000000\n", "\nCapBnd:\t0000000000000000\n",
+					      "\nGroups:\t \n" };
+	char path[600], text[8192], uid[64];
+	struct engine_stat st;
+	size_t threads = 0;
+	DIR *d;
+
+	engine->ops->stat(m->vm, &st);
+	snprintf(uid, sizeof(uid), "\nUid:\t%u\t%u\t%u\t%u\n", m->spec.uid, m->spec.uid, m->spec.uid, m->spec.uid);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)st.pid);
+	d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));) {
+		if (e->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/status", (int)st.pid, e->d_name);
+		_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+
+		text[n < 0 ? 0 : n] = '\0';
+		if (!n)
+			continue; /* a thread that has ended */
+		threads++;
+		for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+			if (!strstr(text, wanted[i]))
+				die("thread %s is not confined: no%s", e->d_name, wanted[i]);
+		if (!strstr(text, uid))
+			die("thread %s has another uid", e->d_name);
+	}
+	if (d)
+		closedir(d);
+	if (threads < 3)
+		die("only %zu threads", threads);
+	snprintf(path, sizeof(path), "/proc/%d/root/etc", (int)st.pid);
+	if (access(path, F_OK) == 0)
+		die("the machine's process sees an /etc");
+	note("confined: open descriptors", count((snprintf(path, sizeof(path), "/proc/%d/fd", (int)st.pid), path)) - 2);
 }
 
 /* --- the life ---- */
@@ -605,6 +647,7 @@ static void life(bool kvm)
 		machine_make(&b, "restored", UID + 1, &a);
 		restore(&b, snap);
 		if (!i) {
+			confined(&b);
 			resize(&b);
 			pause_resume(&b);
 		}

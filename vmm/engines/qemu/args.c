@@ -126,7 +126,7 @@ static void args_control(struct args *a, const struct args_in *in)
 	arg(a, "-mon");
 	arg(a, "chardev=qmp,mode=control");
 	arg(a, "-add-fd");
-	arg(a, "fd=%d,set=1", grant(a, in->spec->log_fd));
+	arg(a, "fd=%d,set=1", grant(a, in->log_fd));
 	arg(a, "-chardev");
 	arg(a, "file,id=log,path=/dev/fdset/1,append=on");
 	arg(a, "-serial");

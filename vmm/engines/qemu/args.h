@@ -20,7 +20,7 @@ struct args_in {
 	const struct engine_spec *spec;
 	bool kvm;
 	uint32_t tsc_khz;
-	int qmp_fd, ram_fd;
+	int qmp_fd, ram_fd, log_fd;
 	int state_fd; /* device state to start from; -1: cold */
 };
 

@@ -124,9 +124,18 @@ static uint64_t file_bytes_max(const struct engine_spec *spec)
 	return max;
 }
 
+/* QEMU's own description of the log, for writing at its end only, whatever the caller's is for. */
+static int log_open(int log_fd)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", log_fd);
+	return open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY);
+}
+
 enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_fd, int state_fd, struct fault *ret_f)
 {
-	_cleanup_fd_ int qmp_fd = -1;
+	_cleanup_fd_ int qmp_fd = -1, log_fd = log_open(spec->log_fd);
 	struct args_in in = { .spec = spec, .kvm = vm->e->kvm, .tsc_khz = vm->e->tsc_khz, .ram_fd = ram_fd,
 			      .state_fd = state_fd };
 	_cleanup_args_ struct args a = { .n = 0 };
@@ -138,11 +147,14 @@ enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_f
 	vm->ram_fd = fcntl(ram_fd, F_DUPFD_CLOEXEC, 0);
 	if (vm->ram_fd < 0)
 		return fault_set(ret_f, RC_SYS, errno, "keep a machine's memory");
+	if (log_fd < 0)
+		return fault_set(ret_f, RC_INVALID, errno, "open the console's log");
 	socket_path(vm, path);
 	rc = unix_listen(path, SOCK_STREAM, 0600, (gid_t)-1, &qmp_fd, ret_f);
 	if (rc)
 		return rc;
 	in.qmp_fd = qmp_fd;
+	in.log_fd = log_fd;
 	rc = args_build(&in, &a, ret_f);
 	if (!rc) {
 		js = (struct jail_spec){ .root = vm->e->root, .filter = vm->e->filter, .exec_fd = vm->e->exec_fd, .argv = a.v,
