@@ -19,3 +19,23 @@ check_PROGRAMS += tests/it/test_egress
 tests_it_test_egress_SOURCES = tests/it/test_egress.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c \
 	tests/it/guestns.h tests/lib/hello.h
 tests_it_test_egress_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
+
+EGRESS_UNIT_LIBS = libnbegress.a $(UNIT_LIBS) $(OPENSSL_LIBS)
+check_PROGRAMS += tests/unit/test_policy tests/unit/test_dns tests/unit/test_hello
+tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
+tests_unit_test_policy_LDADD = $(EGRESS_UNIT_LIBS)
+tests_unit_test_dns_SOURCES = tests/unit/test_dns.c
+tests_unit_test_dns_LDADD = $(EGRESS_UNIT_LIBS)
+tests_unit_test_hello_SOURCES = tests/unit/test_hello.c tests/lib/hello.h
+tests_unit_test_hello_LDADD = $(EGRESS_UNIT_LIBS)
+
+check_PROGRAMS += tests/fuzz/fuzz_dns tests/fuzz/fuzz_clienthello tests/fuzz/fuzz_policy
+tests_fuzz_fuzz_dns_SOURCES = tests/fuzz/fuzz_dns.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_dns_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_dns_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_clienthello_SOURCES = tests/fuzz/fuzz_clienthello.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_clienthello_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_clienthello_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_policy_SOURCES = tests/fuzz/fuzz_policy.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_policy_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_policy_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
