@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 include $(srcdir)/guest/fs.mk
+include $(srcdir)/guest/agent.mk
