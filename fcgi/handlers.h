@@ -17,5 +17,41 @@ enum api_code sandbox_expose_vscode(struct request *r);
 /* sandbox_list.c */
 enum api_code sandbox_list(struct request *r);
 enum api_code sandbox_get(struct request *r);
+/* volumes.c */
+enum api_code volume_list(struct request *r);
+enum api_code volume_get(struct request *r);
+enum api_code volume_create(struct request *r);
+enum api_code volume_delete(struct request *r);
+enum api_code volume_snapshot(struct request *r);
+enum api_code snapshot_list(struct request *r);
+enum api_code snapshot_get(struct request *r);
+enum api_code snapshot_delete(struct request *r);
+/* apps.c */
+enum api_code app_list(struct request *r);
+enum api_code app_get(struct request *r);
+enum api_code app_create(struct request *r);
+enum api_code app_update(struct request *r);
+enum api_code app_delete(struct request *r);
+/* app_logs.c */
+enum api_code app_logs(struct request *r);
+/* deploy.c */
+enum api_code sandbox_deploy(struct request *r);
+enum api_code app_deploy(struct request *r);
+/* layers.c */
+enum api_code layer_list(struct request *r);
+enum api_code layer_get(struct request *r);
+enum api_code layer_create(struct request *r);
+enum api_code layer_update(struct request *r);
+enum api_code layer_delete(struct request *r);
+enum api_code layer_apps(struct request *r);
+/* revisions.c */
+enum api_code revision_list(struct request *r);
+enum api_code revision_get(struct request *r);
+enum api_code revision_delete(struct request *r);
+enum api_code revision_cancel_handler(struct request *r);
+enum api_code revision_progress(struct request *r);
+enum api_code revision_build_logs(struct request *r);
+enum api_code revision_timelines(struct request *r);
+enum api_code timeline_list(struct request *r);
 
 #endif

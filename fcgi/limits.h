@@ -39,7 +39,7 @@
 #define DESCRIPTION_MAX 1024
 #define COMMAND_MAX 4096
 #define ARGS_MAX 64
-#define ARG_MAX 1024
+#define ARG_BYTES_MAX 1024
 #define PATH_IN_GUEST_MAX 4096
 #define ASSETS_MAX 10000
 #define EXPOSURES_MAX 32 /* of one sandbox */
@@ -59,6 +59,7 @@
 
 #define BROKER_CALL_MS 10000
 #define BROKER_KILL_MS 9000   /* the client gives up after ten seconds */
+#define VOLUME_CALL_MS 60000
 #define AGENT_ANSWER_MS 5000
 #define TICKET_TTL_MS 10000
 #define TAR_DEADLINE_MS 90000

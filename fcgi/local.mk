@@ -2,16 +2,19 @@
 # What the workers, the tools and the runner share: database, ids, sealing, JSON, rows.
 noinst_LIBRARIES += libnbfcgi.a libnbapi.a
 libnbfcgi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbfcgi_a_SOURCES = fcgi/db.c fcgi/db.h fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
-	fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h
+libnbfcgi_a_SOURCES = fcgi/app_log.h fcgi/db.c fcgi/db.h fcgi/env.c fcgi/env.h \
+	fcgi/env_effective.c fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
+	fcgi/revision_store.c fcgi/revisions.h fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h
 FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LIBS) $(OPENSSL_LIBS)
 
 # What decides about requests; without FastCGI, so that tests can call it.
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbapi_a_SOURCES = fcgi/auth.c fcgi/auth.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/handlers.h fcgi/peers.c \
-	fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
+libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
+	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/handlers.h \
+	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
+	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
 	fcgi/sandbox_config.h fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
-	fcgi/volume_use.c fcgi/volumes.h
+	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
 API_LIBS = libnbapi.a $(FCGI_BASE_LIBS)
 
 sbin_PROGRAMS += nestbox-api

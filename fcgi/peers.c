@@ -85,6 +85,10 @@ PUT(broker_expose)
 PUT(broker_host)
 PUT(broker_cursor)
 GET(broker_vm_list)
+PUT(broker_volume_create)
+PUT(broker_volume_name)
+PUT(broker_volume_snapshot)
+GET(broker_volume)
 PUT(gateway_ticket_ws)
 PUT(gateway_ticket_log)
 GET(gateway_none)
@@ -222,6 +226,37 @@ enum rc broker_expose_remove(struct api *api, const char *host, struct fault *re
 	snprintf(req.host, sizeof(req.host), "%s", host);
 	CALL(api, EXPOSE_DELETE, &req, broker_host, &none, broker_none);
 	return call_none(api, BROKER_CALL_MS, ret_f);
+}
+
+enum rc broker_volume_make(struct api *api, const char *name, uint64_t bytes, const char *from, struct fault *ret_f)
+{
+	struct broker_volume_create req = { .bytes = bytes };
+	struct broker_volume made;
+
+	snprintf(req.name, sizeof(req.name), "%s", name);
+	snprintf(req.from, sizeof(req.from), "%s", from);
+	CALL(api, VOLUME_CREATE, &req, broker_volume_create, &made, broker_volume);
+	return call_none(api, VOLUME_CALL_MS, ret_f);
+}
+
+enum rc broker_volume_stat(struct api *api, const char *name, struct broker_volume *ret, struct fault *ret_f)
+{
+	struct broker_volume_name req = { 0 };
+
+	snprintf(req.name, sizeof(req.name), "%s", name);
+	CALL(api, VOLUME_STAT, &req, broker_volume_name, ret, broker_volume);
+	return call_none(api, BROKER_CALL_MS, ret_f);
+}
+
+enum rc broker_volume_snapshot_make(struct api *api, const char *volume, const char *name, struct broker_volume *ret,
+				    struct fault *ret_f)
+{
+	struct broker_volume_snapshot req = { 0 };
+
+	snprintf(req.name, sizeof(req.name), "%s", volume);
+	snprintf(req.snapshot, sizeof(req.snapshot), "%s", name);
+	CALL(api, VOLUME_SNAPSHOT, &req, broker_volume_snapshot, ret, broker_volume);
+	return call_none(api, VOLUME_CALL_MS, ret_f);
 }
 
 enum rc broker_vms(struct api *api, broker_vm_fn *fn, void *arg, struct fault *ret_f)

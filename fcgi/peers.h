@@ -27,6 +27,11 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f);
 enum rc broker_expose_remove(struct api *api, const char *host, struct fault *ret_f);
 
+enum rc broker_volume_make(struct api *api, const char *name, uint64_t bytes, const char *from, struct fault *ret_f);
+enum rc broker_volume_stat(struct api *api, const char *name, struct broker_volume *ret, struct fault *ret_f);
+enum rc broker_volume_snapshot_make(struct api *api, const char *volume, const char *name, struct broker_volume *ret,
+				    struct fault *ret_f);
+
 /* Calls fn for every VM of the broker. */
 typedef void broker_vm_fn(void *arg, const struct broker_vm_stat *vm);
 enum rc broker_vms(struct api *api, broker_vm_fn *fn, void *arg, struct fault *ret_f);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef NB_FCGI_REVISION_JSON_H
+#define NB_FCGI_REVISION_JSON_H
+
+#include "fcgi/request.h"
+
+/* Of `revisions v JOIN apps a`; the order is revision_json()'s. */
+#define REVISION_COLUMNS                                                                                   \
+	"v.id, v.status, v.failure_reason, v.labels, v.layers, v.env_vars, v.config, v.created_ms, "     \
+	"v.cancel_requested_ms, v.build_finished_ms, v.deleted_ms, v.failure, a.id, a.slug"
+#define REVISION_CREATED 7
+
+struct json_object *revision_json(const struct db_q *q);
+/* Answers the revision as clients see it. */
+enum api_code revision_reply(struct request *r, const char *id);
+/* What the build log holds now, of one step or timeline. */
+enum api_code revision_build_logs_filtered(struct request *r, const char *step, const char *timeline);
+
+#endif
