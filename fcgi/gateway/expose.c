@@ -87,8 +87,8 @@ static enum rc host_open(struct gateway *gw, struct host **at, const char *name,
 	memcpy(h->name, name, strlen(name) + 1);
 	h->gw = gw;
 	socket_name(path, name);
-	/* The directory is set-group-ID: the socket belongs to the web server's group. */
-	rc = unix_listen(path, SOCK_STREAM, 0660, (gid_t)-1, &fd, ret_f);
+	/* The directory is set-group-ID: the socket belongs to the web server's group. nginx tests for a socket by its x bit. */
+	rc = unix_listen(path, SOCK_STREAM, 0770, (gid_t)-1, &fd, ret_f);
 	if (!rc)
 		rc = acceptor_start(&h->acceptor, gw->loop, fd, on_visit, h, ret_f);
 	if (rc) {

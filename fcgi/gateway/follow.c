@@ -104,6 +104,7 @@ static enum rc follow_read(struct follow *f, bool *ret_more)
 		return errno == EINTR ? RC_OK : RC_SYS;
 	end = chunk + n;
 	*ret_more = n == (ssize_t)sizeof(chunk);
+	/* f->out is empty here, so that the budget is the whole of it. */
 	while (at < end && !f->ended) {
 		char *nl = memchr(at, '\n', (size_t)(end - at));
 		size_t len;
@@ -159,25 +160,29 @@ static void follow_rearm(struct follow *f)
 	loop_timer_set(f->timer, f->wd < 0 ? now + FOLLOW_POLL_MS : now + FOLLOW_KEEPALIVE_MS);
 }
 
-/* Sends what there is; a bounded number of chunks, then the others have their turn. */
+/* Sends what there is; a bounded number of chunks, then the others have their turn. Output that is left means: the client blocks. */
 static void follow_pump(struct follow *f)
 {
 	bool more = true;
 
-	for (int i = 0; i < RELAY_ROUNDS && more; i++) {
-		if (!follow_write(f))
-			return;
-		if (f->ended || follow_read(f, &more)) {
-			shutdown(f->fd, SHUT_WR);
+	if (!follow_write(f))
+		return;
+	for (int i = 0; i < RELAY_ROUNDS && more && !f->ended; i++) {
+		if (follow_read(f, &more)) {
 			follow_close(f);
 			return;
 		}
-		more |= buf_len(&f->out) > 0;
+		if (!follow_write(f))
+			return;
 	}
-	if (more)
+	if (f->ended) {
+		shutdown(f->fd, SHUT_WR);
+		follow_close(f);
+	} else if (more) {
 		loop_timer_set(f->timer, now_ms());
-	else
+	} else {
 		follow_rearm(f);
+	}
 }
 
 static void on_timer(void *arg)
@@ -189,7 +194,7 @@ static void on_timer(void *arg)
 		follow_rearm(f);
 		return;
 	}
-	if (f->sse && loop_now_ms(f->gw->loop) - f->spoke_ms >= FOLLOW_KEEPALIVE_MS && buf_puts(&f->out, ":\n\n")) {
+	if (f->sse && loop_now_ms(f->gw->loop) - f->spoke_ms + 100 >= FOLLOW_KEEPALIVE_MS && buf_puts(&f->out, ":\n\n")) {
 		follow_close(f);
 		return;
 	}
