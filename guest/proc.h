@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The children of the session: started for any client, known to all by pid, remembered after their end.
+ */
+#ifndef NB_GUEST_PROC_H
+#define NB_GUEST_PROC_H
+
+#include "guest/rpc.h"
+
+struct proc_wait {
+	struct rpc_call *call;
+	struct proc_wait *next;
+};
+
+/* One of stdout and stderr. */
+struct proc_pipe {
+	struct proc *proc;
+	int fd;
+	struct source *source; /* NULL while it waits for room */
+	struct rpc_out *out;   /* NULL: nobody listens, what comes is thrown away */
+	bool muted;            /* piped for the tap only: the client gets no stream */
+	bool kill_when_gone;   /* nobody else may want the output */
+	void (*tap)(struct proc *p, const uint8_t *data, size_t n); /* sees all bytes first; may be NULL */
+	void (*at_end)(struct proc *p); /* ends `out` itself, now or later; may be NULL */
+};
+
+struct proc {
+	struct session *session;
+	pid_t pid;
+	struct proc *next, **at; /* running or finished */
+	struct source *child;
+	bool running, exited, killed_by_us;
+	int status;            /* of waitpid */
+	const char *oom;       /* "high-confidence", "low-confidence" or NULL */
+	struct proc_pipe pipe[2];
+	int stdin_fd;
+	struct source *stdin_source;
+	struct rpc_in *in;
+	struct proc_wait *waits;
+	/* Told once, when the process has exited, before the waiters. May be NULL. */
+	void (*on_exit)(struct proc *p);
+	void *owner;           /* what on_exit, tap and at_end belong to */
+	bool owned_input;      /* the input's failure is fatal */
+	char *temp_file;       /* removed at the end */
+	char watcher[40];      /* id of a Deno watcher, empty if none */
+	struct rpc_conn *watcher_conn;
+	size_t watcher_match;
+};
+
+/* What to start. Strings are borrowed for the call. */
+struct proc_spec {
+	const char *command;
+	struct json_object *args, *env; /* array of strings, object of strings; may be NULL */
+	const char *const *argv_head;   /* before args, after argv[0]; NULL-terminated, may be NULL */
+	bool clear_env;
+	const char *cwd;                /* NULL: home */
+	bool pipe_in, pipe_out, pipe_err;
+	int pass_fds[2];                /* become 3 and 4 in the child; -1: none. Not closed here. */
+};
+
+/* Starts it; the pipes' ends are in *ret, nothing reads them yet. On failure *ret_call_error says so to a client. */
+enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc **ret, struct json_object **ret_error);
+/* The low level: fork, ids, exec. fds are stdin, stdout, stderr, 3, 4 of the child (-1: none for the last two). Returns
+ * the pid, or -errno; *ret_cwd tells a bad directory from a bad program. */
+pid_t proc_exec(struct session *s, const char *command, char *const argv[], char *const envp[], const char *cwd,
+		const int fds[5], bool *ret_cwd);
+
+void proc_on_child(void *arg, int wait_status); /* for proc_start() */
+
+/* Reads spawn's common parameters. */
+void proc_spec_params(struct proc_spec *spec, struct params *p);
+/* Connects the pipes to streams of c and fills {pid, stdoutStreamId, stderrStreamId}. */
+struct json_object *proc_connect(struct proc *p, struct rpc_conn *c, int64_t stdin_stream);
+
+/* Connects one of them: the id of the new stream, or NULL. */
+struct json_object *proc_connect_pipe(struct proc *p, int i, struct rpc_conn *c);
+void proc_connect_stdin(struct proc *p, struct rpc_conn *c, int64_t stream);
+
+struct proc *proc_find(struct session *s, pid_t pid); /* running or finished, NULL if unknown */
+struct proc *proc_find_running(struct session *s, pid_t pid);
+uint64_t proc_oom_count(void); /* kills by the kernel for lack of memory, since boot */
+void proc_kill_group(struct proc *p, int signal);
+void proc_drain(struct proc *p); /* reads what nobody has asked for, and throws it away */
+void proc_conn_lost(struct session *s, struct rpc_conn *c);
+
+int signal_from_name(const char *name);   /* "SIGTERM" -> 15; -1 if unknown */
+const char *signal_name(int signal);      /* "SIGTERM"; "SIGRTMIN+3"-like names aren't known: "SIG35" */
+
+/* The TCP port that a process of p's tree listens on. RC_ABSENT if none does. *ret_v6: only reachable at ::1. */
+enum rc proc_listens(pid_t pid, uint16_t *ret_port, bool *ret_v6);
+
+extern rpc_method_fn rpc_spawn, rpc_process_wait, rpc_process_kill;
+
+#endif

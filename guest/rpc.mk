@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+# The session process; a library because the agent links it statically and the tests link it too.
+noinst_LIBRARIES += libnbsession.a
+libnbsession_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbsession_a_SOURCES = guest/deno.c guest/deno.h guest/deno_repl.c guest/http.h guest/http_fetch.c guest/http_relay.c \
+	guest/http_url.c guest/proc.c guest/proc.h guest/proc_net.c guest/proc_signal.c guest/proc_spawn.c guest/rpc.h \
+	guest/rpc_call.c guest/rpc_conn.c guest/rpc_fs.c guest/rpc_fs.h guest/rpc_jobs.c guest/rpc_jobs.h \
+	guest/rpc_json.c guest/rpc_json.h guest/rpc_limits.h guest/rpc_methods.c guest/rpc_stream.c guest/session.c \
+	guest/session.h guest/ws.c guest/ws.h
+nodist_libnbsession_a_SOURCES = guest/deno_repl_js.h
+# What a program that uses libnbsession.a links besides.
+SESSION_LIBS = libnbsession.a $(FS_LIBS)
+
+guest/libnbsession_a-deno_repl.$(OBJEXT): guest/deno_repl_js.h
+CLEANFILES += guest/deno_repl_js.h
+EXTRA_DIST += guest/deno_repl.js
+guest/deno_repl_js.h: $(srcdir)/guest/deno_repl.js
+	$(AM_V_GEN)mkdir -p guest && { echo 'static const char deno_repl_js[] ='; \
+	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $(srcdir)/guest/deno_repl.js; echo ';'; } > $@.new && mv $@.new $@
+
+noinst_PROGRAMS += nestbox-session-test
+nestbox_session_test_SOURCES = guest/session_test_main.c
+nestbox_session_test_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestbox_session_test_LDADD = $(SESSION_LIBS)

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Bounds of the RPC that a sandbox's clients speak. Each is in doc/limits.md. */
+#ifndef NB_GUEST_RPC_LIMITS_H
+#define NB_GUEST_RPC_LIMITS_H
+
+#define RPC_CONNECTIONS_MAX 256            /* clients of one sandbox at once */
+#define RPC_MESSAGE_MAX (128u << 20)       /* one message from a client: 96 MiB of file content as base64 */
+#define RPC_FRAGMENTS_MAX 16384            /* frames of one message */
+#define RPC_REPLY_MAX (100u << 20)         /* one message to a client: what the SDK's WebSocket takes by default */
+#define RPC_OUT_HIGH (1u << 20)            /* with more than this to send, producers and further requests wait */
+#define RPC_OUT_LOW (256u << 10)           /* ... until there is less than this */
+#define RPC_OUT_MAX (1u << 30)             /* replies to calls that ran already; past it the connection ends */
+#define RPC_JSON_DEPTH 256
+#define RPC_CALLS_MAX 4096                 /* unanswered calls of a connection; then its further requests wait */
+#define RPC_CHUNK (96u << 10)              /* raw bytes in one message of a stream; a multiple of 3 */
+#define RPC_STREAMS_MAX 4096               /* streams of a connection, each way */
+#define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
+#define RPC_UNCLAIMED_MAX (16u << 20)      /* client chunks of a stream before the call that names it */
+#define RPC_CLOSE_WAIT_MS 2000             /* for the close frame to leave and the peer to hang up */
+
+#define JOB_THREADS_MAX 64                 /* file calls at work; they may block (a FIFO, a lock) */
+#define JOB_STACK (512u << 10)
+
+#define PROC_FINISHED_MAX 4096             /* exit statuses that are remembered */
+#define PROC_RUNNING_MAX 4096              /* children at once */
+#define PROC_PIPE_SIZE (256 << 10)
+#define PROC_READS_PER_TURN 4              /* chunks from one pipe before others get a turn */
+#define PROC_TREE_MAX 4096                 /* processes looked at when searching a listening port */
+
+#define ENV_VARS_MAX 4096
+#define EXPOSED_MAX 256
+#define EXPOSED_NAME_MAX 253
+
+#define HTTP_WAIT_FIRST_MS 20              /* search for a listening port: first pause, doubled up to the last */
+#define HTTP_WAIT_LAST_MS 250
+#define HTTP_HEAD_MAX (256u << 10)         /* response head of a fetch, all hops of curl's output together */
+#define HTTP_REDIRECTS_MAX 20
+#define HTTP_URL_MAX 65536
+#define HTTP_CONNECT_MS 10000              /* dial of an exposed service */
+#define HTTP_RELAY_BUF (64u << 10)
+
+#define REPL_REPLY_MAX RPC_REPLY_MAX
+#define DENO_EVAL_MAX (96u << 10)          /* longer code goes through a file: one argument holds 128 KiB */
+
+#endif

@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory: a stream to the client (rpc_out) is started, gets chunks, ends or fails; the client may cancel it. The protocol
+ * has no credit, so the bound is the connection's queue: a producer asks rpc_out_room() before each chunk, calls
+ * rpc_out_wait() when there is none and is resumed once. Two streams of one connection thus share one bound.
+ *
+ * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
+ * RPC_UNCLAIMED_MAX. With a reader they are held up to RPC_HELD_MAX for the whole connection, then the connection isn't
+ * read any more, which is TCP's back-pressure on the client. Chunks of streams that nobody knows (any more) are dropped:
+ * the client may have sent them before it saw our cancel.
+ */
+#include "guest/rpc.h"
+
+#include "guest/b64.h"
+#include "guest/ws.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STREAM_ID_MAX (INT64_C(1) << 53)
+#define ENQUEUE_HEAD "{\"jsonrpc\":\"2.0\",\"method\":\"$sandbox.stream.enqueue\",\"params\":{\"streamId\":"
+
+static struct json_object *stream_params(uint64_t id)
+{
+	struct json_object *p = json_object_new_object();
+
+	json_put(p, "streamId", json_object_new_int64((int64_t)id));
+	return p;
+}
+
+/* --- to the client --------------------------------------------------------------------------------------------- */
+
+struct rpc_out *rpc_out_new(struct rpc_conn *c, const struct rpc_out_ops *ops, void *arg)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+	struct rpc_out *o;
+
+	if (l->n_outs >= RPC_STREAMS_MAX)
+		return NULL;
+	o = calloc(1, sizeof(*o));
+	if (!o)
+		return NULL;
+	*o = (struct rpc_out){ .conn = c, .id = l->next_stream++, .ops = ops, .arg = arg, .next = l->outs, .at = &l->outs };
+	if (o->next)
+		o->next->at = &o->next;
+	l->outs = o;
+	l->n_outs++;
+	rpc_conn_notify(c, "$sandbox.stream.start", stream_params(o->id));
+	return o;
+}
+
+static void out_unlink(struct rpc_out *o)
+{
+	if (!o->conn)
+		return;
+	rpc_conn_lists(o->conn)->n_outs--;
+	o->conn = NULL;
+	*o->at = o->next;
+	if (o->next)
+		o->next->at = o->at;
+}
+
+void rpc_out_wait(struct rpc_out *o)
+{
+	o->waiting = true;
+}
+
+void rpc_out_send(struct rpc_out *o, const void *data, size_t n)
+{
+	char head[sizeof(ENQUEUE_HEAD) + 40];
+	int len;
+
+	if (!o->conn || !n) /* an empty chunk is an error in the client's byte stream */
+		return;
+	len = snprintf(head, sizeof(head), "%s%" PRIu64 ",\"data\":\"", ENQUEUE_HEAD, o->id);
+	rpc_conn_text_b64(o->conn, head, (size_t)len, data, n, "\"}}", 3);
+}
+
+void rpc_out_free(struct rpc_out *o)
+{
+	if (!o)
+		return;
+	out_unlink(o);
+	free(o);
+}
+
+void rpc_out_end(struct rpc_out *o)
+{
+	if (o && o->conn)
+		rpc_conn_notify(o->conn, "$sandbox.stream.end", stream_params(o->id));
+	rpc_out_free(o);
+}
+
+void rpc_out_error(struct rpc_out *o, struct json_object *error)
+{
+	if (o && o->conn) {
+		struct json_object *p = stream_params(o->id);
+
+		json_put(p, "error", error);
+		rpc_conn_notify(o->conn, "$sandbox.stream.error", p);
+	} else {
+		json_object_put(error);
+	}
+	rpc_out_free(o);
+}
+
+static void out_cancelled(struct rpc_conn *c, int64_t id)
+{
+	for (struct rpc_out *o = rpc_conn_lists(c)->outs; o; o = o->next) {
+		if (o->id == (uint64_t)id) {
+			out_unlink(o);
+			o->ops->gone(o->arg, true);
+			return;
+		}
+	}
+}
+
+void rpc_streams_resume(struct rpc_conn *c)
+{
+	struct rpc_out *o = rpc_conn_lists(c)->outs;
+
+	/* A resumed producer may end its stream, or others, at once: begin again after each. */
+	while (o && rpc_conn_room(c)) {
+		if (o->waiting) {
+			o->waiting = false;
+			o->ops->resume(o->arg);
+			o = rpc_conn_lists(c)->outs;
+		} else {
+			o = o->next;
+		}
+	}
+}
+
+/* --- from the client ------------------------------------------------------------------------------------------- */
+
+static struct rpc_in *in_find(struct rpc_conn *c, int64_t id)
+{
+	for (struct rpc_in *in = rpc_conn_lists(c)->ins; in; in = in->next)
+		if (in->id == id)
+			return in;
+	return NULL;
+}
+
+static void in_count(struct rpc_in *in)
+{
+	struct rpc_lists *l;
+
+	if (!in->conn)
+		return;
+	l = rpc_conn_lists(in->conn);
+	l->held = l->held - in->counted + buf_len(&in->data);
+	in->counted = buf_len(&in->data);
+}
+
+static void in_unlink(struct rpc_in *in)
+{
+	struct rpc_lists *l;
+
+	if (!in->conn)
+		return;
+	l = rpc_conn_lists(in->conn);
+	l->held -= in->counted;
+	l->n_ins--;
+	in->counted = 0;
+	in->conn = NULL;
+	*in->at = in->next;
+	if (in->next)
+		in->next->at = in->at;
+}
+
+static void in_free(struct rpc_in *in)
+{
+	in_unlink(in);
+	buf_free(&in->data);
+	free(in);
+}
+
+static void in_cancel(struct rpc_in *in, struct json_object *reason)
+{
+	struct json_object *p;
+
+	if (!in->conn || in->ended) {
+		json_object_put(reason);
+		return;
+	}
+	p = stream_params((uint64_t)in->id);
+	json_put(p, "reason", reason);
+	rpc_conn_notify(in->conn, "$sandbox.stream.cancel", p);
+}
+
+static void in_start(struct rpc_conn *c, int64_t id)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+	struct rpc_in *in;
+
+	if (in_find(c, id))
+		return;
+	in = l->n_ins < RPC_STREAMS_MAX ? calloc(1, sizeof(*in)) : NULL;
+	if (!in) {
+		rpc_conn_close(c, WS_POLICY, "too many streams");
+		return;
+	}
+	/* One message may pass the bound that stops reading. */
+	*in = (struct rpc_in){ .conn = c, .id = id, .data = BUF_INIT(RPC_HELD_MAX + RPC_MESSAGE_MAX), .next = l->ins,
+			       .at = &l->ins };
+	if (in->next)
+		in->next->at = &in->next;
+	l->ins = in;
+	l->n_ins++;
+}
+
+static void in_fail(struct rpc_in *in)
+{
+	in->ended = in->failed = true;
+	if (in->ops)
+		in->ops->ready(in->arg);
+}
+
+static void in_data(struct rpc_conn *c, int64_t id, const void *data, size_t n)
+{
+	struct rpc_in *in = in_find(c, id);
+
+	if (!in || in->ended || !n)
+		return;
+	if ((!in->ops && buf_len(&in->data) + n > RPC_UNCLAIMED_MAX) || buf_put(&in->data, data, n)) {
+		in_cancel(in, rpc_error_new("RangeError", NULL, "Too much data before it is consumed"));
+		buf_free(&in->data);
+		in_count(in);
+		in_fail(in);
+		return;
+	}
+	in_count(in);
+	if (in->ops)
+		in->ops->ready(in->arg);
+}
+
+static void in_end(struct rpc_conn *c, int64_t id, bool failed)
+{
+	struct rpc_in *in = in_find(c, id);
+
+	if (!in || in->ended)
+		return;
+	in->ended = true;
+	in->failed = failed;
+	if (in->ops)
+		in->ops->ready(in->arg);
+}
+
+struct rpc_in *rpc_in_claim(struct rpc_conn *c, int64_t id, const struct rpc_in_ops *ops, void *arg)
+{
+	struct rpc_in *in = in_find(c, id);
+
+	if (!in || in->ops)
+		return NULL;
+	in->ops = ops;
+	in->arg = arg;
+	return in;
+}
+
+void rpc_in_used(struct rpc_in *in)
+{
+	in_count(in);
+}
+
+void rpc_in_drop(struct rpc_in *in, struct json_object *reason)
+{
+	if (!in) {
+		json_object_put(reason);
+		return;
+	}
+	in_cancel(in, reason);
+	in_free(in);
+}
+
+/* --- for the connection ---------------------------------------------------------------------------------------- */
+
+void rpc_streams_detach(struct rpc_conn *c)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+
+	while (l->outs) {
+		struct rpc_out *o = l->outs;
+
+		out_unlink(o);
+		o->ops->gone(o->arg, false);
+	}
+	while (l->ins) {
+		struct rpc_in *in = l->ins;
+
+		if (in->ops) {
+			in_unlink(in);
+			in->failed |= !in->ended;
+			in->ended = true;
+			in->ops->ready(in->arg);
+		} else {
+			in_free(in);
+		}
+	}
+}
+
+bool rpc_stream_fast(struct rpc_conn *c, char *text, size_t n)
+{
+	static const char data_key[] = ",\"data\":\"";
+	char *at = text + sizeof(ENQUEUE_HEAD) - 1, *end;
+	long long id;
+	size_t used;
+
+	if (n < sizeof(ENQUEUE_HEAD) + 16 || memcmp(text, ENQUEUE_HEAD, sizeof(ENQUEUE_HEAD) - 1))
+		return false;
+	if (*at < '0' || *at > '9')
+		return false;
+	id = strtoll(at, &end, 10); /* the text ends with a NUL */
+	if (id >= STREAM_ID_MAX || strncmp(end, data_key, sizeof(data_key) - 1))
+		return false;
+	at = end + sizeof(data_key) - 1;
+	if (text + n - at < 3 || memcmp(text + n - 3, "\"}}", 3))
+		return false;
+	if (!b64_decode(at, &used, at, (size_t)(text + n - 3 - at)))
+		return false;
+	in_data(c, id, at, used);
+	return true;
+}
+
+static void enqueue(struct rpc_conn *c, struct params *p, int64_t id)
+{
+	const char *text = params_str(p, "data");
+	size_t n = strlen(text), used;
+	char *data;
+
+	if (!params_ok(p))
+		return;
+	data = malloc(B64_ROOM(n) + 1);
+	if (data && b64_decode(data, &used, text, n))
+		in_data(c, id, data, used);
+	else
+		params_fail(p, "data", "not base64");
+	free(data);
+}
+
+bool rpc_stream_notification(struct rpc_conn *c, const char *method, struct json_object *params)
+{
+	static const char prefix[] = "$sandbox.stream.";
+	struct params p;
+	int64_t id;
+
+	if (strncmp(method, prefix, sizeof(prefix) - 1))
+		return false;
+	method += sizeof(prefix) - 1;
+	params_init(&p, params);
+	id = params_int(&p, "streamId", 0, STREAM_ID_MAX);
+	if (!params_ok(&p))
+		;
+	else if (!strcmp(method, "start"))
+		in_start(c, id);
+	else if (!strcmp(method, "enqueue"))
+		enqueue(c, &p, id);
+	else if (!strcmp(method, "end"))
+		in_end(c, id, false);
+	else if (!strcmp(method, "error"))
+		in_end(c, id, true);
+	else if (!strcmp(method, "cancel"))
+		out_cancelled(c, id);
+	if (!params_ok(&p))
+		rpc_conn_close(c, WS_INVALID_RPC, "Invalid stream message");
+	return true;
+}

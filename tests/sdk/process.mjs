@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sandbox.spawn, ChildProcess, Sandbox.sh, Sandbox.env: what the SDK promises, through the unmodified SDK.
+import { alone, assert, done, rejection, Sandbox, sessionPid, sleep, test, text, until } from "./lib.mjs";
+import { KillController } from "@deno/sandbox";
+import { readFileSync } from "node:fs";
+
+const sandbox = await Sandbox.create();
+const piped = { stdout: "piped", stderr: "piped" };
+
+await test("spawn: stdout, stderr and exit code", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "echo out; echo err >&2; exit 7"], ...piped });
+  assert.ok(child.pid > 0);
+  const { status, stdoutText, stderrText } = await child.output();
+  assert.deepEqual(status, { success: false, code: 7, signal: null, oom: false });
+  assert.equal(stdoutText, "out\n");
+  assert.equal(stderrText, "err\n");
+});
+
+await test("spawn: null streams", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "cat; echo x; echo y >&2"], stdout: "null", stderr: "null" });
+  assert.equal(child.stdout, null);
+  assert.equal(child.stderr, null);
+  assert.equal(child.stdin, null);
+  assert.equal((await child.status).code, 0);
+});
+
+await test("spawn: output of 200 fast children is never lost", async () => {
+  const runs = [];
+  for (let i = 0; i < 200; i++) runs.push(sandbox.spawn("echo", { args: [String(i)], ...piped }).then((c) => c.output()));
+  const all = await Promise.all(runs);
+  all.forEach((r, i) => assert.equal(r.stdoutText, `${i}\n`));
+});
+
+await test("spawn: no such program", async () => {
+  const e = await rejection(sandbox.spawn("no-such-program-here"));
+  assert.equal(e.code, "ENOENT");
+  assert.match(e.message, /no-such-program-here/);
+});
+
+await test("spawn: not executable, no such directory", async () => {
+  assert.equal((await rejection(sandbox.spawn("/etc/passwd"))).code, "EACCES");
+  const e = await rejection(sandbox.spawn("true", { cwd: "/no/such/dir" }));
+  assert.equal(e.code, "ENOENT");
+  assert.match(e.message, /cwd/);
+});
+
+await test("spawn: cwd, env, clearEnv", async () => {
+  const run = async (options) =>
+    (await (await sandbox.spawn("bash", { args: ["-c", "pwd; echo $NB_A; echo ${HOME:-none}"], ...piped, ...options }))
+      .output()).stdoutText.split("\n");
+  assert.deepEqual((await run({ cwd: "/tmp", env: { NB_A: "a b=c" } })).slice(0, 2), ["/tmp", "a b=c"]);
+  const cleared = await run({ cwd: "/", clearEnv: true, env: { PATH: "/usr/bin:/bin" } });
+  assert.deepEqual(cleared.slice(0, 3), ["/", "", "none"]);
+});
+
+await test("spawn: signals are default, descriptors closed, own session", async () => {
+  const { stdoutText } = await (await sandbox.spawn("bash", {
+    args: ["-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd | wc -l; ps -o pid=,sid= -p $$"],
+    ...piped,
+  })).output();
+  const lines = stdoutText.trim().split("\n");
+  assert.match(lines[0], /SigBlk:\s+0+$/);
+  assert.match(lines[1], /SigIgn:\s+0+$/);
+  assert.equal(Number(lines[2]), 4); // 0, 1, 2 and that of ls
+  const [pid, sid] = lines[3].trim().split(/\s+/);
+  assert.equal(pid, sid);
+});
+
+await test("spawn: stdin is piped, half-closed at its end", async () => {
+  const child = await sandbox.spawn("cat", { stdin: "piped", ...piped });
+  const w = child.stdin.getWriter();
+  await w.write(new TextEncoder().encode("hello "));
+  await w.write(new TextEncoder().encode("world"));
+  await w.close();
+  assert.equal((await child.output()).stdoutText, "hello world");
+});
+
+await test("spawn: 16 MiB through cat", async () => {
+  const child = await sandbox.spawn("cat", { stdin: "piped", ...piped });
+  const block = new Uint8Array(1 << 20).map((_, i) => (i * 31) & 255);
+  const writing = (async () => {
+    const w = child.stdin.getWriter();
+    for (let i = 0; i < 16; i++) await w.write(block);
+    await w.close();
+  })();
+  const { stdout } = await child.output();
+  await writing;
+  assert.equal(stdout.length, 16 << 20);
+  assert.deepEqual(stdout.subarray(15 << 20), block);
+});
+
+await test("spawn: a reader that closed its input fails the writer", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "exec 0<&-; echo closed; sleep 30"], stdin: "piped", ...piped });
+  const reader = child.stdout.getReader();
+  assert.equal(text((await reader.read()).value), "closed\n");
+  const w = child.stdin.getWriter();
+  w.closed.catch(() => {});
+  const e = await rejection((async () => {
+    for (;;) await w.write(new Uint8Array(65536)).then(() => sleep(5));
+  })());
+  assert.equal(e.code, "EPIPE");
+  await child.kill("SIGKILL");
+});
+
+await test("spawn: a grandchild that keeps the pipe holds the output, not the status", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "(sleep 1; echo late) & echo early"], ...piped });
+  const began = Date.now();
+  assert.equal((await child.status).code, 0);
+  assert.ok(Date.now() - began < 900, "the status waited for the grandchild");
+  const { stdoutText } = await child.output();
+  assert.equal(stdoutText, "early\nlate\n");
+});
+
+await test("kill: default, by name, of the group", async () => {
+  for (const [signal, code] of [[undefined, 143], ["SIGKILL", 137], ["SIGINT", 130], ["SIGUSR1", 138]]) {
+    const child = await sandbox.spawn("sleep", { args: ["60"], ...piped });
+    await child.kill(signal);
+    assert.deepEqual(await child.status, { success: false, code, signal: signal ?? "SIGTERM", oom: false });
+  }
+  const group = await sandbox.spawn("bash", { args: ["-c", "sleep 61 & sleep 61; true"], ...piped });
+  await group.kill("SIGTERM");
+  const { status } = await group.output(); // only ends when the sleeps are gone
+  assert.equal(status.signal, "SIGTERM");
+});
+
+await test("kill: a signal that is handled, one that doesn't exist, a finished child", async () => {
+  const child = await sandbox.spawn("bash", {
+    args: ["-c", "trap 'echo usr1; exit 3' USR1; echo ready; while :; do sleep 0.05; done"],
+    ...piped,
+  });
+  const reader = child.stdout.getReader();
+  assert.equal(text((await reader.read()).value), "ready\n");
+  const e = await rejection(child.kill("SIGNOTHING"));
+  assert.ok(e instanceof TypeError);
+  await child.kill("SIGUSR1");
+  assert.equal(text((await reader.read()).value), "usr1\n");
+  assert.equal((await child.status).code, 3);
+  await child.kill(); // swallowed by the SDK because the code is ENOENT
+});
+
+await test("AbortSignal kills with SIGTERM", async () => {
+  const child = await sandbox.spawn("sleep", { args: ["60"], signal: AbortSignal.timeout(200), ...piped });
+  assert.equal((await child.output()).status.signal, "SIGTERM");
+});
+
+await test("await using ends the child", async () => {
+  let status;
+  {
+    await using child = await sandbox.spawn("sleep", { args: ["60"], ...piped });
+    status = child.status;
+  }
+  assert.equal((await status).signal, "SIGTERM");
+});
+
+await test("a cancelled stdout is a broken pipe for the child", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "while echo y; do :; done; exit 9"], ...piped });
+  const reader = child.stdout.getReader();
+  await reader.read();
+  // The SDK wants an Error as the reason here.
+  await reader.cancel(new Error("enough"));
+  const { code, signal } = await child.status;
+  assert.ok(signal === "SIGPIPE" || code === 9, `${signal} ${code}`);
+});
+
+await test("several clients: waiting during and after, signalling each other's children", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "read; exit 5"], stdin: "piped", ...piped });
+  await using other = await Sandbox.connect(sandbox.id);
+  const raw = (s, pid) => (s.spawn("bash", { args: ["-c", `kill -0 ${pid} && echo there`], ...piped })).then((c) => c.output());
+  assert.equal((await raw(other, child.pid)).stdoutText, "there\n");
+  await child.stdin.close();
+  assert.equal((await child.status).code, 5);
+});
+
+await test("a child outlives the client that started it", async () => {
+  const marker = `/tmp/nb-outlive-${process.pid}-${Date.now()}`;
+  const guest = await Sandbox.connect(sandbox.id);
+  await guest.spawn("bash", {
+    args: ["-c", `for i in $(seq 100); do echo some output; done; sleep 0.5; yes | head -c 3000000; echo $? > ${marker}`],
+    ...piped,
+  });
+  await guest.close();
+  await until(async () => (await sandbox.sh`cat ${marker} 2>/dev/null; rm -f ${marker}`.noThrow().text()) === "0\n");
+});
+
+await test("sh: text, json, quoting, pipes", async () => {
+  assert.equal(await sandbox.sh`echo ${"a b; $HOME 'x'"}`.text(), "a b; $HOME 'x'\n");
+  assert.equal(await sandbox.sh`printf '%s\n' ${["b", "a"]} | sort | tr 'a-z' 'A-Z'`.text(), "A\nB\n");
+  assert.deepEqual(await sandbox.sh`echo '{"a":[1]}'`.json(), { a: [1] });
+});
+
+await test("sh: failure, noThrow, cwd, env, timeout", async () => {
+  const e = await rejection(sandbox.sh`echo bad >&2; exit 4`.stderr("piped").result());
+  assert.equal(e.code, 4);
+  assert.match(e.message, /bad/);
+  assert.equal((await sandbox.sh`exit 4`.noThrow()).status.code, 4);
+  // In this version of the SDK each modifier starts from an empty state, so only the last one counts.
+  const child = await sandbox.sh`test $PWD = /usr`.cwd("/usr");
+  assert.equal(child.status.code, 0);
+  assert.equal((await sandbox.sh`test "$NB_X" = "1 2"`.env("NB_X", "1 2")).status.code, 0);
+  assert.equal((await rejection(sandbox.sh`sleep 101`.signal(AbortSignal.timeout(200)).result())).code, 143);
+  const controller = new KillController();
+  const running = rejection(sandbox.sh`sleep 102; true`.signal(controller.signal).result());
+  await until(async () => (await sandbox.sh`pgrep -f "sleep 10[2]" | wc -l`.text()) !== "0\n");
+  controller.kill("SIGKILL");
+  assert.equal((await running).code, 137);
+});
+
+await test("env: get, set, toObject, delete; seen by children and other clients", async () => {
+  await using other = await Sandbox.connect(sandbox.id);
+  assert.equal(await sandbox.env.get("NB_TEST_V"), undefined);
+  await sandbox.env.set("NB_TEST_V", "ä=1");
+  assert.equal(await other.env.get("NB_TEST_V"), "ä=1");
+  assert.equal((await other.env.toObject()).NB_TEST_V, "ä=1");
+  assert.equal(await other.sh`echo $NB_TEST_V`.text(), "ä=1\n");
+  await other.env.delete("NB_TEST_V");
+  assert.equal(await sandbox.env.get("NB_TEST_V"), undefined);
+  assert.equal(await sandbox.sh`echo x$NB_TEST_V`.text(), "x\n");
+});
+
+await test("300 children at once", async () => {
+  const children = await Promise.all(Array.from({ length: 300 }, (_, i) =>
+    sandbox.spawn("bash", { args: ["-c", `read; echo ${i}`], stdin: "piped", ...piped })));
+  await Promise.all(children.map((c) => c.stdin.close()));
+  const outs = await Promise.all(children.map((c) => c.output()));
+  outs.forEach((o, i) => assert.equal(o.stdoutText, `${i}\n`));
+}, 120_000);
+
+await test("200 MB of output stream through", async () => {
+  const child = await sandbox.spawn("head", { args: ["-c", "200000000", "/dev/zero"], ...piped });
+  const began = performance.now();
+  let n = 0;
+  for await (const chunk of child.stdout) n += chunk.length;
+  assert.equal(n, 200_000_000);
+  const s = (performance.now() - began) / 1000;
+  console.log(`     ${(200 / s).toFixed(0)} MB/s`);
+  assert.equal((await child.status).code, 0);
+  if (alone) {
+    const kib = Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${sessionPid}/status`, "utf8"))[1]);
+    console.log(`     session's peak ${(kib / 1024).toFixed(0)} MiB`);
+    assert.ok(kib < 120 * 1024, `${kib} KiB`);
+  }
+}, 180_000);
+
+await sandbox.close();
+await done();
