@@ -16,6 +16,7 @@
 #include "guest/ws.h"
 
 #include <errno.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,7 @@ static enum rc session_new(struct session **ret, struct fault *ret_f)
 
 	if (!s)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC); /* whatever our starter left open is not for our children */
 	s->uid = geteuid();
 	s->gid = getegid();
 	s->change_ids = getuid() == 0 && s->uid != 0;
