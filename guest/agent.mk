@@ -3,11 +3,11 @@
 AGENT_SOURCES = guest/agent.h guest/agent_boot.c guest/agent_child.c guest/agent_control.c guest/agent_dial.c \
 	guest/agent_env.c guest/agent_exec.c guest/agent_identity.c guest/agent_limits.h guest/agent_line.c guest/agent_line.h \
 	guest/agent_main.c guest/agent_net.c guest/agent_service.c guest/agent_session.c guest/agent_session.h \
-	guest/agent_session_stub.c guest/agent_tar.c guest/agent_unit.c
+	guest/agent_tar.c guest/agent_unit.c
 
 nestboxlibexec_PROGRAMS += nestbox-agent
-nestbox_agent_SOURCES = $(AGENT_SOURCES) $(SESSION_SOURCES)
-nestbox_agent_LDADD = $(SESSION_LIBS) $(FS_LIBS) libnbbase.a $(JSONC_LIBS)
+nestbox_agent_SOURCES = $(AGENT_SOURCES)
+nestbox_agent_LDADD = $(SESSION_LIBS)
 if ASAN
 nestbox_agent_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 else

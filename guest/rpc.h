@@ -32,6 +32,7 @@ struct session {
 	struct loop *loop;
 	struct jobs *jobs;
 	struct json_object *env;       /* of new children: names to strings */
+	struct json_object *env_own;   /* what clients made of it: names to strings, null for deleted */
 	struct rpc_conn *conns, *dead; /* dead ones are freed between two turns of the loop */
 	size_t n_conns;
 	struct proc *running, *finished;

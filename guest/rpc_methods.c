@@ -62,10 +62,11 @@ static void method_env_set(struct rpc_conn *c, struct rpc_call *call, struct jso
 	value = params_str(&p, "value");
 	if (!params_ok(&p)) {
 		rpc_call_params(call, &p);
-	} else if (json_object_object_length(s->env) >= ENV_VARS_MAX) {
+	} else if (json_object_object_length(s->env_own) >= ENV_VARS_MAX) {
 		rpc_call_error(call, "RangeError", NULL, "More than %d environment variables", ENV_VARS_MAX);
 	} else {
 		json_put(s->env, key, json_str(value));
+		json_put(s->env_own, key, json_str(value));
 		rpc_call_ok(call, NULL);
 	}
 }
@@ -78,6 +79,7 @@ static void method_env_all(struct rpc_conn *c, struct rpc_call *call, struct jso
 
 static void method_env_delete(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
+	struct session *s = rpc_conn_session(c);
 	struct params p;
 	const char *key;
 
@@ -87,7 +89,10 @@ static void method_env_delete(struct rpc_conn *c, struct rpc_call *call, struct 
 		rpc_call_params(call, &p);
 		return;
 	}
-	json_object_object_del(rpc_conn_session(c)->env, key);
+	if (json_object_object_get_ex(s->env, key, NULL)) {
+		json_object_object_del(s->env, key);
+		json_put(s->env_own, key, NULL);
+	}
 	rpc_call_ok(call, NULL);
 }
 

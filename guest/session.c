@@ -33,6 +33,7 @@ extern char **environ;
 static void env_from_process(struct session *s)
 {
 	s->env = json_object_new_object();
+	s->env_own = json_object_new_object();
 	for (char **e = environ; *e; e++) {
 		const char *eq = strchr(*e, '=');
 		_cleanup_free_ char *name = eq && eq > *e ? strndup(*e, (size_t)(eq - *e)) : NULL;
@@ -119,15 +120,22 @@ struct control {
 	bool ended;
 };
 
+/* What clients set or deleted themselves holds, also in a clone. */
 static void control_env(struct session *s, struct json_object *env)
 {
 	if (!json_object_is_type(env, json_type_object))
 		return;
+	json_object_put(s->env);
+	s->env = json_object_new_object();
 	json_object_object_foreach(env, name, value) {
 		if (json_object_is_type(value, json_type_string))
 			json_put(s->env, name, json_object_get(value));
+	}
+	json_object_object_foreach(s->env_own, own, own_value) {
+		if (own_value)
+			json_put(s->env, own, json_object_get(own_value));
 		else
-			json_object_object_del(s->env, name);
+			json_object_object_del(s->env, own);
 	}
 }
 

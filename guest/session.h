@@ -11,7 +11,7 @@
  * Packets on control_fd (SOCK_SEQPACKET), by their first byte; at most SESSION_PACKET_MAX bytes, at most one descriptor:
  *   'r' + fd            an rpc connection; the first byte on it is a WebSocket frame's
  *   'h' + fd + domain   service `http` of schema/agent.h; the answer line is written here
- *   'e' + JSON object   environment: added to what new children get, null removes
+ *   'e' + JSON object   the whole environment of new children; what clients set themselves goes over it
  *   'i' + JSON {"generation": n}   this is a clone: connections of its origin are closed
  * The end of control_fd ends the process, and not its children. Returns an exit status.
  */
