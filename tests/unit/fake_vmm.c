@@ -334,15 +334,21 @@ enum rc net_dial(const struct net *net, int *ret_fd, struct fault *ret_f)
 
 /* --- agent ------------------------------------------------------------------------------------------------------ */
 
-struct connection {
+static struct connection {
+	struct connection *next;
 	int fd;
 	struct source *io;
 	size_t n;
 	char line[65536];
-};
+} *connections;
 
 static void connection_end(struct connection *c)
 {
+	for (struct connection **at = &connections; *at; at = &(*at)->next)
+		if (*at == c) {
+			*at = c->next;
+			break;
+		}
 	source_drop(&c->io);
 	close(c->fd);
 	free(c);
@@ -398,6 +404,8 @@ static void on_connection(void *arg, uint32_t events)
 	fail_armed = false; /* the agent's own bookkeeping is not under test */
 	if (c->fd < 0 || loop_fd(fake.engine.loop, c->fd, EPOLLIN, on_line, c, &c->io, NULL))
 		abort();
+	c->next = connections;
+	connections = c;
 	fail_armed = armed;
 }
 
@@ -418,6 +426,8 @@ void fake_open(struct loop *loop)
 void fake_close(void)
 {
 	source_drop(&fake.agent_source);
+	while (connections)
+		connection_end(connections);
 	close_fd(&fake.agent_fd);
 	fake_engine_free(&fake.engine);
 }

@@ -14,6 +14,11 @@ nestboxd_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestboxd_SOURCES = vmm/broker/main.c vmm/broker/privilege.c vmm/broker/privilege.h
 nestboxd_LDADD = libnbbroker.a $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NET_LIBS) $(HARDEN_LIBS)
 
+sbin_PROGRAMS += nestboxctl
+nestboxctl_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestboxctl_SOURCES = vmm/broker/ctl.c vmm/broker/ctl_exec.c vmm/broker/ctl_exec.h vmm/broker/doctor.c vmm/broker/doctor.h
+nestboxctl_LDADD = $(nestboxd_LDADD)
+
 BROKER_LIBS = libnbbroker.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(OPENSSL_LIBS)
 check_PROGRAMS += tests/unit/test_broker
 tests_unit_test_broker_SOURCES = tests/unit/test_broker.c tests/unit/fake_vmm.c tests/unit/fake_vmm.h
