@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define PROCESSES_MAX 32
 
@@ -34,6 +35,43 @@ static char processes[PROCESSES_MAX][41];
 static struct engine_vm *vms;
 static unsigned int fail_at;
 static bool fail_armed;
+
+/* --- a host ------------------------------------------------------------------------------------------------------- */
+
+static void file_make(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	if (fd < 0 || write(fd, "{}\n", 3) != 3)
+		abort();
+	close(fd);
+}
+
+void fake_world(struct config *ret, char *dir)
+{
+	static const char *const files[] = { "kernel", "initrd", "root.erofs", "image.json" };
+	char path[256];
+
+	if (!mkdtemp(dir) || chdir(dir) < 0 || mkdir("state", 0755) < 0 || mkdir("run", 0755) < 0 ||
+	    mkdir("state/images", 0755) < 0 || mkdir("state/images/debian-13", 0755) < 0)
+		abort();
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		snprintf(path, sizeof(path), "state/images/debian-13/%s", files[i]);
+		file_make(path);
+	}
+	file_make("empty.conf");
+	if (truncate("empty.conf", 0) < 0 || config_load(ret, "empty.conf", NULL))
+		abort();
+	snprintf(ret->state_dir, sizeof(ret->state_dir), "%s/state", dir);
+	snprintf(ret->run_dir, sizeof(ret->run_dir), "%s/run", dir);
+	snprintf(ret->template_memory_mib, sizeof(ret->template_memory_mib), "1024");
+	ret->vm_disk_mib = 512;
+	ret->vm_max = 4;
+	ret->vm_memory_mib_host = 1000000;
+	ret->lease_grace_ms = 100;
+	ret->create_timeout_ms = 5000;
+	ret->vm_uid_base = 4000000000; /* nobody's: there is nothing to be swept */
+}
 
 /* --- failures --------------------------------------------------------------------------------------------------- */
 

@@ -6,6 +6,7 @@
 #ifndef NB_TESTS_FAKE_VMM_H
 #define NB_TESTS_FAKE_VMM_H
 
+#include "base/config.h"
 #include "vmm/engines/engine.h"
 
 #include <stdbool.h>
@@ -24,6 +25,9 @@ struct fake {
 };
 
 extern struct fake fake;
+
+/* A state directory with an image in it, below dir, a mkdtemp() template; changes into it. */
+void fake_world(struct config *ret, char *dir);
 
 /* The engine and the agent live on this loop. Processes of an earlier engine stay "running". */
 void fake_open(struct loop *loop);

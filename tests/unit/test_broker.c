@@ -32,41 +32,6 @@ static char events[8192]; /* what was told without being asked, as text */
 
 /* --- the world around it ---------------------------------------------------------------------------------------- */
 
-static void file_make(const char *path)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-
-	if (fd < 0 || write(fd, "{}\n", 3) != 3)
-		abort();
-	close(fd);
-}
-
-static void world_make(void)
-{
-	static const char *const files[] = { "kernel", "initrd", "root.erofs", "image.json" };
-	char path[256];
-
-	if (!mkdtemp(dir) || chdir(dir) < 0 || mkdir("state", 0755) < 0 || mkdir("run", 0755) < 0 ||
-	    mkdir("state/images", 0755) < 0 || mkdir("state/images/debian-13", 0755) < 0)
-		abort();
-	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-		snprintf(path, sizeof(path), "state/images/debian-13/%s", files[i]);
-		file_make(path);
-	}
-	file_make("empty.conf");
-	if (truncate("empty.conf", 0) < 0 || config_load(&config, "empty.conf", NULL))
-		abort();
-	snprintf(config.state_dir, sizeof(config.state_dir), "%s/state", dir);
-	snprintf(config.run_dir, sizeof(config.run_dir), "%s/run", dir);
-	snprintf(config.template_memory_mib, sizeof(config.template_memory_mib), "1024");
-	config.vm_disk_mib = 512;
-	config.vm_max = 4;
-	config.vm_memory_mib_host = 1000000;
-	config.lease_grace_ms = 100;
-	config.create_timeout_ms = 5000;
-	config.vm_uid_base = 4000000000; /* nobody's: there is nothing to be swept */
-}
-
 static int peer_open(unsigned int who)
 {
 	int pair[2];
@@ -107,7 +72,7 @@ static void setup(void)
 	static bool made;
 
 	if (!made)
-		world_make();
+		fake_world(&config, dir);
 	made = true;
 	fake_reset();
 	events[0] = '\0';

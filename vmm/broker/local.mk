@@ -25,3 +25,14 @@ tests_unit_test_broker_SOURCES = tests/unit/test_broker.c tests/unit/fake_vmm.c 
 tests_unit_test_broker_LDADD = $(BROKER_LIBS)
 # Any allocation may fail there (fake_vmm.c).
 tests_unit_test_broker_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc
+
+check_PROGRAMS += tests/fuzz/fuzz_broker tests/fuzz/fuzz_agent_answer tests/fuzz/fuzz_record
+tests_fuzz_fuzz_broker_SOURCES = tests/fuzz/fuzz_broker.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_broker_LDADD = $(BROKER_LIBS)
+tests_fuzz_fuzz_broker_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc
+tests_fuzz_fuzz_agent_answer_SOURCES = tests/fuzz/fuzz_agent_answer.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_agent_answer_LDADD = $(BROKER_LIBS)
+tests_fuzz_fuzz_agent_answer_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc
+tests_fuzz_fuzz_record_SOURCES = tests/fuzz/fuzz_record.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_record_LDADD = $(BROKER_LIBS)
+tests_fuzz_fuzz_record_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The broker's own files, as a crash may have left them: a machine's record and an exposure. */
+#include "vmm/broker/expose.h"
+#include "vmm/broker/record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1), *copy = malloc(size + 1);
+	struct expose *x = NULL;
+	struct record r;
+	struct fault f;
+
+	if (text && copy) {
+		memcpy(text, data, size);
+		text[size] = '\0';
+		memcpy(copy, text, size + 1);
+		if (!record_parse(text, &r, &f) && (!r.engine[0] || !r.memory_mib))
+			abort();
+		if (!expose_parse("a.example", copy, &x, &f) && strchr(x->line, '\n'))
+			abort();
+	}
+	free(x);
+	free(text);
+	free(copy);
+	return 0;
+}
