@@ -26,7 +26,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fuzz_broker.XXXXXX";
+static char dir[] = "/dev/shm/fuzz_broker.XXXXXX"; /* thousands of machines are made there */
 static struct config config;
 static struct loop *loop;
 static struct broker *b;

@@ -60,8 +60,6 @@ static const struct {
 	{ SCMP_SYS(clock_settime), "the host's clock" },
 	{ SCMP_SYS(adjtimex), "the host's clock" },
 	{ SCMP_SYS(clock_adjtime), "the host's clock" },
-	{ SCMP_SYS(sethostname), "the host" },
-	{ SCMP_SYS(setdomainname), "the host" },
 	{ SCMP_SYS(iopl), "hardware" },
 	{ SCMP_SYS(ioperm), "hardware" },
 	{ SCMP_SYS(acct), "the host" },
