@@ -17,7 +17,7 @@ struct stream {
 	struct gateway *gw;
 	struct stream *next, *prev;
 	int fd;
-	struct source *source, *deadline, *lease;
+	struct source *source, *deadline;
 	struct buf head;
 	struct ticket ticket;
 	struct relay relay;
@@ -34,7 +34,6 @@ static void stream_free(struct stream *s)
 	relay_stop(&s->relay);
 	source_drop(&s->source);
 	source_drop(&s->deadline);
-	source_drop(&s->lease);
 	buf_free(&s->head);
 	ticket_close(&s->ticket);
 	if (s->fd >= 0) {
@@ -59,12 +58,6 @@ static void stream_refuse(struct stream *s, int status, const char *code, const 
 
 static void on_relay_done(void *arg)
 {
-	stream_free(arg);
-}
-
-static void on_lease(void *arg, uint32_t events)
-{
-	(void)events;
 	stream_free(arg);
 }
 
@@ -105,8 +98,6 @@ static void stream_relay(struct stream *s, const struct head *head)
 	rc = fd_nonblock(s->ticket.fd, &f);
 	if (!rc)
 		rc = stream_greet(s, head, &f);
-	if (!rc && s->ticket.lease >= 0)
-		rc = loop_fd(s->gw->loop, s->ticket.lease, 0, on_lease, s, &s->lease, &f);
 	if (!rc)
 		rc = relay_start(&s->relay, &s->gw->pool, s->fd, s->ticket.fd, on_relay_done, s, &f);
 	if (rc) {

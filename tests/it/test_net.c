@@ -82,14 +82,6 @@ static ino_t own_ns(void)
 	return st.st_ino;
 }
 
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 static int by_value(const void *a, const void *b)
 {
 	const uint64_t *x = a, *y = b;
@@ -445,6 +437,38 @@ TEST(dial_reaches_the_agent_only)
 	}
 	guestns_stop(&g);
 	net_destroy(&net);
+}
+
+TEST(destroy_aborts_what_is_connected)
+{
+	struct guestns guest;
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_port = htons(AGENT_PORT) };
+	int listener, fd = -1, err = 0, one = 1;
+	struct fault f = { 0 };
+	struct net net;
+	struct pollfd p;
+	char c;
+
+	SETUP();
+	REQUIRE(!make("cut", &net));
+	REQUIRE(!guestns_start(&guest, net.tap_fd, net.mgmt_fd, &f));
+	listener = guestns_socket(&guest, SOCK_STREAM);
+	inet_pton(AF_INET, AGENT_MGMT_GUEST_ADDR, &addr.sin_addr);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	CHECK(!bind(listener, (struct sockaddr *)&addr, sizeof(addr)) && !listen(listener, 1));
+	CHECK(!net_dial(&net, &fd, &f));
+	p = (struct pollfd){ .fd = fd, .events = POLLOUT };
+	CHECK(poll(&p, 1, WAIT_MS) == 1 && !(p.revents & POLLERR));
+	/* The guest is gone without a word. */
+	guestns_stop(&guest);
+	p.events = POLLIN;
+	CHECK_EQ(poll(&p, 1, 50), 0);
+	net_destroy(&net);
+	CHECK_EQ(poll(&p, 1, WAIT_MS), 1);
+	CHECK(read(fd, &c, 1) < 0 && (err = errno) == ECONNABORTED);
+	printf("  errno after destroy: %s\n", strerrorname_np(err));
+	close(fd);
+	close(listener);
 }
 
 TEST(adopt_takes_over_the_listeners)

@@ -17,5 +17,7 @@ enum rc inside_rules(struct fault *ret_f);
 enum rc inside_sockets(struct net *net, struct fault *ret_f);
 /* The nonblocking connection to the agent. */
 enum rc inside_dial(int *ret_fd, struct fault *ret_f);
+/* Aborts every TCP connection in the namespace. */
+enum rc inside_cut(struct fault *ret_f);
 
 #endif

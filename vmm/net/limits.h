@@ -16,4 +16,6 @@
 #define NET_DNS_PORT 53
 #define NET_DIAL_SYN_RETRIES 3
 
+#define NET_CUT_ROUNDS 64             /* of 256 connections each, when a machine goes */
+
 #endif

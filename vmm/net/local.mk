@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 noinst_LIBRARIES += libnbnet.a
 libnbnet_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbnet_a_SOURCES = vmm/net/inside.c vmm/net/inside.h vmm/net/limits.h vmm/net/net.c vmm/net/net.h
+libnbnet_a_SOURCES = vmm/net/cut.c vmm/net/inside.c vmm/net/inside.h vmm/net/limits.h vmm/net/net.c vmm/net/net.h
 # What a program with libnbnet.a links besides.
 NET_LIBS = $(NFTABLES_LIBS)
 

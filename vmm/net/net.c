@@ -213,10 +213,26 @@ static void ns_remove(const char *id)
 		log_warn("cannot remove a network namespace's file path=%s sys=%d", path, errno);
 }
 
+/* Whoever still talks to the machine learns now that it is gone. */
+static void ns_cut(int ns_fd)
+{
+	struct fault f;
+	enum rc rc = enter(ns_fd, &f);
+
+	if (!rc) {
+		rc = inside_cut(&f);
+		leave();
+	}
+	if (rc)
+		log_fault(LOG_LEVEL_WARN, &f, "connections of a machine that ended may linger");
+}
+
 void net_destroy(struct net *net)
 {
 	if (!net)
 		return;
+	if (net->ns_fd >= 0 && net->id[0])
+		ns_cut(net->ns_fd);
 	close_fd(&net->tap_fd);
 	close_fd(&net->mgmt_fd);
 	close_fd(&net->tcp_fd);

@@ -26,7 +26,7 @@ enum rc net_init(const char *run_dir, struct fault *ret_f);
 enum rc net_create(const char *id, struct net *ret, struct fault *ret_f);
 /* Of a machine that runs already: finds the namespace, opens new egress sockets in it. */
 enum rc net_adopt(const char *id, struct net *ret, struct fault *ret_f);
-/* Closes, unmounts, removes. Half-built and absent ones are fine. */
+/* Aborts the TCP connections inside, closes, unmounts, removes. Half-built and absent ones are fine. */
 void net_destroy(struct net *net);
 /* Removes every namespace below run_dir/netns whose id is not kept(). At start, after adoption. */
 enum rc net_sweep(bool (*kept)(void *arg, const char *id), void *arg, struct fault *ret_f);
