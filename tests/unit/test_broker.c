@@ -308,7 +308,7 @@ TEST(template_boot_is_retried_and_its_log_kept)
 	fake.bad_boots = 2;
 	CHECK_EQ(ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created), RC_OK);
 	CHECK_EQ(fake.boots, 3);
-	CHECK_EQ(files_below("state/logs"), 2);
+	CHECK_EQ(files_below("state/logs/kernel"), 2);
 	teardown();
 }
 

@@ -46,9 +46,12 @@ bool broker_name_ok(const char *name)
 
 static enum rc dirs_open(struct broker *b, struct fault *ret_f)
 {
-	const struct { const char *name; int *fd; } dirs[] = {
-		{ "vms", &b->vms_dirfd },             { "images", &b->images_dirfd }, { "templates", &b->templates_dirfd },
-		{ "exposures", &b->exposures_dirfd }, { "logs", &b->logs_dirfd },
+	/* images/ and logs/ are others' as well; the rest is ours alone. */
+	_cleanup_fd_ int logs = -1;
+	const struct { const char *name; int *fd; unsigned int mode; } dirs[] = {
+		{ "images", &b->images_dirfd, 0755 },       { "logs", &logs, 0755 },
+		{ "vms", &b->vms_dirfd, 0700 },             { "templates", &b->templates_dirfd, 0700 },
+		{ "exposures", &b->exposures_dirfd, 0700 },
 	};
 
 	if (mkdir(b->config->state_dir, 0755) < 0 && errno != EEXIST)
@@ -57,14 +60,12 @@ static enum rc dirs_open(struct broker *b, struct fault *ret_f)
 	if (b->state_dirfd < 0)
 		return fault_set(ret_f, RC_SYS, errno, "open '%.80s'", b->config->state_dir);
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
-		/* Images are public, the rest is ours. logs/ may be shared with other daemons and keeps its mode. */
-		enum rc rc = dir_open_at(b->state_dirfd, dirs[i].name, dirs[i].fd == &b->images_dirfd ? 0755 : 0700,
-					 dirs[i].fd, ret_f);
+		enum rc rc = dir_open_at(b->state_dirfd, dirs[i].name, dirs[i].mode, dirs[i].fd, ret_f);
 
 		if (rc)
 			return rc;
 	}
-	return RC_OK;
+	return dir_open_at(logs, "kernel", 0700, &b->logs_dirfd, ret_f);
 }
 
 static uint64_t host_memory_mib(const struct config *config)

@@ -90,10 +90,10 @@ static void log_keep(struct build *d)
 	if (d->m->dirfd < 0)
 		return;
 	from = openat(d->m->dirfd, "console.log", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	snprintf(name, sizeof(name), "kernel-%s-%u.log", d->name, d->attempt % KERNEL_LOGS_KEPT);
+	snprintf(name, sizeof(name), "%s-%u.log", d->name, d->attempt % KERNEL_LOGS_KEPT);
 	to = openat(d->b->logs_dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (from >= 0 && to >= 0 && !copy_disk(from, to, NULL, NULL))
-		log_warn("kernel log kept file=logs/%s", name);
+		log_warn("kernel log kept file=logs/kernel/%s", name);
 }
 
 static void on_end(void *arg, const char *reason)
@@ -302,10 +302,31 @@ static void on_booting(void *arg, enum rc rc, const struct fault *f)
 		ask(d, HELLO, TEMPLATE_BOOT_MS, on_asked);
 }
 
+/* The image knows how its kernel is started; what an accelerator needs besides, the engine adds. */
+static enum rc cmdline_read(int image_dirfd, char **ret, struct fault *ret_f)
+{
+	_cleanup_free_ char *text = NULL;
+	struct json_object *root, *v;
+	size_t n;
+	enum rc rc = file_read_at(image_dirfd, "image.json", IMAGE_JSON_MAX, &text, &n, ret_f);
+
+	if (rc)
+		return rc;
+	root = json_tokener_parse(text);
+	if (json_object_is_type(root, json_type_object) && json_object_object_get_ex(root, "cmdline", &v) &&
+	    json_object_is_type(v, json_type_string))
+		*ret = strdup(json_object_get_string(v));
+	else
+		*ret = strdup(BUILD_CMDLINE);
+	json_object_put(root);
+	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+}
+
 static void step_boot(void *arg, enum rc rc, const struct fault *f)
 {
 	struct build *d = arg;
 	_cleanup_fd_ int kernel = -1, initrd = -1;
+	_cleanup_free_ char *cmdline = NULL;
 	struct machine_boot boot;
 	struct fault ff;
 
@@ -316,10 +337,12 @@ static void step_boot(void *arg, enum rc rc, const struct fault *f)
 	}
 	kernel = openat(d->image_dirfd, "kernel", O_RDONLY | O_CLOEXEC);
 	initrd = openat(d->image_dirfd, "initrd", O_RDONLY | O_CLOEXEC);
-	boot = (struct machine_boot){ kernel, initrd, BUILD_CMDLINE };
 	if (kernel < 0 || initrd < 0)
 		rc = fault_set(&ff, RC_ABSENT, errno, "image '%s' has no kernel or no initrd", d->image);
 	else
+		rc = cmdline_read(d->image_dirfd, &cmdline, &ff);
+	boot = (struct machine_boot){ kernel, initrd, cmdline };
+	if (!rc)
 		rc = machine_launch(d->m, &boot, NULL, on_booting, d, &ff);
 	if (rc)
 		build_fail(d, &ff);

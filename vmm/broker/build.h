@@ -8,6 +8,7 @@
 #define TEMPLATE_NAME_MAX 200
 #define BUILD_COLD_ID "_cold"   /* machines of the one build that runs */
 #define BUILD_CHECK_ID "_check"
+/* Where image.json has no "cmdline". */
 #define BUILD_CMDLINE "console=ttyS0 loglevel=4 panic=-1 nestbox.root=image"
 
 struct build;

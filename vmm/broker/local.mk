@@ -36,3 +36,6 @@ tests_fuzz_fuzz_agent_answer_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=mal
 tests_fuzz_fuzz_record_SOURCES = tests/fuzz/fuzz_record.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_record_LDADD = $(BROKER_LIBS)
 tests_fuzz_fuzz_record_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc
+
+dist_man_MANS += doc/man/nestboxd.8 doc/man/nestboxctl.8
+EXTRA_DIST += doc/broker.md
