@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fcgi/runner/watch.h"
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "fcgi/runner/limits.h"
+#include "fcgi/runner/link.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#define ID_MAX 64
+#define RETRIES_MAX 256
+#define RECONNECT_MS 500
+
+struct watch;
+
+struct running {
+	struct watch *w;
+	char revision[ID_MAX];
+	bool used, again;
+	struct source *child;
+};
+
+struct retry { /* when a production revision may be tried again */
+	char revision[ID_MAX];
+	uint64_t at_ms, wait_ms;
+};
+
+struct watch {
+	const struct config *c;
+	const char *config_path;
+	struct db *db;
+	struct loop *loop;
+	struct link link;
+	int kick_fd, events_fd;
+	struct source *kick, *tick, *events, *term, *intr;
+	struct running jobs[RUNNER_JOBS_MAX];
+	struct retry retries[RETRIES_MAX];
+};
+
+/* --- small statements ---------------------------------------------------------------------------------------------- */
+
+static void run(struct watch *w, const char *sql, const char *a, const char *b, int64_t ms)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct fault f;
+
+	db_start(&q, w->db, sql);
+	if (ms)
+		db_int(&q, ms);
+	if (a)
+		db_text(&q, a);
+	if (b)
+		db_text(&q, b);
+	if (db_run(&q, &f))
+		log_fault(LOG_LEVEL_ERROR, &f, "database");
+}
+
+/* First column of up to n rows. */
+static size_t list(struct watch *w, const char *sql, const char *a, char out[][ID_MAX], size_t n)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	size_t k = 0;
+
+	db_start(&q, w->db, sql);
+	if (a)
+		db_text(&q, a);
+	while (k < n && !db_row(&q, NULL))
+		snprintf(out[k++], ID_MAX, "%s", db_col_text(&q, 0));
+	return k;
+}
+
+/* --- jobs ---------------------------------------------------------------------------------------------------------- */
+
+enum rc watch_lock(const struct config *c, const char *revision, int *ret_fd, struct fault *ret_f)
+{
+	char path[512];
+	_cleanup_fd_ int fd = -1;
+
+	snprintf(path, sizeof(path), "%.400s/logs/revisions/.%.64s.lock", c->state_dir, revision);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "open lock of revision");
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return fault_set(ret_f, errno == EWOULDBLOCK ? RC_AGAIN : RC_SYS, errno, "lock revision");
+	*ret_fd = take_fd(&fd);
+	return RC_OK;
+}
+
+static struct running *job_of(struct watch *w, const char *revision)
+{
+	for (size_t i = 0; i < RUNNER_JOBS_MAX; i++)
+		if (w->jobs[i].used && !strcmp(w->jobs[i].revision, revision))
+			return &w->jobs[i];
+	return NULL;
+}
+
+static struct retry *retry_of(struct watch *w, const char *revision)
+{
+	struct retry *oldest = &w->retries[0];
+
+	for (size_t i = 0; i < RETRIES_MAX; i++) {
+		if (!strcmp(w->retries[i].revision, revision))
+			return &w->retries[i];
+		if (w->retries[i].at_ms < oldest->at_ms)
+			oldest = &w->retries[i];
+	}
+	*oldest = (struct retry){ .wait_ms = 0 };
+	snprintf(oldest->revision, sizeof(oldest->revision), "%s", revision);
+	return oldest;
+}
+
+static void tick(void *arg);
+
+static void on_job_end(void *arg, int status)
+{
+	struct running *j = arg;
+	struct watch *w = j->w;
+	struct retry *r = retry_of(w, j->revision);
+
+	log_info("job ended revision=%s kind=%s status=%d", j->revision, j->again ? "restart" : "deploy",
+		 WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	if (status) {
+		r->wait_ms = MIN_OF(r->wait_ms ? r->wait_ms * 2 : 1000, (uint64_t)RUNNER_BACKOFF_MAX_MS);
+		r->at_ms = loop_now_ms(w->loop) + r->wait_ms;
+	} else {
+		r->wait_ms = 0;
+	}
+	source_drop(&j->child);
+	j->used = false;
+	tick(w);
+}
+
+static void job_start(struct watch *w, const char *revision, bool again)
+{
+	struct running *j = NULL;
+	struct fault f;
+	pid_t pid;
+
+	for (size_t i = 0; i < RUNNER_JOBS_MAX; i++)
+		if (!w->jobs[i].used)
+			j = &w->jobs[i];
+	if (!j || job_of(w, revision))
+		return;
+	pid = fork();
+	if (!pid) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		setsid();
+		if (w->config_path)
+			execl("/proc/self/exe", "nestbox-runner", "-c", w->config_path, again ? "again" : "job", revision, NULL);
+		else
+			execl("/proc/self/exe", "nestbox-runner", again ? "again" : "job", revision, NULL);
+		_exit(127);
+	}
+	if (pid < 0) {
+		log_error("could not start a job revision=%s", revision);
+		return;
+	}
+	*j = (struct running){ .w = w, .used = true, .again = again };
+	snprintf(j->revision, sizeof(j->revision), "%s", revision);
+	log_info("job started revision=%s kind=%s pid=%d", revision, again ? "restart" : "deploy", (int)pid);
+	if (loop_child(w->loop, pid, on_job_end, j, &j->child, &f)) {
+		log_fault(LOG_LEVEL_ERROR, &f, "watch job");
+		j->used = false;
+	}
+}
+
+/* Revisions whose job died with an earlier runner, or was killed: nobody holds their lock. */
+static void requeue_orphans(struct watch *w)
+{
+	char ids[16][ID_MAX];
+	size_t n = list(w, "SELECT id FROM revisions WHERE status = 'building'", NULL, ids, ARRAY_SIZE(ids));
+
+	for (size_t i = 0; i < n; i++) {
+		int fd;
+
+		if (job_of(w, ids[i]) || watch_lock(w->c, ids[i], &fd, NULL))
+			continue;
+		log_warn("revision was interrupted and starts over revision=%s", ids[i]);
+		run(w, "UPDATE revisions SET status = 'queued', stage = 'queued' WHERE id = ? AND status = 'building'", ids[i], NULL, 0);
+		close(fd);
+	}
+}
+
+static void start_queued(struct watch *w)
+{
+	char ids[RUNNER_JOBS_MAX][ID_MAX];
+	size_t n = list(w, "SELECT id FROM revisions WHERE status = 'queued' AND bundle != '' AND deleted_ms IS NULL "
+			   "ORDER BY created_ms", NULL, ids, ARRAY_SIZE(ids));
+
+	for (size_t i = 0; i < n; i++)
+		if (retry_of(w, ids[i])->at_ms <= loop_now_ms(w->loop))
+			job_start(w, ids[i], false);
+}
+
+/* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
+static void start_wanted(struct watch *w)
+{
+	char ids[RUNNER_JOBS_MAX][ID_MAX];
+	size_t n = list(w,
+		"SELECT DISTINCT t.desired_revision_id FROM timelines t JOIN apps a ON a.id = t.app_id "
+		"JOIN revisions r ON r.id = t.desired_revision_id "
+		"WHERE a.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT t.desired_revision_id OR NOT EXISTS "
+		"(SELECT 1 FROM instances i WHERE i.revision_id = t.desired_revision_id AND i.state IN ('running', 'asleep', 'starting')))",
+		NULL, ids, ARRAY_SIZE(ids));
+
+	for (size_t i = 0; i < n; i++)
+		if (retry_of(w, ids[i])->at_ms <= loop_now_ms(w->loop))
+			job_start(w, ids[i], true);
+}
+
+/* --- what ended, what was deleted ---------------------------------------------------------------------------------- */
+
+static void vm_gone(struct watch *w, const char *id, const char *reason)
+{
+	int64_t now = (int64_t)wall_ms();
+
+	if (!strncmp(id, "rev_", 4)) {
+		run(w, "UPDATE instances SET ended_ms = ?, state = 'ended', reason = ? WHERE id = ? AND state != 'ended'", reason, id, now);
+		return;
+	}
+	run(w, "UPDATE sandboxes SET stopped_ms = ?, status = 'stopped', stop_reason = ? WHERE id = ? AND status != 'stopped'",
+	    reason, id, now);
+	run(w, "DELETE FROM sandbox_volumes WHERE sandbox_id = ?", id, NULL, 0);
+	run(w, "DELETE FROM domains WHERE sandbox_id = ?", id, NULL, 0);
+}
+
+struct seen {
+	struct watch *w;
+	char (*ids)[BROKER_ID_MAX];
+	size_t n, cap;
+};
+
+static void on_vm(void *arg, const struct broker_vm_stat *vm)
+{
+	struct seen *s = arg;
+
+	if (vm->state != BROKER_VM_GONE && s->n < s->cap)
+		memcpy(s->ids[s->n++], vm->id, BROKER_ID_MAX);
+}
+
+/* After every connect: what the database believes to run, and the broker does not know, ended while nobody looked. */
+static void reconcile(struct watch *w)
+{
+	struct seen s = { .w = w, .cap = w->c->vm_max + 64 };
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	char (*lost)[ID_MAX] = calloc(s.cap, ID_MAX);
+	size_t n_lost = 0;
+	struct fault f;
+
+	s.ids = calloc(s.cap, BROKER_ID_MAX);
+	if (!s.ids || !lost || link_vms(&w->link, on_vm, &s, &f)) {
+		free(s.ids);
+		free(lost);
+		return;
+	}
+	/* A row younger than its create's deadline may not have reached the broker yet. */
+	db_start(&q, w->db, "SELECT id FROM sandboxes WHERE status != 'stopped' AND node = ? AND created_ms < ? "
+			    "UNION ALL SELECT id FROM instances WHERE state NOT IN ('ended') AND created_ms < ?");
+	db_text(&q, w->c->node);
+	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
+	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
+	while (n_lost < s.cap && !db_row(&q, NULL)) {
+		bool here = false;
+
+		for (size_t i = 0; i < s.n; i++)
+			here |= !strcmp(s.ids[i], db_col_text(&q, 0));
+		if (!here)
+			snprintf(lost[n_lost++], ID_MAX, "%s", db_col_text(&q, 0));
+	}
+	db_end(&q);
+	for (size_t i = 0; i < n_lost; i++) {
+		struct broker_vm_stat st;
+		bool known = !link_vm_stat(&w->link, lost[i], &st, NULL);
+
+		vm_gone(w, lost[i], known && st.reason[0] ? st.reason : "lost with its host");
+	}
+	free(s.ids);
+	free(lost);
+}
+
+static void remove_deleted(struct watch *w)
+{
+	char apps[8][ID_MAX], ids[32][ID_MAX];
+	size_t n = list(w, "SELECT id FROM apps WHERE deleted_ms IS NOT NULL", NULL, apps, ARRAY_SIZE(apps)), k;
+
+	for (size_t i = 0; i < n; i++) {
+		char hosts[32][ID_MAX * 4];
+		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+		size_t n_hosts = 0;
+
+		db_start(&q, w->db, "SELECT host FROM domains WHERE app_id = ?");
+		db_text(&q, apps[i]);
+		while (n_hosts < ARRAY_SIZE(hosts) && !db_row(&q, NULL))
+			snprintf(hosts[n_hosts++], sizeof(hosts[0]), "%s", db_col_text(&q, 0));
+		db_end(&q);
+		for (size_t h = 0; h < n_hosts; h++)
+			if (link_unexpose(&w->link, hosts[h], NULL))
+				return; /* the broker is away: later */
+		k = list(w, "SELECT id FROM instances WHERE state != 'ended' AND app_id = ?", apps[i], ids, ARRAY_SIZE(ids));
+		for (size_t v = 0; v < k; v++)
+			if (link_vm_kill(&w->link, ids[v], "its app was deleted", NULL))
+				return;
+		log_info("app removed app=%s", apps[i]);
+		run(w, "DELETE FROM apps WHERE id = ?", apps[i], NULL, 0);
+	}
+	k = list(w, "SELECT i.id FROM instances i JOIN revisions r ON r.id = i.revision_id WHERE i.state != 'ended' AND "
+		    "r.deleted_ms IS NOT NULL", NULL, ids, ARRAY_SIZE(ids));
+	for (size_t v = 0; v < k; v++)
+		if (!link_vm_kill(&w->link, ids[v], "its revision was deleted", NULL))
+			vm_gone(w, ids[v], "its revision was deleted");
+}
+
+/* --- the broker's events ------------------------------------------------------------------------------------------- */
+
+static void events_lost(struct watch *w)
+{
+	source_drop(&w->events);
+	close_fd(&w->events_fd);
+	loop_timer_set(w->tick, loop_now_ms(w->loop) + RECONNECT_MS);
+}
+
+static void on_event(void *arg, uint32_t events)
+{
+	static uint8_t mem[MESSAGE_MAX];
+	struct watch *w = arg;
+	struct message_head head;
+	struct broker_vm_event e;
+	int fds[FD_PASS_MAX];
+	size_t n, n_fds = 0;
+	struct wire in;
+	enum rc rc = packet_recv(w->events_fd, mem, sizeof(mem), &n, fds, &n_fds, NULL);
+
+	(void)events;
+	if (rc == RC_AGAIN)
+		return;
+	if (rc || !n || message_open(mem, n, n_fds, &head, &in, NULL)) {
+		events_lost(w);
+		return;
+	}
+	fds_close(fds, n_fds);
+	if (head.op != (BROKER_EVENT_VM | MESSAGE_EVENT))
+		return;
+	broker_vm_event_get(&in, &e);
+	if (wire_done(&in) && e.state == BROKER_VM_GONE) {
+		vm_gone(w, e.id, e.reason);
+		loop_timer_set(w->tick, loop_now_ms(w->loop));
+	}
+}
+
+static void subscribe(struct watch *w)
+{
+	static struct message_call call = { .op = BROKER_SUBSCRIBE };
+	struct fault f;
+
+	if (unix_connect(w->link.path, SOCK_SEQPACKET, &w->events_fd, &f))
+		return;
+	if (message_call(w->events_fd, &call, now_ms() + 5000, &f) || fd_nonblock(w->events_fd, &f) ||
+	    loop_fd(w->loop, w->events_fd, EPOLLIN, on_event, w, &w->events, &f)) {
+		log_fault(LOG_LEVEL_WARN, &f, "subscribe to the broker");
+		close_fd(&w->events_fd);
+		return;
+	}
+	log_info("connected to the broker");
+	reconcile(w);
+}
+
+static void tick(void *arg)
+{
+	struct watch *w = arg;
+
+	loop_timer_set(w->tick, now_ms() + RUNNER_POLL_MS);
+	if (w->events_fd < 0)
+		subscribe(w);
+	if (w->events_fd < 0)
+		return;
+	requeue_orphans(w);
+	start_queued(w);
+	start_wanted(w);
+	remove_deleted(w);
+}
+
+static void on_kick(void *arg, uint32_t events)
+{
+	struct watch *w = arg;
+	char data[16];
+
+	(void)events;
+	while (recv(w->kick_fd, data, sizeof(data), MSG_DONTWAIT) >= 0)
+		;
+	tick(w);
+}
+
+static void on_signal(void *arg, int signal)
+{
+	log_info("ending signal=%d", signal);
+	loop_stop(((struct watch *)arg)->loop);
+}
+
+enum rc watch_run(const struct config *c, const char *config_path, struct db *db, int kick_fd, struct fault *ret_f)
+{
+	static struct watch w = { .events_fd = -1 };
+	enum rc rc = loop_new(&w.loop, ret_f);
+
+	w.c = c;
+	w.config_path = config_path;
+	w.db = db;
+	w.kick_fd = kick_fd;
+	if (!rc)
+		rc = link_init(&w.link, c, ret_f);
+	if (!rc)
+		rc = loop_signal(w.loop, SIGTERM, on_signal, &w, &w.term, ret_f);
+	if (!rc)
+		rc = loop_signal(w.loop, SIGINT, on_signal, &w, &w.intr, ret_f);
+	if (!rc)
+		rc = loop_timer(w.loop, now_ms(), tick, &w, &w.tick, ret_f);
+	if (!rc)
+		rc = loop_fd(w.loop, kick_fd, EPOLLIN, on_kick, &w, &w.kick, ret_f);
+	if (!rc)
+		rc = loop_run(w.loop, ret_f);
+	loop_free(w.loop);
+	return rc;
+}
