@@ -5,7 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "fcgi/deploy/bundle.h"
-#include "fcgi/runner/env.h"
+#include "fcgi/env.h"
 #include "fcgi/runner/limits.h"
 #include "fcgi/runner/link.h"
 #include "fcgi/runner/progress.h"
@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define APP_DIR "/home/app"
 
@@ -280,7 +281,7 @@ static enum rc ask(struct job *j, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 	_cleanup_fd_ int fd = -1;
-	char text[256], got[8];
+	char text[400], got[8];
 	enum rc rc;
 
 	json_object_object_add(o, "service", json_object_new_string("dial"));
@@ -481,12 +482,40 @@ static enum rc build(struct job *j, struct fault *ret_f)
 	return rc;
 }
 
+/* What the app's own variables do not set is set here. */
+static void env_default(struct job *j, const char *name, const char *value)
+{
+	if (!json_object_object_get_ex(j->env, name, NULL))
+		json_object_object_add(j->env, name, json_object_new_string(value));
+}
+
+static enum rc load_env(struct job *j, struct fault *ret_f)
+{
+	struct seal_key key;
+	char port[16], address[48];
+	enum rc rc = seal_key_load(&key, j->c->state_dir, SEAL_API_KEY_FILE, ret_f);
+
+	if (!rc)
+		rc = env_effective(j->db, &key, j->revision, j->production ? "production" : "preview", &j->env, ret_f);
+	explicit_bzero(&key, sizeof(key));
+	if (rc)
+		return rc;
+	snprintf(port, sizeof(port), "%d", RUNNER_APP_PORT);
+	snprintf(address, sizeof(address), "tcp:0.0.0.0:%d", RUNNER_APP_PORT);
+	env_default(j, "PORT", port);
+	env_default(j, "DENO_SERVE_ADDRESS", address); /* Deno.serve() without arguments listens here */
+	env_default(j, "DENO_DEPLOYMENT_ID", j->revision);
+	env_default(j, "DENO_REGION", j->c->region);
+	env_default(j, "DENO_TIMELINE", j->production ? "production" : "preview");
+	return RC_OK;
+}
+
 static enum rc steps(struct job *j, struct fault *ret_f)
 {
 	enum rc rc = enter(j, STAGE_PREPARING, NULL, ret_f);
 
 	if (!rc)
-		rc = env_load(j->db, j->c, j->app_id, j->revision, j->production, &j->env, ret_f);
+		rc = load_env(j, ret_f);
 	if (!rc)
 		rc = make_machine(j, ret_f);
 	if (!rc)

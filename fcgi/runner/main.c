@@ -5,6 +5,7 @@
 #include "base/harden.h"
 #include "base/log.h"
 #include "fcgi/runner/job.h"
+#include "fcgi/runner/keep.h"
 #include "fcgi/runner/watch.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 static const char usage[] =
 	"usage: nestbox-runner [-c FILE]\n"
@@ -27,7 +29,8 @@ static const char usage[] =
 	"  --help      this text\n"
 	"  --version\n"
 	"\n"
-	"It starts itself as `nestbox-runner job REVISION` and `nestbox-runner again REVISION`, one process a revision.\n";
+	"It starts itself as `nestbox-runner job|again REVISION`, one process a revision, and `nestbox-runner keep INSTANCE`, one\n"
+	"for the log of each running instance.\n";
 
 #define CALL(name, why) { SCMP_SYS(name), why, 0, { { 0, 0, 0 } } }
 
@@ -154,7 +157,9 @@ static enum rc run(const char *config_path, const char *verb, const char *revisi
 		rc = harden_final(calls, ARRAY_SIZE(calls), ret_f);
 	if (!rc && verb)
 		rc = watch_lock(&c, revision, &lock, ret_f);
-	if (!rc && verb)
+	if (!rc && verb && !strcmp(verb, "keep"))
+		rc = keep_run(&c, db, revision, lock, ret_f);
+	else if (!rc && verb)
 		rc = job_run(&c, db, revision, !strcmp(verb, "again"), ret_f);
 	else if (!rc)
 		rc = watch_run(&c, config_path, db, kick, ret_f);
@@ -181,7 +186,7 @@ int main(int argc, char **argv)
 	}
 	if (optind < argc)
 		verb = argv[optind];
-	if (verb && ((strcmp(verb, "job") && strcmp(verb, "again")) || optind + 2 != argc)) {
+	if (verb && ((strcmp(verb, "job") && strcmp(verb, "again") && strcmp(verb, "keep")) || optind + 2 != argc)) {
 		fputs(usage, stderr);
 		return 2;
 	}

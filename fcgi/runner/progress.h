@@ -26,7 +26,7 @@ struct progress {
 	char revision[64];
 };
 
-/* Empties both files. queued_ms: when the revision was asked for. */
+/* Appends: the API has begun both, and somebody may follow them already. queued_ms: when the revision was asked for. */
 enum rc progress_open(struct progress *p, const char *state_dir, const char *revision, uint64_t queued_ms,
 		      struct fault *ret_f);
 void progress_stage(struct progress *p, enum stage stage, enum stage_status status, const char *command);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "fcgi/runner/limits.h"
 #include "fcgi/runner/link.h"
+#include "fcgi/sandbox_store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,13 @@ struct running {
 	struct source *child;
 };
 
+struct keeper { /* writes the log of a running instance */
+	struct watch *w;
+	char instance[ID_MAX];
+	struct source *child;
+	struct keeper *next;
+};
+
 struct retry { /* when a production revision may be tried again */
 	char revision[ID_MAX];
 	uint64_t at_ms, wait_ms;
@@ -44,6 +52,7 @@ struct watch {
 	struct source *kick, *tick, *events, *term, *intr;
 	struct running jobs[RUNNER_JOBS_MAX];
 	struct retry retries[RETRIES_MAX];
+	struct keeper *keepers;
 };
 
 /* --- small statements ---------------------------------------------------------------------------------------------- */
@@ -80,17 +89,17 @@ static size_t list(struct watch *w, const char *sql, const char *a, char out[][I
 
 /* --- jobs ---------------------------------------------------------------------------------------------------------- */
 
-enum rc watch_lock(const struct config *c, const char *revision, int *ret_fd, struct fault *ret_f)
+enum rc watch_lock(const struct config *c, const char *id, int *ret_fd, struct fault *ret_f)
 {
 	char path[512];
 	_cleanup_fd_ int fd = -1;
 
-	snprintf(path, sizeof(path), "%.400s/logs/revisions/.%.64s.lock", c->state_dir, revision);
+	snprintf(path, sizeof(path), "%.400s/logs/revisions/.%.64s.lock", c->state_dir, id);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
-		return fault_set(ret_f, RC_SYS, errno, "open lock of revision");
+		return fault_set(ret_f, RC_SYS, errno, "open lock");
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return fault_set(ret_f, errno == EWOULDBLOCK ? RC_AGAIN : RC_SYS, errno, "lock revision");
+		return fault_set(ret_f, errno == EWOULDBLOCK ? RC_AGAIN : RC_SYS, errno, "lock");
 	*ret_fd = take_fd(&fd);
 	return RC_OK;
 }
@@ -139,6 +148,23 @@ static void on_job_end(void *arg, int status)
 	tick(w);
 }
 
+static pid_t spawn(struct watch *w, const char *verb, const char *id)
+{
+	pid_t pid = fork();
+	sigset_t none;
+
+	if (pid)
+		return pid;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setsid();
+	if (w->config_path)
+		execl("/proc/self/exe", "nestbox-runner", "-c", w->config_path, verb, id, NULL);
+	else
+		execl("/proc/self/exe", "nestbox-runner", verb, id, NULL);
+	_exit(127);
+}
+
 static void job_start(struct watch *w, const char *revision, bool again)
 {
 	struct running *j = NULL;
@@ -150,19 +176,7 @@ static void job_start(struct watch *w, const char *revision, bool again)
 			j = &w->jobs[i];
 	if (!j || job_of(w, revision))
 		return;
-	pid = fork();
-	if (!pid) {
-		sigset_t none;
-
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		setsid();
-		if (w->config_path)
-			execl("/proc/self/exe", "nestbox-runner", "-c", w->config_path, again ? "again" : "job", revision, NULL);
-		else
-			execl("/proc/self/exe", "nestbox-runner", again ? "again" : "job", revision, NULL);
-		_exit(127);
-	}
+	pid = spawn(w, again ? "again" : "job", revision);
 	if (pid < 0) {
 		log_error("could not start a job revision=%s", revision);
 		return;
@@ -220,20 +234,58 @@ static void start_wanted(struct watch *w)
 			job_start(w, ids[i], true);
 }
 
+static void on_keeper_end(void *arg, int status)
+{
+	struct keeper *k = arg, **at = &k->w->keepers;
+
+	(void)status; /* its machine ended, or it will be started again */
+	while (*at != k)
+		at = &(*at)->next;
+	*at = k->next;
+	source_drop(&k->child);
+	free(k);
+}
+
+/* Keepers of an earlier runner go on by themselves; a second one finds the lock taken and leaves. */
+static void start_keepers(struct watch *w)
+{
+	char ids[64][ID_MAX];
+	size_t n = list(w, "SELECT id FROM instances WHERE state = 'running'", NULL, ids, ARRAY_SIZE(ids));
+
+	for (size_t i = 0; i < n; i++) {
+		struct keeper *k = w->keepers;
+		pid_t pid;
+
+		while (k && strcmp(k->instance, ids[i]))
+			k = k->next;
+		if (k || !(k = calloc(1, sizeof(*k))))
+			continue;
+		k->w = w;
+		memcpy(k->instance, ids[i], sizeof(k->instance));
+		pid = spawn(w, "keep", ids[i]);
+		if (pid < 0 || loop_child(w->loop, pid, on_keeper_end, k, &k->child, NULL)) {
+			free(k);
+			return;
+		}
+		k->next = w->keepers;
+		w->keepers = k;
+	}
+}
+
 /* --- what ended, what was deleted ---------------------------------------------------------------------------------- */
 
 static void vm_gone(struct watch *w, const char *id, const char *reason)
 {
-	int64_t now = (int64_t)wall_ms();
+	struct fault f;
 
 	if (!strncmp(id, "rev_", 4)) {
+		int64_t now = (int64_t)wall_ms();
+
 		run(w, "UPDATE instances SET ended_ms = ?, state = 'ended', reason = ? WHERE id = ? AND state != 'ended'", reason, id, now);
 		return;
 	}
-	run(w, "UPDATE sandboxes SET stopped_ms = ?, status = 'stopped', stop_reason = ? WHERE id = ? AND status != 'stopped'",
-	    reason, id, now);
-	run(w, "DELETE FROM sandbox_volumes WHERE sandbox_id = ?", id, NULL, 0);
-	run(w, "DELETE FROM domains WHERE sandbox_id = ?", id, NULL, 0);
+	if (sandbox_set_stopped(w->db, id, reason, &f))
+		log_fault(LOG_LEVEL_ERROR, &f, "record the end of sandbox=%s", id);
 }
 
 struct seen {
@@ -388,6 +440,7 @@ static void tick(void *arg)
 	requeue_orphans(w);
 	start_queued(w);
 	start_wanted(w);
+	start_keepers(w);
 	remove_deleted(w);
 }
 

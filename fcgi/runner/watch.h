@@ -11,7 +11,7 @@
 #include "fcgi/db.h"
 
 enum rc watch_run(const struct config *c, const char *config_path, struct db *db, int kick_fd, struct fault *ret_f);
-/* A job's claim on its revision: held as long as the descriptor is open. RC_AGAIN: somebody else has it. */
-enum rc watch_lock(const struct config *c, const char *revision, int *ret_fd, struct fault *ret_f);
+/* A job's claim on its revision, a keeper's on its instance: held while the descriptor is open. RC_AGAIN: taken. */
+enum rc watch_lock(const struct config *c, const char *id, int *ret_fd, struct fault *ret_f);
 
 #endif
