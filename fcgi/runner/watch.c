@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#define ID_MAX 64
+#define ROW_ID_MAX 64 /* of anything in the database */
 #define RETRIES_MAX 256
 #define RECONNECT_MS 500
 
@@ -25,20 +25,20 @@ struct watch;
 
 struct running {
 	struct watch *w;
-	char revision[ID_MAX];
+	char revision[ROW_ID_MAX];
 	bool used, again;
 	struct source *child;
 };
 
 struct keeper { /* writes the log of a running instance */
 	struct watch *w;
-	char instance[ID_MAX];
+	char instance[ROW_ID_MAX];
 	struct source *child;
 	struct keeper *next;
 };
 
 struct retry { /* when a production revision may be tried again */
-	char revision[ID_MAX];
+	char revision[ROW_ID_MAX];
 	uint64_t at_ms, wait_ms;
 };
 
@@ -74,7 +74,7 @@ static void run(struct watch *w, const char *sql, const char *a, const char *b, 
 }
 
 /* First column of up to n rows. */
-static size_t list(struct watch *w, const char *sql, const char *a, char out[][ID_MAX], size_t n)
+static size_t list(struct watch *w, const char *sql, const char *a, char out[][ROW_ID_MAX], size_t n)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	size_t k = 0;
@@ -83,7 +83,7 @@ static size_t list(struct watch *w, const char *sql, const char *a, char out[][I
 	if (a)
 		db_text(&q, a);
 	while (k < n && !db_row(&q, NULL))
-		snprintf(out[k++], ID_MAX, "%s", db_col_text(&q, 0));
+		snprintf(out[k++], ROW_ID_MAX, "%s", db_col_text(&q, 0));
 	return k;
 }
 
@@ -193,7 +193,7 @@ static void job_start(struct watch *w, const char *revision, bool again)
 /* Revisions whose job died with an earlier runner, or was killed: nobody holds their lock. */
 static void requeue_orphans(struct watch *w)
 {
-	char ids[16][ID_MAX];
+	char ids[16][ROW_ID_MAX];
 	size_t n = list(w, "SELECT id FROM revisions WHERE status = 'building'", NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++) {
@@ -209,7 +209,7 @@ static void requeue_orphans(struct watch *w)
 
 static void start_queued(struct watch *w)
 {
-	char ids[RUNNER_JOBS_MAX][ID_MAX];
+	char ids[RUNNER_JOBS_MAX][ROW_ID_MAX];
 	size_t n = list(w, "SELECT id FROM revisions WHERE status = 'queued' AND bundle != '' AND deleted_ms IS NULL "
 			   "ORDER BY created_ms", NULL, ids, ARRAY_SIZE(ids));
 
@@ -221,7 +221,7 @@ static void start_queued(struct watch *w)
 /* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
 static void start_wanted(struct watch *w)
 {
-	char ids[RUNNER_JOBS_MAX][ID_MAX];
+	char ids[RUNNER_JOBS_MAX][ROW_ID_MAX];
 	size_t n = list(w,
 		"SELECT DISTINCT t.desired_revision_id FROM timelines t JOIN apps a ON a.id = t.app_id "
 		"JOIN revisions r ON r.id = t.desired_revision_id "
@@ -249,7 +249,7 @@ static void on_keeper_end(void *arg, int status)
 /* Keepers of an earlier runner go on by themselves; a second one finds the lock taken and leaves. */
 static void start_keepers(struct watch *w)
 {
-	char ids[64][ID_MAX];
+	char ids[64][ROW_ID_MAX];
 	size_t n = list(w, "SELECT id FROM instances WHERE state = 'running'", NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++) {
@@ -307,7 +307,7 @@ static void reconcile(struct watch *w)
 {
 	struct seen s = { .w = w, .cap = w->c->vm_max + 64 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	char (*lost)[ID_MAX] = calloc(s.cap, ID_MAX);
+	char (*lost)[ROW_ID_MAX] = calloc(s.cap, ROW_ID_MAX);
 	size_t n_lost = 0;
 	struct fault f;
 
@@ -329,7 +329,7 @@ static void reconcile(struct watch *w)
 		for (size_t i = 0; i < s.n; i++)
 			here |= !strcmp(s.ids[i], db_col_text(&q, 0));
 		if (!here)
-			snprintf(lost[n_lost++], ID_MAX, "%s", db_col_text(&q, 0));
+			snprintf(lost[n_lost++], ROW_ID_MAX, "%s", db_col_text(&q, 0));
 	}
 	db_end(&q);
 	for (size_t i = 0; i < n_lost; i++) {
@@ -344,11 +344,11 @@ static void reconcile(struct watch *w)
 
 static void remove_deleted(struct watch *w)
 {
-	char apps[8][ID_MAX], ids[32][ID_MAX];
+	char apps[8][ROW_ID_MAX], ids[32][ROW_ID_MAX];
 	size_t n = list(w, "SELECT id FROM apps WHERE deleted_ms IS NOT NULL", NULL, apps, ARRAY_SIZE(apps)), k;
 
 	for (size_t i = 0; i < n; i++) {
-		char hosts[32][ID_MAX * 4];
+		char hosts[32][ROW_ID_MAX * 4];
 		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 		size_t n_hosts = 0;
 
