@@ -262,12 +262,12 @@ enum rc agent_fork(int (*fn)(int fd, void *arg), int fd, const int std[3], void 
 /* How many processes of users the kernel has killed for memory. */
 uint64_t agent_oom_kills(void)
 {
-	_cleanup_free_ char *text = NULL;
+	char text[256];
 	const char *at;
-	size_t n;
 
-	if (agent.cgroup_fd < 0 || file_read_at(AT_FDCWD, AGENT_CGROUP "/memory.events", 4096, &text, &n, NULL))
+	if (agent.cgroup_fd < 0)
 		return 0;
+	agent_proc_read(AGENT_CGROUP "/memory.events", text, sizeof(text));
 	at = strstr(text, "oom_kill ");
 	return at ? strtoull(at + strlen("oom_kill "), NULL, 10) : 0;
 }
