@@ -10,12 +10,13 @@ FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LI
 # What decides about requests; without FastCGI, so that tests can call it.
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
-	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/handlers.h \
+	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
+	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
 	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
 	fcgi/sandbox_config.h fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
 	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
-API_LIBS = libnbapi.a $(FCGI_BASE_LIBS)
+API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
 sbin_PROGRAMS += nestbox-api
 nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
