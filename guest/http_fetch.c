@@ -82,6 +82,23 @@ static void fetch_error(struct fetch *f, const char *why)
 
 /* --- the request ----------------------------------------------------------------------------------------------- */
 
+/* The client's string holds Latin-1 characters; on the wire they are bytes. Others cannot be in a header. */
+static void put_latin1(struct buf *b, const char *utf8)
+{
+	for (const uint8_t *s = (const uint8_t *)utf8; *s; s++) {
+		uint8_t c = *s;
+
+		if ((c & 0xfe) == 0xc2 && s[1]) {
+			c = (uint8_t)(c << 6 | (s[1] & 0x3f));
+			s++;
+		} else if (c >= 0x80) {
+			c = (c & 0xc0) == 0xc0 ? '?' : 0;
+		}
+		if (c)
+			buf_put(b, &c, 1);
+	}
+}
+
 static void put_quoted(struct buf *b, const char *option, const char *value)
 {
 	buf_printf(b, "%s = \"", option);
@@ -117,9 +134,10 @@ static void put_headers(struct fetch *f, struct buf *b)
 			continue;
 		agent |= !strcasecmp(name, "user-agent");
 		if (*value)
-			buf_printf(&line, "%s: %s", name, value);
+			buf_printf(&line, "%s: ", name);
 		else
 			buf_printf(&line, "%s;", name);
+		put_latin1(&line, value);
 		buf_put(&line, "", 1);
 		if (buf_len(&line))
 			put_quoted(b, "header", (const char *)buf_data(&line));

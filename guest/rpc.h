@@ -97,7 +97,6 @@ void rpc_call_abortable(struct rpc_call *call, struct params *p);
 
 /* Each of these answers and frees. */
 void rpc_call_ok(struct rpc_call *call, struct json_object *ok); /* owns ok; NULL: null */
-void rpc_call_ok_absent(struct rpc_call *call);                  /* undefined */
 void rpc_call_error(struct rpc_call *call, const char *class_name, const char *code, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 void rpc_call_error_json(struct rpc_call *call, struct json_object *error); /* owns error */

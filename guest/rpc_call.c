@@ -147,11 +147,6 @@ void rpc_call_ok(struct rpc_call *call, struct json_object *ok)
 	answer(call, r);
 }
 
-void rpc_call_ok_absent(struct rpc_call *call)
-{
-	answer(call, json_object_new_object());
-}
-
 struct json_object *json_str_lossy(const char *s, size_t n)
 {
 	struct json_object *v;
