@@ -217,8 +217,9 @@ class Thrown {
 async function evaluate(code, id) {
   const objectGroup = `request-${id}`;
   try {
+    // Deno panics when a program exits inside the inspector's own call; after an await it is outside.
     const r = await post("Runtime.evaluate", {
-      expression: code,
+      expression: `void await 0; ${code}`,
       objectGroup,
       replMode: true,
       awaitPromise: true,

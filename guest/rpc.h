@@ -182,7 +182,8 @@ struct rpc_lists {
 	size_t n_outs;
 	struct rpc_in *ins;
 	size_t n_ins;
-	size_t held;          /* bytes in all `ins` */
+	size_t held;          /* bytes in all `ins` that have a reader */
+	size_t unclaimed;     /* and in those that have none */
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */
 };
 struct rpc_lists *rpc_conn_lists(struct rpc_conn *c);
