@@ -54,7 +54,7 @@ s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), H)
 print(s.server_port, flush=True)
 s.serve_forever()
 `;
-const server = await sandbox.spawn("python3", { args: ["-c", SERVER], stdout: "piped", stderr: "inherit" });
+const server = await sandbox.spawn("python3", { args: ["-c", SERVER], stdout: "piped", stderr: "null" });
 const port = Number(text((await server.stdout.getReader().read()).value));
 const base = `http://127.0.0.1:${port}`;
 const echo = async (path, init) => (await sandbox.fetch(base + path, init)).json();
