@@ -38,3 +38,13 @@ tests_unit_test_db_LDADD = $(FCGI_BASE_LIBS)
 noinst_PROGRAMS += tests/it/api_fakes
 tests_it_api_fakes_SOURCES = tests/it/api_fakes.c
 tests_it_api_fakes_LDADD = libnbschema.a libnbbase.a
+
+# The proxy's parser only judges what the API's writer made; the API itself links nothing of it.
+check_PROGRAMS += tests/unit/test_api
+tests_unit_test_api_SOURCES = tests/unit/test_api.c vmm/egress/policy.c vmm/egress/address.c
+tests_unit_test_api_LDADD = $(API_LIBS)
+
+check_PROGRAMS += tests/fuzz/fuzz_config
+tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_config_LDADD = $(API_LIBS)
+tests_fuzz_fuzz_config_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
