@@ -105,7 +105,8 @@ void agent_become(bool root)
 {
 	const gid_t gid = AGENT_GID;
 
-	if (agent.cgroup_fd >= 0 && write(agent.cgroup_fd, "0", 1) < 0)
+	/* What the host starts as root stays outside the users' limits: it is the way in while a fork bomb fills them. */
+	if (!root && agent.cgroup_fd >= 0 && write(agent.cgroup_fd, "0", 1) < 0)
 		log_warn("cannot join the users' cgroup");
 	if (agent.guest) {
 		put_self("/proc/self/oom_score_adj", "0");

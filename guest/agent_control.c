@@ -316,10 +316,14 @@ static int hooks_child(int fd, void *arg)
 
 static enum rc op_identity(int fd, const struct agent_request *req, struct fault *ret_f)
 {
-	enum rc rc = agent_identity(req, ret_f);
-	DIR *d;
 	bool hooks = false;
+	enum rc rc;
+	DIR *d;
 
+	/* A clone may have been cut while its disks were frozen: the loop must not write to them before they thaw. */
+	if (agent.upper_fd >= 0 && ioctl(agent.upper_fd, FITHAW, 0) == 0)
+		agent_fork(thaw_child, -1, NULL, NULL, NULL, NULL, NULL, NULL);
+	rc = agent_identity(req, ret_f);
 	if (rc)
 		return rc;
 	d = opendir("/etc/nestbox/on-clone.d");
