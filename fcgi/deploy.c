@@ -144,6 +144,7 @@ static enum api_code tree_code(struct request *r, const struct fault *f)
 static enum api_code tree_fetch(struct request *r, const char *sandbox_id, const char *path, struct deploy *d)
 {
 	_cleanup_json_ struct json_object *line = json_object_new_object();
+	struct json_object *exclude = json_object_new_array();
 	_cleanup_free_ char *text = NULL;
 	_cleanup_fd_ int fd = -1;
 	struct fault f = { 0 };
@@ -151,6 +152,9 @@ static enum api_code tree_fetch(struct request *r, const char *sandbox_id, const
 
 	json_add_str(line, "service", "tar-out");
 	json_add_str(line, "path", path);
+	/* What tools keep for themselves in a home directory is no part of a program (and links to the machine's own files). */
+	json_object_array_add(exclude, json_object_new_string(".cache"));
+	json_add(line, "exclude", exclude);
 	if (!line || asprintf(&text, "%s\n", json_text(line)) < 0) {
 		text = NULL;
 		return API_BUSY;

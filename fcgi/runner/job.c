@@ -226,6 +226,7 @@ static enum rc keep_built(struct job *j, struct fault *ret_f)
 
 	json_object_object_add(o, "service", json_object_new_string("tar-out"));
 	json_object_object_add(o, "path", json_object_new_string(APP_DIR));
+	json_object_object_add(o, "exclude", json_strings((const char *[]){ ".cache", NULL }));
 	rc = link_service(&j->link, j->vm, o, &fd, NULL, ret_f);
 	if (!rc)
 		rc = bundle_from_tar(fd, &limits, j->bundles_fd, j->deadline_ms, &b, ret_f);
