@@ -59,6 +59,7 @@ void rpc_conns_close(struct session *s, int status, const char *reason);
 struct session *rpc_conn_session(struct rpc_conn *c);
 struct rpc_fs *rpc_conn_fs(struct rpc_conn *c);
 bool rpc_conn_room(const struct rpc_conn *c); /* producers may send */
+size_t rpc_conn_queued(const struct rpc_conn *c); /* bytes to be sent */
 /* A text frame made of three parts. If the queue is over its bound the connection ends. */
 void rpc_conn_text(struct rpc_conn *c, const char *a, size_t n_a, const char *b, size_t n_b, const char *z, size_t n_z);
 /* The same with base64 of `data` in the middle. */
