@@ -15,6 +15,7 @@
 #define BROKER_NAME_MAX 128      /* image, volume, template names */
 #define BROKER_HOST_MAX 256      /* an exposure's DNS name */
 #define BROKER_REASON_MAX 160
+#define BROKER_CA_MAX 4096       /* a sandbox's own certificate authority, PEM */
 #define BROKER_POLICY_MAX 65536  /* bytes, schema/policy.h */
 #define BROKER_ENV_MAX 32768     /* "NAME=value\0" repeated */
 #define BROKER_MOUNTS_MAX 4096   /* "volume\0path\0" repeated */
@@ -44,7 +45,8 @@
 	X(VOLUME_DELETE,  19, broker_volume_name,     broker_none)                                                \
 	X(VOLUME_STAT,    20, broker_volume_name,     broker_volume)                                              \
 	X(VOLUME_SNAPSHOT,21, broker_volume_snapshot, broker_volume)                                              \
-	X(NODE_STAT,      22, broker_none,            broker_node)
+	X(NODE_STAT,      22, broker_none,            broker_node)                                                \
+	X(EGRESS_CA,      23, broker_egress_ca,       broker_none)           /* egress's answer to EGRESS_VM and _POLICY */
 
 enum broker_op {
 #define X(name, number, request, reply) BROKER_##name = (number),
@@ -177,5 +179,8 @@ MESSAGE_DECLARE(broker_vm_event, BROKER_VM_EVENT_FIELDS)
 MESSAGE_DECLARE(broker_expose_event, BROKER_EXPOSE_EVENT_FIELDS)
 #define BROKER_EGRESS_VM_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX)
 MESSAGE_DECLARE(broker_egress_vm, BROKER_EGRESS_VM_FIELDS)
+/* pem: what the machine has to trust for the hosts that its secrets are bound to; empty if it has no secrets. */
+#define BROKER_EGRESS_CA_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(STR, pem, BROKER_CA_MAX)
+MESSAGE_DECLARE(broker_egress_ca, BROKER_EGRESS_CA_FIELDS)
 
 #endif

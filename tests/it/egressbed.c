@@ -30,6 +30,7 @@ static const struct {
 } zone[] = {
 	{ "web.test", BED_WEB },         { "other.test", BED_OTHER },     { "a.sub.test", BED_WEB },
 	{ "rebind.test", BED_PRIVATE },  { "meta.test", "169.254.169.254" }, { "loop.test", "127.0.0.1" },
+	{ "api.test", BED_WEB },         { "x.svc.test", BED_OTHER },
 	{ "own.test", BED_PROXY },       { "inside.test", BED_PERMITTED }, { "fake.test", "198.18.0.1" },
 };
 #define ZONE_N (sizeof(zone) / sizeof(zone[0]))
@@ -152,7 +153,7 @@ static void namespaces(struct bed *bed)
 	pthread_detach(t);
 }
 
-static void daemon_start(struct bed *bed, const char *extra)
+static void daemon_start(struct bed *bed, const char *extra, bool prepared)
 {
 	const char *program = getenv("NESTBOX_EGRESS");
 	char conf[128];
@@ -162,6 +163,8 @@ static void daemon_start(struct bed *bed, const char *extra)
 	f = fopen(conf, "we");
 	fprintf(f, "state_dir = %s\nrun_dir = %s\nuser_egress = nobody\negress_resolver = 93.184.216.53\n"
 		   "egress_allow_private = 10.8.0.0/16\n%s", bed->dir, bed->dir, extra ? extra : "");
+	if (prepared)
+		fprintf(f, "egress_ca_file = %s/roots.pem\n", bed->dir);
 	fclose(f);
 	bed->daemon = fork();
 	if (bed->daemon)
@@ -172,7 +175,7 @@ static void daemon_start(struct bed *bed, const char *extra)
 	_exit(127);
 }
 
-bool bed_up(struct bed *bed, const char *extra)
+bool bed_up(struct bed *bed, const char *extra, void (*prepare)(const char *dir))
 {
 	char sock[128];
 	struct fault f = { 0 };
@@ -192,7 +195,9 @@ bool bed_up(struct bed *bed, const char *extra)
 	snprintf(sock, sizeof(sock), "%s/broker.sock", bed->dir);
 	if (unix_listen(sock, SOCK_SEQPACKET, 0666, (gid_t)-1, &bed->listener, &f))
 		die(f.text);
-	daemon_start(bed, extra);
+	if (prepare)
+		prepare(bed->dir);
+	daemon_start(bed, extra, prepare != NULL);
 	if (!bed_attach(bed))
 		die("the daemon did not attach");
 	return true;
@@ -256,6 +261,26 @@ bool bed_attach(struct bed *bed)
 		return false;
 	send_message(bed, BROKER_EGRESS_ATTACH | MESSAGE_REPLY, head.sequence, NULL, NULL, NULL, 0);
 	return true;
+}
+
+bool bed_ca(struct bed *bed, char pem[BROKER_CA_MAX])
+{
+	static uint8_t mem[MESSAGE_MAX];
+	struct broker_egress_ca m;
+	struct message_head head;
+	int fds[FD_PASS_MAX];
+	size_t n, n_fds;
+	struct wire w;
+
+	do {
+		if (fd_wait(bed->broker, POLLIN, now_ms() + BED_WAIT_MS, NULL) ||
+		    packet_recv(bed->broker, mem, sizeof(mem), &n, fds, &n_fds, NULL) ||
+		    message_open(mem, n, 0, &head, &w, NULL) || head.op != BROKER_EGRESS_CA)
+			return false;
+		broker_egress_ca_get(&w, &m);
+	} while (wire_done(&w) && strcmp(m.id, bed->net.id));
+	memcpy(pem, m.pem, sizeof(m.pem));
+	return wire_done(&w);
 }
 
 void bed_send_vm(struct bed *bed, const struct net *net, const char *policy)

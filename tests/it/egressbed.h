@@ -32,8 +32,9 @@ struct bed {
 	pid_t daemon;
 };
 
-/* False: cannot be done here (no root). Exits if it should work and does not. extra: lines of the configuration. */
-bool bed_up(struct bed *bed, const char *extra);
+/* False: cannot be done here (no root). Exits if it should work and does not. extra: lines of the configuration;
+ * prepare: puts files below the state directory, roots.pem among them. */
+bool bed_up(struct bed *bed, const char *extra, void (*prepare)(const char *dir));
 void bed_down(struct bed *bed);
 /* The daemon attached; answers it. */
 bool bed_attach(struct bed *bed);
@@ -42,6 +43,9 @@ void bed_send_policy(struct bed *bed, const char *policy);
 void bed_send_gone(struct bed *bed);
 /* Returns when the daemon has worked off all that was sent to it before. */
 void bed_settle(struct bed *bed);
+
+/* The next certificate authority that the daemon sent for the machine; "" if it needs none. */
+bool bed_ca(struct bed *bed, char pem[BROKER_CA_MAX]);
 
 /* A socket that listens in the world. */
 int bed_listen(struct bed *bed, const char *addr, uint16_t port);

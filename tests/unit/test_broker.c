@@ -794,12 +794,34 @@ TEST(egress_hears_of_every_machine)
 	teardown();
 }
 
+TEST(a_new_machine_is_told_the_proxys_certificate)
+{
+	struct broker_vm_create q = create_request("ca", 0);
+	struct broker_egress_ca ca = { .id = "ca", .pem = "-----BEGIN SOMETHING-----" };
+	struct broker_vm_created created;
+	struct wire w;
+	enum rc rc;
+	int egress;
+
+	setup();
+	egress = peer_open(PEER_EGRESS);
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_ATTACH, NULL, NULL, NULL, NULL), RC_OK);
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_CA, (message_put_fn *)broker_egress_ca_put, &ca, NULL, NULL), RC_ABSENT);
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(receive(egress, 0, &rc, &w, NULL) || strstr(events, "egress vm ca "));
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_CA, (message_put_fn *)broker_egress_ca_put, &ca, NULL, NULL), RC_OK);
+	CHECK_EQ(ask_receive(client, BROKER_VM_CREATE, (message_get_fn *)broker_vm_created_get, &created), RC_OK);
+	CHECK(strstr(fake.last_line, "\"ca_pem\":\"-----BEGIN SOMETHING-----\"") != NULL);
+	close(egress);
+	teardown();
+}
+
 /* Only what the table says: for each kind of peer, the operations that it is not refused. */
 TEST(who_may_ask_what)
 {
 	static const struct { unsigned int who; const char *allowed; } peers[] = {
 		{ PEER_GATEWAY, " HELLO EXPOSE_LIST EXPOSE_DIAL SUBSCRIBE" },
-		{ PEER_EGRESS, " HELLO EGRESS_ATTACH" },
+		{ PEER_EGRESS, " HELLO EGRESS_ATTACH EGRESS_CA" },
 		{ PEER_API, " HELLO VM_CREATE VM_KILL VM_STAT VM_LIST VM_EXTEND VM_DIAL EXPOSE_ADD EXPOSE_DELETE EXPOSE_LIST"
 			    " EXPOSE_DIAL SUBSCRIBE VM_POLICY VM_PAUSE VM_RESUME VM_FORK VOLUME_CREATE VOLUME_DELETE"
 			    " VOLUME_STAT VOLUME_SNAPSHOT NODE_STAT" },
@@ -824,7 +846,7 @@ TEST(who_may_ask_what)
 		CHECK_STR(allowed, peers[i].allowed);
 		close(fd);
 	}
-	CHECK_EQ(ask_on(client, 23, NULL, NULL, NULL, NULL), RC_PROTO);
+	CHECK_EQ(ask_on(client, 24, NULL, NULL, NULL, NULL), RC_PROTO);
 	CHECK_EQ(ask_on(client, 0, NULL, NULL, NULL, NULL), RC_PROTO);
 	CHECK_EQ(ask_on(client, 0x3fff, NULL, NULL, NULL, NULL), RC_PROTO);
 	teardown();

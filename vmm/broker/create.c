@@ -18,7 +18,7 @@ struct create {
 	struct request *r;
 	struct template_wait *wait;
 	struct agent_call *call;
-	struct source *deadline;
+	struct source *deadline, *ca_wait;
 	char hostname[64];
 	uint8_t *env;
 	size_t env_n;
@@ -39,6 +39,7 @@ static void create_free(struct create *c)
 	template_cancel(c->wait);
 	agent_cancel(c->call);
 	source_drop(&c->deadline);
+	source_drop(&c->ca_wait);
 	if (c->env)
 		explicit_bzero(c->env, c->env_n);
 	free(c->env);
@@ -63,6 +64,8 @@ static void on_machine_end(void *arg, const char *reason)
 	c->wait = NULL;
 	c->call = NULL;
 	source_drop(&c->deadline);
+	source_drop(&c->ca_wait);
+	c->m->on_ca = NULL;
 	if (!c->f.rc)
 		fault_set(&c->f, RC_STATE, 0, "%s", reason);
 	c->m->on_gone = on_machine_gone;
@@ -133,10 +136,37 @@ static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answe
 		create_answer(c);
 }
 
+static void identity_send(struct create *c)
+{
+	_cleanup_free_ char *line = NULL;
+	struct fault f;
+
+	c->m->on_ca = NULL;
+	source_drop(&c->ca_wait);
+	if (identity_line(c->hostname, c->env, c->env_n, c->m->ca_pem, &line, &f) ||
+	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS, on_identity, c, &c->call, &f))
+		create_fail(c, &f);
+	if (line)
+		explicit_bzero(line, strlen(line));
+}
+
+static void on_ca(void *arg)
+{
+	identity_send(arg);
+}
+
+/* The proxy is down or slow: the machine comes up without its certificate, and intercepted hosts fail there. */
+static void on_ca_late(void *arg)
+{
+	struct create *c = arg;
+
+	log_warn("no certificate from the egress proxy in time id=%s", c->m->id);
+	identity_send(c);
+}
+
 static void on_restored(void *arg, enum rc rc, const struct fault *f)
 {
 	struct create *c = arg;
-	_cleanup_free_ char *line = NULL;
 	struct fault ff;
 
 	/* A start that failed has ended the machine before it comes here. */
@@ -147,11 +177,14 @@ static void on_restored(void *arg, enum rc rc, const struct fault *f)
 	}
 	(void)rc;
 	c->restored_us = clock_us();
-	if (identity_line(c->hostname, c->env, c->env_n, &line, &ff) ||
-	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS, on_identity, c, &c->call, &ff))
+	/* Asked for when the network was made, long before this: it is there, or something is wrong. */
+	if (!c->m->egress_told || c->m->ca_pem) {
+		identity_send(c);
+		return;
+	}
+	c->m->on_ca = on_ca;
+	if (loop_timer(c->b->loop, now_ms() + EGRESS_CA_MS, on_ca_late, c, &c->ca_wait, &ff))
 		create_fail(c, &ff);
-	if (line)
-		explicit_bzero(line, strlen(line));
 }
 
 static void create_start(struct create *c, const struct template_use *use)
@@ -244,7 +277,7 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 
 	/* Once for its errors: a caller's mistake is told before anything is made. */
 	if (!rc)
-		rc = identity_line(q->hostname, q->env, q->env_n, &line, &f);
+		rc = identity_line(q->hostname, q->env, q->env_n, NULL, &line, &f);
 	if (!rc)
 		rc = create_new(b, q, &c, &f);
 	if (rc || !c) {

@@ -76,7 +76,8 @@ static bool identity_fill(struct json_object *o, const char *hostname)
 	return ok;
 }
 
-enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, char **ret, struct fault *ret_f)
+enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, char **ret,
+		      struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object(), *e = json_object_new_object();
 	enum rc rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
@@ -84,6 +85,8 @@ enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, ch
 
 	if (o && e && identity_fill(o, hostname) && !json_object_object_add(o, "env", json_object_get(e)))
 		rc = env_parse(e, env, env_n, ret_f);
+	if (!rc && ca_pem && *ca_pem && !put_string(o, "ca_pem", ca_pem))
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (!rc) {
 		text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
 		if (text && strlen(text) >= AGENT_LINE_MAX)

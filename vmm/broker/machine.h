@@ -40,6 +40,8 @@ struct machine {
 	int disks[ENGINE_DISKS_MAX], log_fd; /* only until the engine has them */
 	struct net net;
 	bool has_net, egress_told;
+	char *ca_pem;                /* the proxy's answer: what the guest has to trust; NULL: none yet, "": nothing */
+	void (*on_ca)(void *arg);    /* whoever is building it and waits for that answer */
 	struct cgroup cgroup;
 	struct engine_vm *vm;
 	bool exited, busy;           /* process reaped; an engine operation is running */

@@ -240,6 +240,25 @@ HANDLER(op_egress_attach)
 		request_fail(r, &f);
 }
 
+HANDLER(op_egress_ca)
+{
+	const struct broker_egress_ca *q = msg;
+	char *pem = strdup(q->pem);
+	struct fault f;
+
+	(void)b;
+	if (!pem) {
+		fault_set(&f, RC_NOMEM, 0, "out of memory");
+		request_fail(r, &f);
+		return;
+	}
+	free(m->ca_pem);
+	m->ca_pem = pem;
+	if (m->on_ca)
+		m->on_ca(m->arg);
+	request_reply(r, NULL, NULL, NULL, 0);
+}
+
 static void on_paused(void *arg, enum rc rc, const struct fault *f)
 {
 	done(arg, rc, f);
@@ -326,6 +345,8 @@ static const struct op ops[] = {
 	ROW_VM(VM_POLICY, API, RUNNING | PAUSED, broker_vm_policy, op_vm_policy),
 	/* Hands over every machine's listening sockets and policy: only ever to the proxy, and to one at a time. */
 	ROW(EGRESS_ATTACH, PEER_EGRESS, 0, broker_none, op_egress_attach),
+	/* A certificate that the guest, which nobody believes, is told to trust: it can only mislead that guest. */
+	ROW_VM(EGRESS_CA, PEER_EGRESS, STARTING | RUNNING | PAUSED, broker_egress_ca, op_egress_ca),
 	/* Stops and continues a machine's processors. */
 	ROW_VM(VM_PAUSE, API, RUNNING, broker_vm_id, op_vm_pause),
 	ROW_VM(VM_RESUME, API, PAUSED, broker_vm_id, op_vm_resume),

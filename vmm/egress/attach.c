@@ -4,9 +4,11 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/egress/ca.h"
 #include "vmm/egress/limits.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -18,6 +20,7 @@ struct attach {
 	int fd;
 	struct source *source, *retry, *stale;
 	uint64_t wait_ms;
+	uint32_t sequence;
 	bool complained;
 	uint8_t mem[MESSAGE_MAX];
 };
@@ -34,9 +37,27 @@ static void disconnected(struct attach *a, const struct fault *f)
 	a->wait_ms = MIN_OF(a->wait_ms * 2, (uint64_t)EGRESS_RETRY_MAX_MS);
 }
 
+/* What the guest has to trust for its secret hosts; empty if it has none. The broker waits for this. */
+static enum rc send_ca(struct attach *a, const struct sandbox *sb, struct fault *ret_f)
+{
+	struct broker_egress_ca m = { 0 };
+	struct wire w;
+	size_t n;
+	enum rc rc;
+
+	memcpy(m.id, sb->id, sizeof(m.id));
+	if (sb->ca)
+		snprintf(m.pem, sizeof(m.pem), "%s", ca_pem(sb->ca));
+	message_begin(&w, a->mem, sizeof(a->mem));
+	broker_egress_ca_put(&w, &m);
+	rc = message_end(&w, BROKER_EGRESS_CA, ++a->sequence, 0, &n, ret_f);
+	return rc ? rc : packet_send(a->fd, a->mem, n, NULL, 0, ret_f);
+}
+
 static enum rc on_vm(struct attach *a, struct wire *w, int *fds, size_t n_fds, struct fault *ret_f)
 {
 	struct broker_egress_vm m;
+	struct sandbox *sb;
 	struct fault f;
 
 	broker_egress_vm_get(w, &m);
@@ -48,7 +69,8 @@ static enum rc on_vm(struct attach *a, struct wire *w, int *fds, size_t n_fds, s
 	/* One sandbox that cannot be served is no reason to leave the others. */
 	if (sandbox_set(a->eg, m.id, m.policy, m.policy_n, fds, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "cannot serve %s", m.id);
-	return RC_OK;
+	sb = sandbox_find(a->eg, m.id);
+	return sb ? send_ca(a, sb, ret_f) : RC_OK;
 }
 
 static enum rc on_gone(struct attach *a, struct wire *w, struct fault *ret_f)
@@ -73,7 +95,7 @@ static enum rc on_policy(struct attach *a, struct wire *w, struct fault *ret_f)
 	sb = sandbox_find(a->eg, m.id);
 	if (sb)
 		sandbox_set_policy(sb, m.policy, m.policy_n);
-	return RC_OK;
+	return sb ? send_ca(a, sb, ret_f) : RC_OK;
 }
 
 static enum rc on_reply(struct attach *a, struct wire *w, struct fault *ret_f)
@@ -91,6 +113,17 @@ static enum rc on_reply(struct attach *a, struct wire *w, struct fault *ret_f)
 	return RC_OK;
 }
 
+static enum rc on_ca_reply(struct attach *a, struct wire *w)
+{
+	struct fault f;
+
+	(void)a;
+	/* A machine that ended meanwhile, or a broker that does not know the question: neither is ours to mend. */
+	if (message_get_result(w, &f))
+		log_fault(LOG_LEVEL_INFO, &f, "the broker did not take a certificate authority");
+	return RC_OK;
+}
+
 static enum rc on_packet(struct attach *a, size_t n, int *fds, size_t n_fds, struct fault *ret_f)
 {
 	struct message_head head;
@@ -101,6 +134,7 @@ static enum rc on_packet(struct attach *a, size_t n, int *fds, size_t n_fds, str
 		return rc;
 	switch (head.op) {
 	case BROKER_EGRESS_ATTACH | MESSAGE_REPLY: return on_reply(a, &w, ret_f);
+	case BROKER_EGRESS_CA | MESSAGE_REPLY: return on_ca_reply(a, &w);
 	case BROKER_EVENT_EGRESS_VM | MESSAGE_EVENT: return on_vm(a, &w, fds, n_fds, ret_f);
 	case BROKER_EVENT_EGRESS_GONE | MESSAGE_EVENT: return on_gone(a, &w, ret_f);
 	case BROKER_EVENT_EGRESS_POLICY | MESSAGE_EVENT: return on_policy(a, &w, ret_f);
@@ -143,7 +177,7 @@ static enum rc ask(struct attach *a, struct fault *ret_f)
 
 	message_begin(&w, a->mem, sizeof(a->mem));
 	broker_none_put(&w, &none);
-	rc = message_end(&w, BROKER_EGRESS_ATTACH, 1, 0, &n, ret_f);
+	rc = message_end(&w, BROKER_EGRESS_ATTACH, ++a->sequence, 0, &n, ret_f);
 	return rc ? rc : packet_send(a->fd, a->mem, n, NULL, 0, ret_f);
 }
 

@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/egress/hello.h"
+#include "vmm/egress/intercept.h"
 
 #include <errno.h>
 #include <linux/netfilter_ipv4.h>
@@ -54,6 +55,7 @@ static void close_side(struct side *s, bool reset)
 void conn_drop(struct conn *c, bool reset)
 {
 	lookup_cancel(c->lookup);
+	intercept_free(c->tls);
 	close_side(&c->guest, reset);
 	close_side(&c->up, reset);
 	source_drop(&c->timer);
@@ -107,6 +109,11 @@ void conn_refuse(struct conn *c, int status, const char *decision, const char *w
 
 /* --- upstream ------------------------------------------------------------------------------------------------ */
 
+static bool intercepted(const struct conn *c)
+{
+	return c->name[0] && policy_has_secret_for(c->sb->policy, c->name, c->port);
+}
+
 static void connected(struct conn *c)
 {
 	int on = 1, idle = EGRESS_KEEPALIVE_S;
@@ -114,6 +121,11 @@ static void connected(struct conn *c)
 	setsockopt(c->up.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(c->up.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(c->up.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	if (intercepted(c)) {
+		c->state = CONN_TLS;
+		intercept_start(c);
+		return;
+	}
 	c->state = CONN_RELAY;
 	relay_start(c);
 }
@@ -147,6 +159,10 @@ static void on_up(void *arg, uint32_t events)
 	socklen_t n = sizeof(int);
 	int err = 0;
 
+	if (c->state == CONN_TLS) {
+		intercept_event(c, events);
+		return;
+	}
 	if (c->state != CONN_CONNECTING) {
 		relay_event(s, events);
 		return;
@@ -276,7 +292,7 @@ static void on_hello(struct conn *c)
 		setsockopt(c->guest.fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
 		return;
 	case HELLO_NOT_TLS:
-		conn_end(c, "deny", "not TLS on port 443", true);
+		conn_end(c, "deny", "not TLS where TLS is expected", true);
 		return;
 	case HELLO_BAD:
 		conn_end(c, "deny", "malformed ClientHello", true);
@@ -306,6 +322,7 @@ static void on_guest(void *arg, uint32_t events)
 		conn_end(c, "error", "the guest gave up", true);
 		break;
 	case CONN_RELAY: relay_event(s, events); break;
+	case CONN_TLS: intercept_event(c, events); break;
 	case CONN_REFUSING:
 	case CONN_LINGER: refuse_event(c, events); break;
 	}
@@ -324,6 +341,7 @@ static void on_timer(void *arg)
 		connect_failed(c, ETIMEDOUT);
 		break;
 	case CONN_RELAY: relay_timeout(c); break;
+	case CONN_TLS: intercept_timeout(c); break;
 	case CONN_REFUSING: /* has its row */
 	case CONN_LINGER: conn_drop(c, true); break;
 	}
@@ -351,7 +369,11 @@ static void begin(struct conn *c)
 		conn_refuse(c, 403, "deny", NULL);
 		return;
 	}
-	if (e && c->port == PORT_HTTPS) {
+	if (e && intercepted(c) && (!c->sb->ca || !c->sb->secrets)) {
+		conn_end(c, "error", "the secret of this host cannot be opened here", true);
+		return;
+	}
+	if (e && (c->port == PORT_HTTPS || intercepted(c))) {
 		c->state = CONN_FIRST;
 		set_deadline(c, EGRESS_FIRST_MS);
 		loop_fd_events(c->guest.source, EPOLLIN, NULL);
@@ -466,6 +488,6 @@ void conn_close_all(struct sandbox *sb, const char *reason)
 		if (c->state == CONN_REFUSING || c->state == CONN_LINGER)
 			conn_drop(c, true);
 		else
-			conn_end(c, c->state == CONN_RELAY ? "allow" : "error", reason, true);
+			conn_end(c, c->state == CONN_RELAY || c->state == CONN_TLS ? "allow" : "error", reason, true);
 	}
 }

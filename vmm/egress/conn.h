@@ -9,11 +9,14 @@
 
 #include <stdbool.h>
 
+struct intercept;
+
 enum conn_state {
 	CONN_FIRST,      /* waits for the ClientHello */
 	CONN_RESOLVING,
 	CONN_CONNECTING,
 	CONN_RELAY,
+	CONN_TLS,        /* intercept.c has it */
 	CONN_REFUSING,   /* reads a request's head to answer it */
 	CONN_LINGER,     /* the refusal is written, waits for the client to close */
 };
@@ -46,6 +49,7 @@ struct conn {
 	struct address addrs[EGRESS_ADDRS_MAX];
 	size_t n_addrs, at_addr;     /* addrs[at_addr] is being tried or in use */
 	uint64_t started_ms, active_ms, deadline_ms;
+	struct intercept *tls;
 	struct lane out, in;         /* guest to upstream, upstream to guest */
 	int low_water;               /* FIRST: SO_RCVLOWAT */
 	int refuse_status;

@@ -36,6 +36,15 @@
 #define EGRESS_LINGER_MS 5000          /* for a client to take a refusal and close */
 #define EGRESS_KEEPALIVE_S 60
 
+/* Intercepted TLS. */
+#define EGRESS_LEAVES_MAX 64           /* certificates that a sandbox keeps */
+#define EGRESS_TLS_BUFFER 131072       /* decrypted bytes held in each direction; a head and what follows it */
+#define EGRESS_TLS_OUT 524288          /* the same, with placeholders put back */
+#define EGRESS_TLS_PIECE 16384         /* of a body, taken at a time */
+#define EGRESS_SECURE_BYTES 4194304    /* locked memory for secrets, a power of two */
+#define EGRESS_TLS_HANDSHAKE_MS 15000
+#define EGRESS_TLS_IDLE_MS 600000
+
 /* DNS. */
 #define EGRESS_DNS_MESSAGE_MAX 1232    /* longest answer over UDP, and the longest question */
 #define EGRESS_DNS_TTL_S 60            /* of a synthetic address */

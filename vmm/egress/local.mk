@@ -2,13 +2,16 @@
 # What the tests and fuzz targets need without the daemon around it.
 noinst_LIBRARIES += libnbegress.a
 libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/dns.c vmm/egress/dns.h \
+libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
+	vmm/egress/dns.c vmm/egress/dns.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
-	vmm/egress/policy.c vmm/egress/policy.h
+	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
+	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h
 
 sbin_PROGRAMS += nestbox-egress
 nestbox_egress_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(CARES_CFLAGS)
 nestbox_egress_SOURCES = vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn.c vmm/egress/conn.h vmm/egress/dnsd.c \
+	vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/tls.c vmm/egress/tls.h \
 	vmm/egress/ledger.c vmm/egress/ledger.h vmm/egress/main.c vmm/egress/refuse.c vmm/egress/relay.c \
 	vmm/egress/resolve.c vmm/egress/resolve.h vmm/egress/sandbox.c vmm/egress/sandbox.h
 nestbox_egress_LDADD = libnbegress.a libnbschema.a libnbbase.a $(HARDEN_LIBS) $(JSONC_LIBS) $(CARES_LIBS) $(OPENSSL_LIBS) -lpthread
@@ -21,6 +24,20 @@ tests_it_test_egress_SOURCES = tests/it/test_egress.c tests/it/egressbed.c tests
 tests_it_test_egress_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
 
 EGRESS_UNIT_LIBS = libnbegress.a $(UNIT_LIBS) $(OPENSSL_LIBS)
+check_PROGRAMS += tests/it/test_intercept
+tests_it_test_intercept_SOURCES = tests/it/test_intercept.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c \
+	tests/it/guestns.h tests/lib/seal.h
+tests_it_test_intercept_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
+
+check_PROGRAMS += tests/unit/test_secrets tests/unit/test_http1 tests/fuzz/fuzz_http1
+tests_unit_test_secrets_SOURCES = tests/unit/test_secrets.c tests/lib/seal.h
+tests_unit_test_secrets_LDADD = $(EGRESS_UNIT_LIBS)
+tests_unit_test_http1_SOURCES = tests/unit/test_http1.c
+tests_unit_test_http1_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_http1_SOURCES = tests/fuzz/fuzz_http1.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_http1_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_http1_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+
 check_PROGRAMS += tests/unit/test_policy tests/unit/test_dns tests/unit/test_hello
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = $(EGRESS_UNIT_LIBS)

@@ -4,18 +4,23 @@
  * without capabilities for good, and filtered before it has heard from the broker. It can open sockets and write its ledger.
  */
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/harden.h"
 #include "base/log.h"
 #include "vmm/egress/attach.h"
 #include "vmm/egress/limits.h"
 #include "vmm/egress/sandbox.h"
+#include "vmm/egress/tls.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
+#include <openssl/crypto.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -49,6 +54,31 @@ static enum rc limits_raise(struct fault *ret_f)
 		return fault_set(ret_f, RC_SYS, errno, "set the limit of descriptors to %llu", (unsigned long long)r.rlim_cur);
 	log_info("descriptors are limited to %llu", (unsigned long long)r.rlim_cur);
 	return RC_OK;
+}
+
+/* Absent: there are no secrets on this host, and policies that have some are told so. */
+static enum rc key_load(struct egress *eg, struct fault *ret_f)
+{
+	char path[PATH_MAX], *text = NULL;
+	size_t n = 0;
+	enum rc rc = path_join(path, sizeof(path), eg->config.state_dir, POLICY_KEY_FILE, ret_f);
+
+	if (!rc)
+		rc = file_read_at(AT_FDCWD, path, EGRESS_KEY_BYTES, &text, &n, ret_f);
+	if (rc == RC_ABSENT) {
+		log_info("no %s: secrets cannot be used", path);
+		return RC_OK;
+	}
+	if (!rc && n != EGRESS_KEY_BYTES)
+		rc = fault_set(ret_f, RC_INVALID, 0, "'%s' is not %d bytes", path, EGRESS_KEY_BYTES);
+	if (!rc) {
+		memcpy(eg->key, text, n);
+		eg->has_key = true;
+	}
+	if (text)
+		explicit_bzero(text, n);
+	free(text);
+	return rc;
 }
 
 static void on_signal(void *arg, int sig)
@@ -97,11 +127,20 @@ static enum rc run(struct egress *eg, const char *config_path, struct fault *ret
 	if (!rc)
 		rc = ledger_new(eg->config.state_dir, eg->config.user_egress, &eg->ledger, ret_f);
 	if (!rc)
+		rc = tls_new(eg->config.egress_ca_file, &eg->tls, ret_f);
+	if (!rc)
+		rc = key_load(eg, ret_f);
+	/* Locked memory is counted against root's limit, or against none. */
+	if (!rc && CRYPTO_secure_malloc_init(EGRESS_SECURE_BYTES, 32) != 1)
+		log_warn("no locked memory for secrets");
+	if (!rc)
 		rc = harden_ids(eg->config.user_egress, NULL, 0, ret_f);
 	if (!rc)
 		rc = loop_new(&eg->loop, ret_f);
 	if (!rc)
 		rc = serve(eg, ret_f);
+	tls_free(eg->tls);
+	explicit_bzero(eg->key, sizeof(eg->key));
 	ledger_free(eg->ledger);
 	loop_free(eg->loop);
 	return rc;
@@ -115,6 +154,7 @@ int main(int argc, char **argv)
 	int opt;
 
 	log_init("nestbox-egress");
+	signal(SIGPIPE, SIG_IGN); /* OpenSSL writes to sockets with write(2) */
 	while ((opt = getopt(argc, argv, "c:V")) != -1) {
 		switch (opt) {
 		case 'c': config_path = optarg; break;

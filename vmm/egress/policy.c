@@ -315,9 +315,13 @@ bool policy_pattern_matches(const struct policy_pattern *q, const char *name, ui
 bool policy_has_secret_for(const struct policy *p, const char *name, uint16_t port)
 {
 	for (size_t i = 0; p && i < p->n_secrets; i++)
-		for (size_t k = 0; k < p->secrets[i].n_hosts; k++)
-			if (policy_pattern_matches(&p->secrets[i].hosts[k], name, port))
+		for (size_t k = 0; k < p->secrets[i].n_hosts; k++) {
+			const struct policy_pattern *q = &p->secrets[i].hosts[k];
+
+			/* Without a port in the pattern only 443: on others the server may be the one that speaks first. */
+			if ((q->port || port == 443) && policy_pattern_matches(q, name, port))
 				return true;
+		}
 	return false;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "vmm/egress/ca.h"
 #include "vmm/egress/limits.h"
 
 #include <errno.h>
@@ -121,6 +122,25 @@ enum rc sandbox_set(struct egress *eg, const char *id, const void *policy, size_
 	return RC_OK;
 }
 
+static void secrets_renew(struct sandbox *sb)
+{
+	struct secrets *set = NULL;
+	size_t n, bad = 0;
+	struct fault f;
+
+	policy_secrets(sb->policy, &n);
+	if (n && !sb->eg->has_key)
+		log_warn("the secrets of %s cannot be opened: there is no key", sb->id);
+	else if (secrets_open(sb->policy, sb->id, sb->eg->key, &set, &bad, &f))
+		log_fault(LOG_LEVEL_ERROR, &f, "secrets of %s", sb->id);
+	if (bad)
+		log_warn("%zu secrets of %s do not open with this key", bad, sb->id);
+	secrets_unref(sb->secrets);
+	sb->secrets = set;
+	if (set && !sb->ca && ca_new(sb->eg->key, sb->id, &sb->ca, &f))
+		log_fault(LOG_LEVEL_ERROR, &f, "certificate authority of %s", sb->id);
+}
+
 void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 {
 	struct policy *p = NULL;
@@ -130,6 +150,7 @@ void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 		log_fault(LOG_LEVEL_WARN, &f, "policy of %s is invalid and allows nothing", sb->id);
 	policy_free(sb->policy);
 	sb->policy = p;
+	secrets_renew(sb);
 	conn_recheck_all(sb);
 }
 
@@ -149,6 +170,8 @@ void sandbox_free(struct sandbox *sb)
 	*p = sb->next;
 	sb->eg->n_sandboxes--;
 	names_free(sb->names);
+	secrets_unref(sb->secrets);
+	ca_free(sb->ca);
 	policy_free(sb->policy);
 	free(sb);
 }

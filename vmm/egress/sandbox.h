@@ -10,9 +10,12 @@
 #include "vmm/egress/names.h"
 #include "vmm/egress/policy.h"
 #include "vmm/egress/resolve.h"
+#include "vmm/egress/secrets.h"
 
+struct ca;
 struct conn;
 struct dns_conn;
+struct tls;
 struct sandbox;
 
 struct egress {
@@ -21,6 +24,9 @@ struct egress {
 	struct prefixes private_ok;
 	struct ledger *ledger;
 	struct resolver *resolver;
+	struct tls *tls;
+	bool has_key;
+	uint8_t key[EGRESS_KEY_BYTES];
 	struct sandbox *sandboxes;
 	size_t n_sandboxes;
 	uint8_t relay[65536]; /* where bytes are between a read and the write that follows at once */
@@ -49,6 +55,8 @@ struct sandbox {
 	struct sandbox *next;
 	char id[BROKER_ID_MAX];
 	struct policy *policy; /* NULL: nothing is allowed */
+	struct secrets *secrets; /* NULL: none, or no key */
+	struct ca *ca;           /* NULL: not needed so far */
 	struct names *names;
 	struct port tcp, dns_udp, dns_tcp;
 	struct conn *conns;

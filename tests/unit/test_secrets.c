@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/cleanup.h"
+#include "tests/lib/check.h"
+#include "tests/lib/seal.h"
+#include "vmm/egress/ca.h"
+#include "vmm/egress/secrets.h"
+
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+
+#define ID "sbx_a"
+#define PH "nbsecret_0123456789abcdef"
+#define PH2 "nbsecret_fedcba9876543210"
+#define VALUE "sk-\"real\"/value+42"
+
+static const uint8_t key[EGRESS_KEY_BYTES] = "0123456789abcdef0123456789abcde";
+
+static struct policy *policy_with(const char *id, const char *value)
+{
+	char a[SEAL_MAX], b[SEAL_MAX], text[3 * SEAL_MAX];
+	struct policy *p = NULL;
+
+	snprintf(text, sizeof(text), POLICY_HEAD "\ndefault public\nsecret KEY " PH " %s api.test\nsecret OTHER " PH2 " %s other.test\n",
+		 seal(key, id, "KEY", value, a), seal(key, id, "OTHER", "another-value", b));
+	policy_parse(text, strlen(text), &p, NULL);
+	return p;
+}
+
+static struct secrets *open_set(const char *value)
+{
+	struct policy *p = policy_with(ID, value);
+	struct secrets *s = NULL;
+	size_t bad = 0;
+
+	secrets_open(p, ID, key, &s, &bad, NULL);
+	policy_free(p);
+	return bad ? NULL : s;
+}
+
+static const char *put(struct secrets *s, const char *host, const char *value, const char **used, const char **strange)
+{
+	static char text[4096];
+	struct buf out = BUF_INIT(sizeof(text));
+
+	CHECK_EQ(secrets_substitute(s, host, 443, value, strlen(value), &out, used, strange), RC_OK);
+	snprintf(text, sizeof(text), "%.*s", (int)buf_len(&out), (const char *)buf_data(&out));
+	buf_free(&out);
+	return text;
+}
+
+TEST(a_sealed_secret_opens_only_where_it_belongs)
+{
+	struct policy *p = policy_with(ID, VALUE);
+	uint8_t other[EGRESS_KEY_BYTES] = "x";
+	struct secrets *s;
+	size_t bad;
+
+	REQUIRE(p);
+	CHECK_EQ(secrets_open(p, ID, key, &s, &bad, NULL), RC_OK);
+	CHECK_EQ(bad, 0);
+	secrets_unref(s);
+	CHECK_EQ(secrets_open(p, "sbx_b", key, &s, &bad, NULL), RC_OK);
+	CHECK_EQ(bad, 2);
+	secrets_unref(s);
+	CHECK_EQ(secrets_open(p, ID, other, &s, &bad, NULL), RC_OK);
+	CHECK_EQ(bad, 2);
+	secrets_unref(s);
+	policy_free(p);
+}
+
+TEST(a_value_with_a_line_break_is_refused)
+{
+	CHECK(!open_set("evil\r\nX-Injected: 1"));
+}
+
+TEST(placeholders_are_replaced_for_their_host_only)
+{
+	struct secrets *s = open_set(VALUE);
+	const char *used, *strange;
+
+	REQUIRE(s);
+	CHECK_STR(put(s, "api.test", "Bearer " PH, &used, &strange), "Bearer " VALUE);
+	CHECK_STR(used, "KEY");
+	CHECK(!strange);
+	CHECK_STR(put(s, "api.test", PH PH ";" PH2, &used, &strange), VALUE VALUE ";" PH2);
+	CHECK_STR(strange, "OTHER");
+	CHECK_STR(put(s, "other.test", "Bearer " PH, &used, &strange), "Bearer " PH);
+	CHECK(!used);
+	CHECK_STR(strange, "KEY");
+	CHECK_STR(put(s, "api.test", "nbsecret_0123456789abcde", &used, &strange), "nbsecret_0123456789abcde");
+	CHECK(!used && !strange);
+	secrets_unref(s);
+}
+
+TEST(basic_credentials_are_opened_and_closed_again)
+{
+	struct secrets *s = open_set(VALUE);
+	const char *used, *strange, *out;
+	unsigned char mem[512], in[512] = "bASIC ";
+	int n;
+
+	REQUIRE(s);
+	EVP_EncodeBlock(in + 6, (const unsigned char *)"user:" PH, (int)strlen("user:" PH));
+	out = put(s, "api.test", (const char *)in, &used, &strange);
+	CHECK_STR(used, "KEY");
+	CHECK(!strncmp(out, "bASIC ", 6));
+	n = EVP_DecodeBlock(mem, (const unsigned char *)out + 6, (int)strlen(out) - 6);
+	CHECK(n >= (int)strlen("user:" VALUE) && !memcmp(mem, "user:" VALUE, strlen("user:" VALUE)));
+	/* Nothing of ours in it, or no base64: passes as it is. */
+	CHECK_STR(put(s, "api.test", "Basic dXNlcjpwYXNz", &used, &strange), "Basic dXNlcjpwYXNz");
+	CHECK(!used);
+	CHECK_STR(put(s, "api.test", "Basic !!!" PH, &used, &strange), "Basic !!!" VALUE);
+	secrets_unref(s);
+}
+
+static void redact_in(struct secrets *s, const char *in, size_t step, const char *expected)
+{
+	struct redactor r = { 0 };
+	struct buf out = BUF_INIT(1 << 20);
+	size_t n = strlen(in);
+
+	redactor_start(&r, s);
+	for (size_t at = 0; at < n; at += step)
+		CHECK_EQ(redactor_run(&r, in + at, MIN_OF(step, n - at), false, &out), RC_OK);
+	CHECK_EQ(redactor_run(&r, "", 0, true, &out), RC_OK);
+	if (buf_len(&out) != strlen(expected) || memcmp(buf_data(&out), expected, strlen(expected))) {
+		printf("  step %zu: %.*s\n  expected: %s\n", step, (int)buf_len(&out), (const char *)buf_data(&out), expected);
+		CHECK(!"redacted");
+	}
+	redactor_end(&r);
+	buf_free(&out);
+}
+
+TEST(values_are_taken_out_however_they_are_cut)
+{
+	struct secrets *s = open_set(VALUE);
+
+	REQUIRE(s);
+	for (size_t step = 1; step < 80; step++) {
+		redact_in(s, "a" VALUE "b" VALUE VALUE "c", step, "a" PH "b" PH PH "c");
+		redact_in(s, "sk-sk-\"sk-\"real\"/value+41 " VALUE, step, "sk-sk-\"sk-\"real\"/value+41 " PH);
+		redact_in(s, "{\"k\":\"sk-\\\"real\\\"/value+42\"}", step, "{\"k\":\"" PH "\"}");
+		redact_in(s, "?k=sk-%22real%22%2Fvalue%2B42&", step, "?k=" PH "&");
+		redact_in(s, "the end is " VALUE, step, "the end is " PH);
+		redact_in(s, "another-value", step, PH2);
+	}
+	secrets_unref(s);
+}
+
+TEST(base64_is_seen_at_each_alignment)
+{
+	struct secrets *s = open_set(VALUE);
+
+	REQUIRE(s);
+	for (size_t before = 0; before < 7; before++)
+		for (size_t after = 0; after < 4; after++) {
+			unsigned char in[128], text[256];
+			struct buf out = BUF_INIT(4096);
+			struct redactor r = { 0 };
+
+			memset(in, 'x', sizeof(in));
+			memcpy(in + before, VALUE, strlen(VALUE));
+			EVP_EncodeBlock(text, in, (int)(before + strlen(VALUE) + after));
+			redactor_start(&r, s);
+			CHECK_EQ(redactor_run(&r, text, strlen((char *)text), true, &out), RC_OK);
+			CHECK(r.found);
+			CHECK(memmem(buf_data(&out), buf_len(&out), PH, strlen(PH)) != NULL);
+			redactor_end(&r);
+			buf_free(&out);
+		}
+	secrets_unref(s);
+}
+
+TEST(what_cannot_be_a_value_is_not_held)
+{
+	struct secrets *s = open_set(VALUE);
+	struct redactor r = { 0 };
+	struct buf out = BUF_INIT(4096);
+
+	REQUIRE(s);
+	redactor_start(&r, s);
+	CHECK_EQ(redactor_run(&r, "data: 1\n\n", 9, false, &out), RC_OK);
+	CHECK_EQ(buf_len(&out), 9);
+	CHECK_EQ(redactor_run(&r, "data: sk-", 9, false, &out), RC_OK);
+	CHECK_EQ(buf_len(&out), 9 + 6);
+	CHECK_EQ(redactor_run(&r, "\n\n", 2, false, &out), RC_OK);
+	CHECK_EQ(buf_len(&out), 9 + 11);
+	redactor_end(&r);
+	buf_free(&out);
+	secrets_unref(s);
+}
+
+TEST(short_values_are_used_but_not_searched_for)
+{
+	struct secrets *s = open_set("abc");
+	const char *used, *strange;
+
+	REQUIRE(s);
+	CHECK_STR(put(s, "api.test", PH, &used, &strange), "abc");
+	redact_in(s, "abcabc", 2, "abcabc");
+	secrets_unref(s);
+}
+
+TEST(an_authority_is_the_same_after_a_restart)
+{
+	struct ca *a, *b, *c;
+	BIO *in_a, *in_b, *in_c;
+	X509 *x, *y, *z;
+
+	REQUIRE(ca_new(key, ID, &a, NULL) == RC_OK && ca_new(key, ID, &b, NULL) == RC_OK && ca_new(key, "sbx_b", &c, NULL) == RC_OK);
+	in_a = BIO_new_mem_buf(ca_pem(a), -1);
+	in_b = BIO_new_mem_buf(ca_pem(b), -1);
+	in_c = BIO_new_mem_buf(ca_pem(c), -1);
+	x = PEM_read_bio_X509(in_a, NULL, NULL, NULL);
+	y = PEM_read_bio_X509(in_b, NULL, NULL, NULL);
+	z = PEM_read_bio_X509(in_c, NULL, NULL, NULL);
+	REQUIRE(x && y && z);
+	CHECK_EQ(EVP_PKEY_eq(X509_get0_pubkey(x), X509_get0_pubkey(y)), 1);
+	CHECK_EQ(X509_verify(y, X509_get0_pubkey(x)), 1);
+	CHECK(EVP_PKEY_eq(X509_get0_pubkey(x), X509_get0_pubkey(z)) != 1);
+	CHECK_EQ(X509_check_ca(x), 1);
+	X509_free(x), X509_free(y), X509_free(z);
+	BIO_free(in_a), BIO_free(in_b), BIO_free(in_c);
+	ca_free(a), ca_free(b), ca_free(c);
+}
+
+CHECK_MAIN()

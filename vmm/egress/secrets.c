@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory: each value has a handful of spellings under which a server could send it back: raw, percent-encoded, inside a JSON
+ * string, and in base64 at each of the three alignments (of which only the digits that no neighbour changes are
+ * looked for). A response is searched for all of them; a place that could be the start of one is held until it is
+ * decided, and no longer, so that a stream of events is not kept waiting.
+ */
+#include "vmm/egress/secrets.h"
+
+#include "base/cleanup.h"
+
+#include <ctype.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#define NONCE 12
+#define TAG 16
+#define FORMS 6
+#define BASIC "basic "
+
+struct form {
+	char *text;
+	size_t n;
+};
+
+struct secret {
+	char name[POLICY_SECRET_NAME_MAX], placeholder[POLICY_PLACEHOLDER_MAX];
+	char *value;
+	size_t n;
+	struct policy_pattern *hosts;
+	size_t n_hosts;
+	struct form forms[FORMS];
+	size_t n_forms;
+};
+
+struct secrets {
+	unsigned int refs;
+	size_t n, longest;
+	bool first[256]; /* bytes that a form starts with */
+	struct secret at[];
+};
+
+static char *private_alloc(size_t n)
+{
+	char *p = OPENSSL_secure_malloc(n);
+
+	return p ? p : OPENSSL_malloc(n);
+}
+
+static void private_free(char *p, size_t n)
+{
+	if (p && CRYPTO_secure_allocated(p)) {
+		OPENSSL_secure_clear_free(p, n);
+	} else if (p) {
+		OPENSSL_clear_free(p, n);
+	}
+}
+
+static bool unseal(const struct policy_secret *in, const char *id, const uint8_t key[EGRESS_KEY_BYTES], struct secret *s)
+{
+	char aad[POLICY_SECRET_NAME_MAX + 64];
+	int aad_n = snprintf(aad, sizeof(aad), "%s %s", id, in->name), n = 0, last = 0;
+	size_t cipher_n = in->n_sealed - NONCE - TAG;
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	bool ok;
+
+	s->value = cipher_n <= POLICY_SECRET_VALUE_MAX ? private_alloc(cipher_n + 1) : NULL;
+	s->n = cipher_n;
+	ok = ctx && s->value && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, in->sealed) &&
+	     EVP_DecryptUpdate(ctx, NULL, &n, (const unsigned char *)aad, aad_n) &&
+	     EVP_DecryptUpdate(ctx, (unsigned char *)s->value, &n, in->sealed + NONCE, (int)cipher_n) &&
+	     EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, in->sealed + NONCE + cipher_n) &&
+	     EVP_DecryptFinal_ex(ctx, (unsigned char *)s->value + n, &last) > 0;
+	EVP_CIPHER_CTX_free(ctx);
+	if (!ok)
+		return false;
+	s->value[cipher_n] = '\0';
+	/* A value with a line's end would be a header of its own. */
+	for (size_t i = 0; i < cipher_n; i++)
+		if ((unsigned char)s->value[i] < 0x20 || s->value[i] == 0x7f)
+			return false;
+	return cipher_n > 0;
+}
+
+static void form_add(struct secret *s, const char *text, size_t n)
+{
+	char *copy;
+
+	for (size_t i = 0; i < s->n_forms; i++)
+		if (s->forms[i].n == n && !memcmp(s->forms[i].text, text, n))
+			return;
+	copy = n >= SECRET_REDACT_MIN && s->n_forms < FORMS ? private_alloc(n) : NULL;
+	if (!copy)
+		return;
+	memcpy(copy, text, n);
+	s->forms[s->n_forms++] = (struct form){ copy, n };
+}
+
+static size_t percent(const char *in, size_t n, char *out)
+{
+	size_t k = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)in[i];
+
+		if (isalnum(c) || strchr("-._~", c))
+			out[k++] = (char)c;
+		else
+			k += (size_t)sprintf(out + k, "%%%02X", c);
+	}
+	return k;
+}
+
+static size_t json(const char *in, size_t n, char *out)
+{
+	size_t k = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (in[i] == '"' || in[i] == '\\')
+			out[k++] = '\\';
+		out[k++] = in[i];
+	}
+	return k;
+}
+
+/* The digits of base64(x + value + y), |x| = shift, that do not depend on x and y. */
+static void form_base64(struct secret *s, size_t shift, char *mem, char *out)
+{
+	size_t digits, skip = shift ? shift + 1 : 0;
+
+	memset(mem, 0, shift);
+	memcpy(mem + shift, s->value, s->n);
+	EVP_EncodeBlock((unsigned char *)out, (const unsigned char *)mem, (int)(shift + s->n));
+	digits = (shift + s->n) * 8 / 6;
+	if (digits > skip)
+		form_add(s, out + skip, digits - skip);
+}
+
+static bool forms_make(struct secret *s)
+{
+	size_t room = s->n * 3 + 16;
+	char *mem = private_alloc(room), *out = private_alloc(room);
+
+	if (mem && out && s->n >= SECRET_REDACT_MIN) {
+		form_add(s, s->value, s->n);
+		form_add(s, out, percent(s->value, s->n, out));
+		form_add(s, out, json(s->value, s->n, out));
+		for (size_t shift = 0; shift < 3; shift++)
+			form_base64(s, shift, mem, out);
+	}
+	private_free(mem, room);
+	private_free(out, room);
+	return mem && out;
+}
+
+static void secret_clear(struct secret *s)
+{
+	private_free(s->value, s->n + 1);
+	for (size_t i = 0; i < s->n_forms; i++)
+		private_free(s->forms[i].text, s->forms[i].n);
+	free(s->hosts);
+}
+
+static bool secret_open(const struct policy_secret *in, const char *id, const uint8_t key[EGRESS_KEY_BYTES], struct secret *s)
+{
+	memset(s, 0, sizeof(*s));
+	memcpy(s->name, in->name, sizeof(s->name));
+	memcpy(s->placeholder, in->placeholder, sizeof(s->placeholder));
+	s->hosts = calloc(in->n_hosts, sizeof(*s->hosts));
+	if (s->hosts && unseal(in, id, key, s) && forms_make(s)) {
+		memcpy(s->hosts, in->hosts, in->n_hosts * sizeof(*s->hosts));
+		s->n_hosts = in->n_hosts;
+		return true;
+	}
+	secret_clear(s);
+	return false;
+}
+
+enum rc secrets_open(const struct policy *p, const char *id, const uint8_t key[EGRESS_KEY_BYTES], struct secrets **ret,
+		     size_t *ret_bad, struct fault *ret_f)
+{
+	size_t n;
+	const struct policy_secret *list = policy_secrets(p, &n);
+	struct secrets *s = n ? calloc(1, sizeof(*s) + n * sizeof(s->at[0])) : NULL;
+
+	*ret_bad = 0;
+	*ret = NULL;
+	if (!n)
+		return RC_OK;
+	if (!s)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	s->refs = 1;
+	for (size_t i = 0; i < n; i++) {
+		struct secret *one = &s->at[s->n];
+
+		if (!secret_open(&list[i], id, key, one)) {
+			++*ret_bad;
+			continue;
+		}
+		s->n++;
+		for (size_t k = 0; k < one->n_forms; k++) {
+			s->longest = MAX_OF(s->longest, one->forms[k].n);
+			s->first[(unsigned char)one->forms[k].text[0]] = true;
+		}
+	}
+	*ret = s;
+	return RC_OK;
+}
+
+struct secrets *secrets_ref(struct secrets *s)
+{
+	if (s)
+		s->refs++;
+	return s;
+}
+
+void secrets_unref(struct secrets *s)
+{
+	if (!s || --s->refs)
+		return;
+	for (size_t i = 0; i < s->n; i++)
+		secret_clear(&s->at[i]);
+	free(s);
+}
+
+static bool bound_to(const struct secret *s, const char *host, uint16_t port)
+{
+	for (size_t i = 0; i < s->n_hosts; i++)
+		if (policy_pattern_matches(&s->hosts[i], host, port))
+			return true;
+	return false;
+}
+
+/* Plain replacement, left to right; what was put in is not looked at again. */
+static enum rc replace(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
+		       const char **ret_used, const char **ret_strange)
+{
+	size_t start = 0;
+
+	for (size_t i = 0; i < n;) {
+		struct secret *hit = NULL;
+		size_t k = 0;
+
+		for (size_t j = 0; j < s->n && !hit; j++) {
+			k = strlen(s->at[j].placeholder);
+			if (k <= n - i && !memcmp(value + i, s->at[j].placeholder, k))
+				hit = &s->at[j];
+		}
+		if (!hit) {
+			i++;
+			continue;
+		}
+		if (!bound_to(hit, host, port)) {
+			*ret_strange = hit->name;
+		} else {
+			*ret_used = hit->name;
+			if (buf_put(out, value + start, i - start) || buf_put(out, hit->value, hit->n))
+				return RC_LIMIT;
+			start = i + k;
+		}
+		i += k;
+	}
+	return buf_put(out, value + start, n - start);
+}
+
+static void buf_wipe(struct buf *b)
+{
+	if (b->mem)
+		OPENSSL_cleanse(b->mem, b->cap);
+	buf_free(b);
+}
+
+/* "Basic <base64 of user:password>", either of which may be a placeholder. */
+static enum rc replace_basic(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
+			     const char **ret_used, const char **ret_strange)
+{
+	size_t skip = strlen(BASIC), in_n = n - skip, pad = 0, room;
+	struct buf plain = BUF_INIT(POLICY_SECRET_VALUE_MAX * 3);
+	_cleanup_free_ unsigned char *raw = malloc(in_n + 3);
+	unsigned char *text = NULL;
+	enum rc rc = RC_INVALID;
+	int k = -1;
+
+	while (pad < 2 && pad < in_n && value[n - 1 - pad] == '=')
+		pad++;
+	if (raw && in_n && in_n % 4 == 0)
+		k = EVP_DecodeBlock(raw, (const unsigned char *)value + skip, (int)in_n);
+	if (k > (int)pad)
+		rc = replace(s, host, port, (const char *)raw, (size_t)k - pad, &plain, ret_used, ret_strange);
+	if (!rc && *ret_used) {
+		room = buf_len(&plain) * 2 + 8;
+		text = (unsigned char *)private_alloc(room);
+		rc = text ? buf_put(out, value, skip) : RC_NOMEM;
+		if (!rc)
+			rc = buf_put(out, text, (size_t)EVP_EncodeBlock(text, buf_data(&plain), (int)buf_len(&plain)));
+		private_free((char *)text, room);
+	} else if (!rc) {
+		rc = RC_INVALID;
+	}
+	buf_wipe(&plain);
+	return rc;
+}
+
+enum rc secrets_substitute(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
+			   const char **ret_used, const char **ret_strange)
+{
+	*ret_used = *ret_strange = NULL;
+	if (!s)
+		return buf_put(out, value, n);
+	if (n > strlen(BASIC) && !strncasecmp(value, BASIC, strlen(BASIC)) &&
+	    !replace_basic(s, host, port, value, n, out, ret_used, ret_strange))
+		return RC_OK;
+	return replace(s, host, port, value, n, out, ret_used, ret_strange);
+}
+
+/* --- responses ----------------------------------------------------------------------------------------------- */
+
+void redactor_start(struct redactor *r, struct secrets *set)
+{
+	redactor_end(r);
+	r->set = secrets_ref(set);
+	r->held.max = SIZE_MAX;
+}
+
+void redactor_end(struct redactor *r)
+{
+	buf_wipe(&r->held);
+	secrets_unref(r->set);
+	r->set = NULL;
+	r->found = false;
+}
+
+/* A value that starts at p: the secret, and how long its spelling is. *ret_maybe: the bytes end inside one. */
+static const struct secret *match(const struct secrets *set, const uint8_t *p, size_t n, size_t *ret_n, bool *ret_maybe)
+{
+	const struct secret *best = NULL;
+
+	*ret_maybe = false;
+	if (!set->first[*p])
+		return NULL;
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->at[i].n_forms; k++) {
+			const struct form *f = &set->at[i].forms[k];
+
+			if (memcmp(p, f->text, MIN_OF(n, f->n)))
+				continue;
+			if (f->n > n)
+				*ret_maybe = true;
+			else if (!best || f->n > *ret_n)
+				best = &set->at[i], *ret_n = f->n;
+		}
+	return best;
+}
+
+static enum rc redact(struct redactor *r, const uint8_t *p, size_t n, bool last, struct buf *out, size_t *ret_done)
+{
+	size_t start = 0, i = 0;
+
+	while (i < n) {
+		size_t k = 0;
+		bool maybe;
+		const struct secret *hit = match(r->set, p + i, n - i, &k, &maybe);
+
+		/* A longer spelling may still come; the shorter one is taken only when it cannot. */
+		if (maybe && !last)
+			break;
+		if (!hit) {
+			i++;
+			continue;
+		}
+		r->found = true;
+		if (buf_put(out, p + start, i - start) || buf_puts(out, hit->placeholder))
+			return RC_LIMIT;
+		i += k;
+		start = i;
+	}
+	*ret_done = i;
+	return buf_put(out, p + start, i - start);
+}
+
+enum rc redactor_run(struct redactor *r, const void *data, size_t n, bool last, struct buf *out)
+{
+	size_t done = 0;
+	enum rc rc;
+
+	if (!r->set || !r->set->longest)
+		return buf_put(out, data, n);
+	if (!buf_len(&r->held)) {
+		rc = redact(r, data, n, last, out, &done);
+		return rc ? rc : buf_put(&r->held, (const uint8_t *)data + done, n - done);
+	}
+	rc = buf_put(&r->held, data, n);
+	if (!rc)
+		rc = redact(r, buf_data(&r->held), buf_len(&r->held), last, out, &done);
+	if (!rc)
+		buf_consume(&r->held, done);
+	return rc;
+}
