@@ -9,6 +9,7 @@
 #include "fcgi/apps.h"
 #include "fcgi/deploy_tree.h"
 #include "fcgi/env.h"
+#include "fcgi/guest_test.h"
 #include "fcgi/handlers.h"
 #include "fcgi/peers.h"
 #include "fcgi/revision_json.h"
@@ -125,8 +126,6 @@ static enum api_code sandbox_body(struct request *r, struct deploy *d, char *pat
 static enum api_code tree_code(struct request *r, const struct fault *f)
 {
 	switch (f->rc) {
-	case RC_ABSENT:
-		return api_refuse(r, API_INVALID_ENTRYPOINT, f);
 	case RC_LIMIT:
 		return api_refuse(r, API_TREE_TOO_LARGE, f);
 	case RC_INVALID:
@@ -145,6 +144,7 @@ static enum api_code tree_code(struct request *r, const struct fault *f)
 static enum api_code tree_fetch(struct request *r, const char *sandbox_id, const char *path, struct deploy *d)
 {
 	_cleanup_json_ struct json_object *line = json_object_new_object();
+	struct json_object *exclude = json_object_new_array();
 	_cleanup_free_ char *text = NULL;
 	_cleanup_fd_ int fd = -1;
 	struct fault f = { 0 };
@@ -152,6 +152,9 @@ static enum api_code tree_fetch(struct request *r, const char *sandbox_id, const
 
 	json_add_str(line, "service", "tar-out");
 	json_add_str(line, "path", path);
+	/* What tools keep for themselves in a home directory is no part of a program (and links to the machine's own files). */
+	json_object_array_add(exclude, json_object_new_string(".cache"));
+	json_add(line, "exclude", exclude);
 	if (!line || asprintf(&text, "%s\n", json_text(line)) < 0) {
 		text = NULL;
 		return API_BUSY;
@@ -163,8 +166,49 @@ static enum api_code tree_fetch(struct request *r, const char *sandbox_id, const
 		return api_refuse(r, API_INVALID_TREE, &f);
 	if (rc)
 		return broker_code(r, &f, API_SANDBOX_UNREACHABLE);
-	rc = deploy_tree_of_tar(r->api->bundles_fd, fd, d->config, &d->tree, &f);
+	rc = deploy_tree_of_tar(r->api->bundles_fd, fd, &d->tree, &f);
 	return rc ? tree_code(r, &f) : API_OK;
+}
+
+/* What the revision will run, unless a build makes it first. */
+static const char *entrypoint_of(struct json_object *config)
+{
+	struct json_object *runtime = json_get(config, "runtime");
+	struct json_object *type = runtime ? json_get(runtime, "type") : NULL;
+	struct json_object *entrypoint = runtime ? json_get(runtime, "entrypoint") : NULL;
+	struct json_object *framework = json_get(config, "framework");
+
+	if (json_get(config, "install") || json_get(config, "build") || !entrypoint ||
+	    (framework && *json_object_get_string(framework)) ||
+	    (type && strcmp(json_object_get_string(type), "dynamic") != 0))
+		return NULL;
+	return json_object_get_string(entrypoint);
+}
+
+static enum api_code entrypoint_check(struct request *r, const char *sandbox_id, const char *dir, struct deploy *d)
+{
+	const char *entrypoint = entrypoint_of(d->config);
+	_cleanup_free_ char *path = NULL;
+	struct fault f = { 0 };
+	bool there = false;
+	enum rc rc;
+
+	if (!entrypoint)
+		return API_OK;
+	if (asprintf(&path, "%s/%s", dir, entrypoint) < 0) {
+		path = NULL;
+		return API_BUSY;
+	}
+	rc = guest_test(r->api, sandbox_id, "-d", dir, &there, &f);
+	if (!rc && !there)
+		return api_fail(r, API_INVALID_TREE, "no such directory: %s", shown(dir));
+	if (!rc)
+		rc = guest_test(r->api, sandbox_id, "-f", path, &there, &f);
+	if (rc == RC_ABSENT)
+		return sandbox_is_gone(r, sandbox_id);
+	if (rc)
+		return broker_code(r, &f, API_SANDBOX_UNREACHABLE);
+	return there ? API_OK : api_fail(r, API_INVALID_ENTRYPOINT, "no such entrypoint: %s", shown(entrypoint));
 }
 
 enum api_code sandbox_deploy(struct request *r)
@@ -179,6 +223,8 @@ enum api_code sandbox_deploy(struct request *r)
 		code = sandbox_body(r, &d, path, sizeof(path));
 	if (!code)
 		code = inherit(r, &d);
+	if (!code)
+		code = entrypoint_check(r, s.id, path, &d);
 	if (!code)
 		code = tree_fetch(r, s.id, path, &d);
 	if (!code)
@@ -233,7 +279,9 @@ enum api_code app_deploy(struct request *r)
 		code = app_body(r, &d, &assets);
 	if (!code)
 		code = inherit(r, &d);
-	if (!code && deploy_tree_of_assets(r->api->bundles_fd, assets, d.config, &d.tree, &f))
+	if (!code && entrypoint_of(d.config) && !json_get(assets, entrypoint_of(d.config)))
+		code = api_fail(r, API_INVALID_ENTRYPOINT, "no such entrypoint: %s", shown(entrypoint_of(d.config)));
+	if (!code && deploy_tree_of_assets(r->api->bundles_fd, assets, &d.tree, &f))
 		code = tree_code(r, &f);
 	if (!code)
 		code = revision_make(r, &d, id);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The API's side of fcgi/deploy: a tree becomes a bundle. */
+/* The API's side of fcgi/deploy: a tree becomes a bundle. RC_INVALID and RC_LIMIT speak of the tree, to the client. */
 #ifndef NB_FCGI_DEPLOY_TREE_H
 #define NB_FCGI_DEPLOY_TREE_H
 
@@ -13,14 +13,10 @@ struct deploy_tree {
 	uint64_t bytes;
 };
 
-/*
- * tar_fd: an agent's tar stream. config: the revision's; an entrypoint that must be there and is not is RC_ABSENT. RC_INVALID
- * and RC_LIMIT speak of the tree, to the client.
- */
-enum rc deploy_tree_of_tar(int bundles_fd, int tar_fd, struct json_object *config, struct deploy_tree *ret,
-			   struct fault *ret_f);
+/* tar_fd: an agent's tar stream. */
+enum rc deploy_tree_of_tar(int bundles_fd, int tar_fd, struct deploy_tree *ret, struct fault *ret_f);
 /* assets: {path: {kind, encoding, content} | {kind, target}} */
-enum rc deploy_tree_of_assets(int bundles_fd, struct json_object *assets, struct json_object *config,
-			      struct deploy_tree *ret, struct fault *ret_f);
+enum rc deploy_tree_of_assets(int bundles_fd, struct json_object *assets, struct deploy_tree *ret,
+			      struct fault *ret_f);
 
 #endif

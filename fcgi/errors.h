@@ -51,6 +51,7 @@
 	X(ENV_VAR_NOT_FOUND,        404, "no such environment variable")                                         \
 	X(REVISION_NOT_FOUND,       404, "no such revision")                                                     \
 	X(REVISION_FINISHED,        409, "the revision is finished")                                             \
+	X(REVISION_NOT_READY,       409, "the revision has not succeeded")                                       \
 	X(REVISION_ACTIVE,          409, "the revision serves traffic")                                          \
 	X(INVALID_ENTRYPOINT,       400, "no such entrypoint")                                                   \
 	X(INVALID_TREE,             400, "the directory cannot be deployed")                                     \

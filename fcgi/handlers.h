@@ -49,6 +49,7 @@ enum api_code revision_list(struct request *r);
 enum api_code revision_get(struct request *r);
 enum api_code revision_delete(struct request *r);
 enum api_code revision_cancel_handler(struct request *r);
+enum api_code revision_promote(struct request *r);
 enum api_code revision_progress(struct request *r);
 enum api_code revision_build_logs(struct request *r);
 enum api_code revision_timelines(struct request *r);

@@ -40,9 +40,19 @@ enum rc json_parse(const char *text, size_t n, int depth, struct json_object **r
 	if (n >= INT_MAX || has_nul(text, n))
 		return fault_set(ret_f, RC_INVALID, 0, "not JSON: a NUL in the text");
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	/* One byte more, the terminator, tells the parser that a bare number ends here. */
-	o = json_tokener_parse_ex(t, text, (int)n + 1);
+	while (n && strchr(" \t\r\n", text[n - 1]))
+		n--;
+	o = json_tokener_parse_ex(t, text, (int)n);
 	err = json_tokener_get_error(t);
+	/* A bare number could go on; a NUL says that it does not. */
+	if (err == json_tokener_continue && n) {
+		o = json_tokener_parse_ex(t, "", 1);
+		err = json_tokener_get_error(t);
+		if (err == json_tokener_success) {
+			*ret = o;
+			return RC_OK;
+		}
+	}
 	if (err != json_tokener_success || json_tokener_get_parse_end(t) < n) {
 		json_object_put(o);
 		return fault_set(ret_f, RC_INVALID, 0, "not JSON: %s at %zu",

@@ -10,12 +10,13 @@ FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LI
 # What decides about requests; without FastCGI, so that tests can call it.
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
-	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/handlers.h \
+	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
+	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
 	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
 	fcgi/sandbox_config.h fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
 	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
-API_LIBS = libnbapi.a $(FCGI_BASE_LIBS)
+API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
 sbin_PROGRAMS += nestbox-api
 nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
@@ -37,3 +38,13 @@ tests_unit_test_db_LDADD = $(FCGI_BASE_LIBS)
 noinst_PROGRAMS += tests/it/api_fakes
 tests_it_api_fakes_SOURCES = tests/it/api_fakes.c
 tests_it_api_fakes_LDADD = libnbschema.a libnbbase.a
+
+# The proxy's parser only judges what the API's writer made; the API itself links nothing of it.
+check_PROGRAMS += tests/unit/test_api
+tests_unit_test_api_SOURCES = tests/unit/test_api.c vmm/egress/policy.c vmm/egress/address.c
+tests_unit_test_api_LDADD = $(API_LIBS)
+
+check_PROGRAMS += tests/fuzz/fuzz_config
+tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_config_LDADD = $(API_LIBS)
+tests_fuzz_fuzz_config_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

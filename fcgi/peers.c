@@ -162,7 +162,7 @@ static enum rc agent_answer(int fd, struct fault *ret_f)
 		return fault_set(ret_f, RC_NOMEM, 0, "agent answer");
 	rc = fd_read_line(fd, line, AGENT_LINE_MAX, now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (rc)
-		return fault_wrap(ret_f, "agent");
+		return rc;
 	rc = json_parse_object(line, strlen(line), JSON_DEPTH_CONFIG, &o, ret_f);
 	if (rc == RC_NOMEM)
 		return rc;
@@ -198,6 +198,9 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 	rc = fd_write_all(fd, line, strlen(line), now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (!rc)
 		rc = agent_answer(fd, ret_f);
+	/* RC_CLOSED is the broker's. */
+	if (rc == RC_CLOSED)
+		return fault_set(ret_f, RC_PROTO, 0, "agent closed the connection");
 	if (rc)
 		return rc;
 	*ret_fd = take_fd(&fd);

@@ -110,19 +110,6 @@ static enum rc preview_insert(struct db *db, const struct revision_new *n, const
 	return db_run(&d, ret_f);
 }
 
-static enum rc production_want(struct db *db, const struct revision_new *n, const char *id, int64_t now,
-			       struct fault *ret_f)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-
-	db_start(&q, db,
-		 "UPDATE timelines SET desired_revision_id = ?, updated_ms = ? WHERE app_id = ? AND slug = 'production'");
-	db_text(&q, id);
-	db_int(&q, now);
-	db_text(&q, n->app_id);
-	return db_run(&q, ret_f);
-}
-
 enum rc revision_create(struct db *db, const struct revision_new *n, int logs_fd, char ret_id[REVISION_ID_CHARS + 1],
 			struct fault *ret_f)
 {
@@ -142,8 +129,6 @@ enum rc revision_create(struct db *db, const struct revision_new *n, int logs_fd
 		rc = row_insert(db, n, id, now, ret_f);
 	if (!rc && n->preview)
 		rc = preview_insert(db, n, id, now, ret_f);
-	if (!rc && n->production)
-		rc = production_want(db, n, id, now, ret_f);
 	if (!rc)
 		rc = db_commit(&txn, ret_f);
 	if (!rc)

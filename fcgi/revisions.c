@@ -95,6 +95,29 @@ enum api_code revision_cancel_handler(struct request *r)
 	return revision_reply(r, r->args[0]);
 }
 
+/* Production becomes this revision, older or newer, as soon as the runner has it answering. */
+enum api_code revision_promote(struct request *r)
+{
+	_cleanup_db_q_ struct db_q row = DB_Q_INIT, q = DB_Q_INIT;
+	struct fault f = { 0 };
+	enum api_code code = revision_row(r, r->args[0], &row);
+
+	if (code)
+		return code;
+	if (strcmp(db_col_text(&row, 1), "succeeded") != 0)
+		return api_fail(r, API_REVISION_NOT_READY, "only a revision that succeeded can become production");
+	db_start(&q, r->api->db,
+		 "UPDATE timelines SET desired_revision_id = ?1, updated_ms = ?2 WHERE slug = 'production' AND "
+		 "app_id = (SELECT app_id FROM revisions WHERE id = ?1)");
+	db_text(&q, r->args[0]);
+	db_int(&q, (int64_t)wall_ms());
+	if (db_run(&q, &f))
+		return api_fault(r, &f);
+	db_end(&row);
+	runner_kick(r->api);
+	return revision_reply(r, r->args[0]);
+}
+
 /* A revision that serves, or is about to, stays. */
 static enum api_code serving_check(struct request *r, const char *id)
 {
@@ -103,7 +126,8 @@ static enum api_code serving_check(struct request *r, const char *id)
 	enum rc rc;
 
 	db_start(&q, r->api->db,
-		 "SELECT 1 FROM timelines t WHERE t.context = 'production' AND t.revision_id = ?1 LIMIT 1");
+		 "SELECT 1 FROM timelines t WHERE t.context = 'production' AND "
+		 "?1 IN (t.revision_id, t.desired_revision_id) LIMIT 1");
 	db_text(&q, id);
 	rc = db_row(&q, &f);
 	if (!rc)

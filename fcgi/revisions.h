@@ -5,7 +5,8 @@
  * Theory: the API makes a revision 'queued' together with its bundle, its log files and, for a preview, its timeline and
  * domain, and kicks the runner. Taking one is `UPDATE ... SET status = 'building' WHERE id = ? AND status = 'queued'`: of a
  * runner that takes and an API that cancels, one finds no row. Whoever ends a revision writes the last line of both log
- * files, GATEWAY_LOG_END; until then followers wait.
+ * files, GATEWAY_LOG_END; until then followers wait. What production shall be is not decided here: the runner moves the
+ * timeline when the revision has answered, so a failed one leaves no trace in it.
  *
  *   <state_dir>/logs/revisions/<id>.progress   lines of RevisionProgress, the last one counts
  *   <state_dir>/logs/revisions/<id>.build      lines of BuildLog

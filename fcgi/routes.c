@@ -36,6 +36,7 @@ const struct route routes[] = {
 	{ "GET", "/api/v2/revisions/{}", revision_get, 0 },
 	{ "DELETE", "/api/v2/revisions/{}", revision_delete, 0 },
 	{ "POST", "/api/v2/revisions/{}/cancel", revision_cancel_handler, 0 },
+	{ "POST", "/api/v2/revisions/{}/promote", revision_promote, 0 },
 	{ "GET", "/api/v2/revisions/{}/progress", revision_progress, 0 },
 	{ "GET", "/api/v2/revisions/{}/build_logs", revision_build_logs, 0 },
 	{ "GET", "/api/v2/revisions/{}/timelines", revision_timelines, 0 },

@@ -6,6 +6,7 @@
 #include "schema/policy.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <string.h>
 
 static const char *const config_keys[] = { "stop_at_ms", "memory_mb", "labels", "root", "volumes", "allow_net",
@@ -268,6 +269,23 @@ struct json_object *sandbox_config_record(const struct sandbox_config *c)
 	return o;
 }
 
+/* "10.0.0.1", "0x7f000001": some program would take it for an address, so it is no name. */
+static bool is_numeric(const char *label, size_t n)
+{
+	if (n >= 2 && label[0] == '0' && (label[1] | 0x20) == 'x') {
+		label += 2;
+		n -= 2;
+		for (size_t i = 0; i < n; i++)
+			if (!isxdigit((unsigned char)label[i]))
+				return false;
+		return true;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (!isdigit((unsigned char)label[i]))
+			return false;
+	return true;
+}
+
 /* A DNS name: labels of letters, digits, - and _, no - at an end; at least one label; at most 253 bytes. */
 static bool host_is_valid(const char *s, size_t n)
 {
@@ -277,11 +295,12 @@ static bool host_is_valid(const char *s, size_t n)
 		size_t k = i;
 
 		while (k < n && s[k] != '.') {
-			if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", s[k]) || !s[k])
+			if (!s[k] || !strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", s[k]))
 				return false;
 			k++;
 		}
-		if (k == i || k - i > 63 || s[i] == '-' || s[k - 1] == '-' || k == n - 1)
+		if (k == i || k - i > 63 || s[i] == '-' || s[k - 1] == '-' || k == n - 1 ||
+		    (k == n && is_numeric(s + i, k - i)))
 			return false;
 		i = k + 1;
 	}
@@ -300,10 +319,9 @@ static bool port_is_valid(const char *s)
 	return v <= 65535;
 }
 
-static bool address_is_valid(int family, const char *s, size_t n)
+static bool address_parse(int family, const char *s, size_t n, uint8_t bytes[16])
 {
 	char text[64];
-	uint8_t bytes[16];
 
 	if (!n || n >= sizeof(text))
 		return false;
@@ -312,42 +330,47 @@ static bool address_is_valid(int family, const char *s, size_t n)
 	return inet_pton(family, text, bytes) == 1;
 }
 
+/* "base/bits"; bits of the base behind the prefix would be a mistake of whoever wrote it. */
 static bool cidr_is_valid(const char *s, const char *slash)
 {
 	bool v4 = !memchr(s, ':', (size_t)(slash - s));
+	unsigned int max = v4 ? 32 : 128, bits = 0;
 	size_t n = strlen(slash + 1);
-	int bits = 0;
+	uint8_t base[16];
 
-	if (!n || n > 3 || strspn(slash + 1, "0123456789") != n)
+	if (!n || n > 3 || strspn(slash + 1, "0123456789") != n || (slash[1] == '0' && n > 1))
 		return false;
 	for (const char *p = slash + 1; *p; p++)
-		bits = bits * 10 + (*p - '0');
-	return bits <= (v4 ? 32 : 128) && address_is_valid(v4 ? AF_INET : AF_INET6, s, (size_t)(slash - s));
+		bits = bits * 10 + (unsigned int)(*p - '0');
+	if (bits > max || !address_parse(v4 ? AF_INET : AF_INET6, s, (size_t)(slash - s), base))
+		return false;
+	for (unsigned int i = bits; i < max; i++)
+		if (base[i / 8] & (0x80 >> i % 8))
+			return false;
+	return true;
 }
 
 bool net_pattern_is_valid(const char *s)
 {
 	const char *slash = strchr(s, '/'), *colon, *bracket;
 	size_t n = strlen(s);
+	uint8_t bytes[16];
 
 	if (n > POLICY_PATTERN_MAX)
 		return false;
-	if (slash)
-		return cidr_is_valid(s, slash);
 	if (*s == '[') {
 		bracket = strchr(s, ']');
-		if (!bracket || !address_is_valid(AF_INET6, s + 1, (size_t)(bracket - s - 1)))
+		if (!bracket || !address_parse(AF_INET6, s + 1, (size_t)(bracket - s - 1), bytes))
 			return false;
 		return !bracket[1] || (bracket[1] == ':' && port_is_valid(bracket + 2));
 	}
-	if (!strncmp(s, "*.", 2))
-		return host_is_valid(s + 2, n - 2);
+	if (slash)
+		return cidr_is_valid(s, slash);
 	colon = strchr(s, ':');
 	if (colon && !port_is_valid(colon + 1))
 		return false;
 	n = colon ? (size_t)(colon - s) : n;
-	/* All digits and dots is meant as an address, so it must be one. */
-	if (strspn(s, "0123456789.") == n)
-		return address_is_valid(AF_INET, s, n);
-	return host_is_valid(s, n);
+	if (!strncmp(s, "*.", 2))
+		return host_is_valid(s + 2, n - 2);
+	return address_parse(AF_INET, s, n, bytes) || host_is_valid(s, n);
 }

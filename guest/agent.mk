@@ -15,3 +15,13 @@ nestbox_agent_CFLAGS = $(AM_CFLAGS) -fno-pie
 nestbox_agent_LDFLAGS = -static -no-pie -Wl,-z,relro,-z,now -Wl,--gc-sections
 endif
 EXTRA_DIST += guest/image/build.sh guest/image/kernel.sh guest/image/lib.sh guest/image/modules guest/image/packages guest/image/root.sh
+
+check_PROGRAMS += tests/unit/test_agent_line tests/fuzz/fuzz_agent_line
+tests_unit_test_agent_line_SOURCES = tests/unit/test_agent_line.c guest/agent_line.c guest/agent_line.h
+tests_unit_test_agent_line_LDADD = libnbbase.a $(JSONC_LIBS)
+tests_fuzz_fuzz_agent_line_SOURCES = tests/fuzz/fuzz_agent_line.c guest/agent_line.c guest/agent_line.h $(FUZZ_DRIVER)
+tests_fuzz_fuzz_agent_line_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_agent_line_LDADD = libnbbase.a $(JSONC_LIBS)
+EXTRA_DIST += tests/alone/agent.sh tests/it/boot_agent.sh tests/it/lib-agent.mjs
+dist_man_MANS += doc/man/nestbox-agent.8
+EXTRA_DIST += doc/agent.md doc/fork-safety.md doc/image.md

@@ -42,14 +42,25 @@ static const struct pseudo late[] = {
 	{ "cgroup2", "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, 0755 },
 };
 
+/* Not truncated first: ext4 takes that for a replacement and writes the file out before close() returns. */
 enum rc agent_file_put(const char *path, const char *text, struct fault *ret_f)
 {
-	_cleanup_fd_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	_cleanup_fd_ int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 	size_t n = strlen(text);
+	struct stat st;
 
-	if (fd < 0 || write(fd, text, n) != (ssize_t)n)
+	if (fd < 0 || write(fd, text, n) != (ssize_t)n ||
+	    (fstat(fd, &st) == 0 && st.st_size > (off_t)n && ftruncate(fd, (off_t)n) < 0))
 		return fault_set(ret_f, rc_from_errno(errno), errno, "write %s: %s", path, strerrordesc_np(errno));
 	return RC_OK;
+}
+
+void agent_proc_read(const char *path, char *out, size_t size)
+{
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, out, size - 1) : -1;
+
+	out[n > 0 ? n : 0] = '\0';
 }
 
 static enum rc pseudo_mount(const struct pseudo *p, struct fault *ret_f)
@@ -93,17 +104,10 @@ static enum rc modules_load(struct fault *ret_f)
 /* --- disks ------------------------------------------------------------------------------------------------------ */
 static bool disk_has_serial(const char *name, const char *serial)
 {
-	char path[300], text[32] = "";
-	int fd;
-	ssize_t n;
+	char path[300], text[32];
 
 	snprintf(path, sizeof(path), "/sys/block/%s/serial", name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-	if (fd >= 0)
-		close(fd);
-	if (n <= 0)
-		return false;
+	agent_proc_read(path, text, sizeof(text));
 	text[strcspn(text, "\n")] = '\0';
 	return !strcmp(text, serial);
 }
@@ -151,10 +155,10 @@ static enum rc disk_mount(const char *serial, const char *at, const char *type, 
 /* --- root ------------------------------------------------------------------------------------------------------- */
 static bool root_is_volume(void)
 {
-	_cleanup_free_ char *text = NULL;
-	size_t n;
+	char text[4096];
 
-	return !file_read_at(AT_FDCWD, "/proc/cmdline", 8192, &text, &n, NULL) && strstr(text, "nestbox.root=volume");
+	agent_proc_read("/proc/cmdline", text, sizeof(text));
+	return strstr(text, "nestbox.root=volume");
 }
 
 static enum rc root_overlay(struct fault *ret_f)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The control service: what the broker asks of the machine itself. Whatever may wait for a disk runs in a child that owns
- * a copy of the connection and answers; the loop goes on. Thaw is done at once: it must work while everything else waits
- * for the frozen disk.
+ * a copy of the connection and answers; the loop goes on. Which file systems are writable is read from the mount table each
+ * time, so nothing is remembered that users could change behind the agent's back.
  */
 #include "guest/agent.h"
 
@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <mntent.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,10 +30,7 @@
 #include <time.h>
 
 #define OK_LINE "{\"ok\": true}\n"
-#define VOLUMES_MAX AGENT_SPARE_DISKS
-
-/* Roots of mounted volumes, for freeze and sync. Opened by the loop, inherited by children's path lookups only. */
-static char volumes[VOLUMES_MAX][PATH_MAX];
+#define PLACEHOLDER_BYTES 1048576u
 
 static int answer_rc(int fd, enum rc rc, const struct fault *f)
 {
@@ -64,25 +62,29 @@ static int make_dirs(const char *path)
 	return mkdir(copy, 0755) < 0 && errno != EEXIST ? -1 : 0;
 }
 
-/* The disk's new size is announced by an interrupt that may still be on its way: that is what the retries are for. */
-static int mount_disk(const char *disk, const char *path)
+/* The volume's size is announced to a template's placeholder by an interrupt that may still be on its way. */
+static void wait_for_volume(int disk)
 {
-	const struct timespec pause = { .tv_nsec = 5000000 };
+	const struct timespec pause = { .tv_nsec = 2000000 };
+	uint64_t bytes = 0;
 
-	for (int tries = 0; tries < 200; tries++) {
-		int fd = open(disk, O_RDONLY | O_CLOEXEC);
-
-		if (fd >= 0) {
-			ioctl(fd, BLKFLSBUF, 0); /* what was read of the placeholder */
-			close(fd);
-		}
-		if (mount(disk, path, "ext4", MS_NOATIME | MS_NOSUID | MS_NODEV, "errors=remount-ro") == 0)
-			return 0;
-		if (errno != EINVAL && errno != EIO && errno != ENXIO)
-			return -1;
+	for (int tries = 0; tries < 250; tries++) {
+		if (ioctl(disk, BLKGETSIZE64, &bytes) < 0 || bytes > PLACEHOLDER_BYTES)
+			break;
 		nanosleep(&pause, NULL);
 	}
-	return -1;
+	ioctl(disk, BLKFLSBUF, 0); /* what was read of the placeholder */
+}
+
+static int mount_disk(const char *disk, const char *path)
+{
+	int fd = open(disk, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -1;
+	wait_for_volume(fd);
+	close(fd);
+	return mount(disk, path, "ext4", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_SILENT, "errors=remount-ro");
 }
 
 static enum rc do_mount(const struct mount_job *j, struct fault *ret_f)
@@ -121,22 +123,32 @@ static enum rc op_mount(int fd, const struct agent_request *req, struct fault *r
 		return RC_INVALID;
 	if (j.path[0] != '/' || !j.path[1])
 		return fault_set(ret_f, RC_INVALID, 0, "'path' is not an absolute directory");
-	snprintf(volumes[j.device], sizeof(volumes[0]), "%s", j.path);
 	return agent_fork(mount_child, fd, NULL, &j, NULL, NULL, NULL, ret_f);
 }
 
 /* --- the writable file systems ------------------------------------------------------------------------------------ */
-/* Calls fn for each; the first failure is reported, the others are still done. */
+static int open_mount(const struct mntent *m)
+{
+	if (strncmp(m->mnt_fsname, "/dev/vd", 7) || strcmp(m->mnt_type, "ext4") || !hasmntopt(m, "rw"))
+		return -1;
+	return open(m->mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* Calls fn for each; the first failure is reported, the others are still done. The root's disk last: the volumes' mount
+ * points may be on it. */
 static enum rc each_writable(int (*fn)(int fd), const char *what, struct fault *ret_f)
 {
+	FILE *table = setmntent("/proc/self/mounts", "re");
 	enum rc rc = RC_OK;
 
-	for (int i = 0; i < VOLUMES_MAX; i++) {
-		_cleanup_fd_ int fd = volumes[i][0] ? open(volumes[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	for (struct mntent *m; table && (m = getmntent(table));) {
+		_cleanup_fd_ int fd = open_mount(m);
 
 		if (fd >= 0 && fn(fd) < 0 && !rc)
 			rc = fault_set(ret_f, RC_SYS, errno, "%s of a volume: %s", what, strerrordesc_np(errno));
 	}
+	if (table)
+		endmntent(table);
 	if (agent.upper_fd >= 0 && fn(agent.upper_fd) < 0 && !rc)
 		rc = fault_set(ret_f, RC_SYS, errno, "%s of the disk: %s", what, strerrordesc_np(errno));
 	return rc;
@@ -150,6 +162,14 @@ static int fs_freeze(int fd)
 static int fs_thaw(int fd)
 {
 	return ioctl(fd, FITHAW, 0) < 0 && errno != EINVAL ? -1 : 0;
+}
+
+static int thaw_child(int fd, void *arg)
+{
+	struct fault f = { 0 };
+
+	(void)arg;
+	return answer_rc(fd, each_writable(fs_thaw, "thaw", &f), &f);
 }
 
 static int sync_child(int fd, void *arg)
@@ -219,10 +239,17 @@ static bool any_process(void)
 	return any;
 }
 
+static int fs_read_only(int fd)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY, NULL);
+}
+
 static int poweroff_child(int fd, void *arg)
 {
 	const struct timespec pause = { .tv_nsec = 20000000 };
-	char path[64];
 
 	(void)arg;
 	agent_answer(fd, OK_LINE);
@@ -234,14 +261,8 @@ static int poweroff_child(int fd, void *arg)
 	for (int i = 0; i < 50 && any_process(); i++)
 		nanosleep(&pause, NULL);
 	sync();
-	for (int i = 0; i < VOLUMES_MAX; i++)
-		if (volumes[i][0])
-			umount2(volumes[i], 0);
 	mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
-	if (agent.upper_fd >= 0) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", agent.upper_fd);
-		mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY, NULL);
-	}
+	each_writable(fs_read_only, "remount", NULL);
 	sync();
 	reboot(RB_POWER_OFF);
 	reboot(RB_AUTOBOOT);
@@ -263,15 +284,15 @@ static enum rc op_stat(int fd)
 {
 	struct sysinfo s;
 	struct statvfs v = { 0 };
-	_cleanup_free_ char *text = NULL;
 	unsigned long long available = 0;
+	char line[512], text[512];
 	const char *at;
-	char line[512];
-	size_t n;
 
 	if (sysinfo(&s) < 0)
 		memset(&s, 0, sizeof(s));
-	if (!file_read_at(AT_FDCWD, "/proc/meminfo", 65536, &text, &n, NULL) && (at = strstr(text, "MemAvailable:")))
+	agent_proc_read("/proc/meminfo", text, sizeof(text));
+	at = strstr(text, "MemAvailable:");
+	if (at)
 		available = strtoull(at + strlen("MemAvailable:"), NULL, 10) * 1024;
 	if (agent.upper_fd >= 0)
 		fstatvfs(agent.upper_fd, &v);
@@ -285,15 +306,6 @@ static enum rc op_stat(int fd)
 	return RC_OK;
 }
 
-static enum rc op_thaw(int fd, struct fault *ret_f)
-{
-	enum rc rc = each_writable(fs_thaw, "thaw", ret_f);
-
-	if (!rc)
-		agent_answer(fd, OK_LINE);
-	return rc;
-}
-
 static int hooks_child(int fd, void *arg)
 {
 	(void)arg;
@@ -304,10 +316,14 @@ static int hooks_child(int fd, void *arg)
 
 static enum rc op_identity(int fd, const struct agent_request *req, struct fault *ret_f)
 {
-	enum rc rc = agent_identity(req, ret_f);
-	DIR *d;
 	bool hooks = false;
+	enum rc rc;
+	DIR *d;
 
+	/* A clone may have been cut while its disks were frozen: the loop must not write to them before they thaw. */
+	if (agent.upper_fd >= 0 && ioctl(agent.upper_fd, FITHAW, 0) == 0)
+		agent_fork(thaw_child, -1, NULL, NULL, NULL, NULL, NULL, NULL);
+	rc = agent_identity(req, ret_f);
 	if (rc)
 		return rc;
 	d = opendir("/etc/nestbox/on-clone.d");
@@ -338,7 +354,7 @@ static enum rc control_op(int fd, const struct agent_request *req, struct fault 
 	if (!strcmp(req->op, "freeze"))
 		return agent_fork(freeze_child, fd, NULL, NULL, NULL, NULL, NULL, ret_f);
 	if (!strcmp(req->op, "thaw"))
-		return op_thaw(fd, ret_f);
+		return agent_fork(thaw_child, fd, NULL, NULL, NULL, NULL, NULL, ret_f);
 	if (!strcmp(req->op, "drop_caches"))
 		return agent_fork(drop_caches_child, fd, NULL, NULL, NULL, NULL, NULL, ret_f);
 	if (!strcmp(req->op, "poweroff"))

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -45,6 +46,7 @@ static void first_process(void)
 	enum rc rc;
 
 	agent.guest = true;
+	prctl(PR_SET_NAME, "nestbox-agent");
 	rc = agent_boot(&f);
 	if (!rc)
 		rc = loop_new(&agent.loop, &f);

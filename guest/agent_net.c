@@ -12,7 +12,6 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
@@ -30,19 +29,16 @@ static enum rc nic_find(const char *mac, char out[IFNAMSIZ], struct fault *ret_f
 	bool found = false;
 
 	for (struct dirent *e; d && !found && (e = readdir(d));) {
-		char path[300], text[32] = "";
-		int fd;
+		char path[300], text[32];
 
 		if (e->d_name[0] == '.')
 			continue;
 		snprintf(path, sizeof(path), "/sys/class/net/%s/address", e->d_name);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && !strncasecmp(text, mac, strlen(mac))) {
+		agent_proc_read(path, text, sizeof(text));
+		if (!strncasecmp(text, mac, strlen(mac))) {
 			snprintf(out, IFNAMSIZ, "%.15s", e->d_name);
 			found = true;
 		}
-		if (fd >= 0)
-			close(fd);
 	}
 	if (d)
 		closedir(d);

@@ -16,6 +16,7 @@
 #include <grp.h>
 #include <json-c/json.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -130,6 +131,7 @@ int agent_session_enter(void)
 {
 	const gid_t gid = AGENT_GID;
 
+	prctl(PR_SET_NAME, "nestbox-session");
 	/* Files are made as the user, signals and ptrace of the user don't reach us: the real and saved uid stay 0. */
 	if (geteuid() == 0 &&
 	    (setgroups(1, &gid) < 0 || setresgid(0, gid, 0) < 0 || setresuid(0, AGENT_UID, 0) < 0 || chdir("/") < 0)) {

@@ -311,6 +311,8 @@ static void on_unit_error(void *arg, uint32_t events)
 	if (rc && u->starts == 1) { /* it never ran: the asker is told, nothing is tried again */
 		u->restart = false;
 		loop_timer_set(u->timer, UINT64_MAX);
+		agent_child_forget(u->child);
+		u->child = NULL;
 	}
 	answer_waiting(u, rc ? &f : NULL);
 }

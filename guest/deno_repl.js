@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs inside the Deno process of a REPL. Requests come as JSON lines on descriptor 3: {id, op: "eval", code} and {id, op: "call",
-// fn, args}; answers go to descriptor 4: "<id> ok <json>", "<id> none" (undefined) or "<id> error <json>". The code is
+// fn, args}; answers go to descriptor 4: "<id> ok <json>", "<id> none" (nothing) or "<id> error <json>". The code is
 // evaluated by V8's own REPL mode (what is declared stays, may be declared again, top-level await). The end of 3 ends
 // the process.
 import inspector from "node:inspector";
@@ -217,8 +217,9 @@ class Thrown {
 async function evaluate(code, id) {
   const objectGroup = `request-${id}`;
   try {
+    // Deno panics when a program exits inside the inspector's own call; after an await it is outside.
     const r = await post("Runtime.evaluate", {
-      expression: code,
+      expression: `void await 0; ${code}`,
       objectGroup,
       replMode: true,
       awaitPromise: true,

@@ -3,7 +3,8 @@
  * The file methods of the @deno/sandbox RPC. What they do, return and say when they fail is what Deno 2 does.
  *
  * Threads: methods of one context may run on several threads at once; a walker or writer belongs to one thread at a
- * time. Any call may block for as long as the kernel does (a FIFO without a peer, a lock that another holds): run them
+ * time. Calls with the same fileHandleId should be started in the order in which they came, one after the other: so does
+ * Deno, and un-awaited writes rely on it. Any call may block for as long as the kernel does (a FIFO without a peer, a lock that another holds): run them
  * on workers. fs_ctx_cancel() makes blocked calls come back.
  */
 #ifndef NB_GUEST_FS_H
@@ -70,7 +71,8 @@ const struct fs_method *fs_method_find(const char *name); /* NULL if there is no
  * `walk` and `expandGlob`. Every entry is one JSON text, and must be one chunk of the stream: the client parses chunk by
  * chunk. fs_walk_next() appends entries to *out, each followed by one '\n' that is not part of it, until at least `want`
  * bytes were added, the end (*ret_done) or an error, before which complete entries may have been added: send them, then
- * end the stream with the error. After *ret_done or an error only fs_walk_close() is allowed.
+ * end the stream with the error. It also comes back after a bounded number of steps, having added little or nothing: call it
+ * again, or close. *out needs room for 64 KiB at the start. After *ret_done or an error only fs_walk_close() is allowed.
  */
 struct fs_walk;
 enum rc fs_walk_open(struct fs_ctx *ctx, const char *method, struct json_object *params, struct fs_walk **ret,

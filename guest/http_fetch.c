@@ -82,6 +82,23 @@ static void fetch_error(struct fetch *f, const char *why)
 
 /* --- the request ----------------------------------------------------------------------------------------------- */
 
+/* The client's string holds Latin-1 characters; on the wire they are bytes. Others cannot be in a header. */
+static void put_latin1(struct buf *b, const char *utf8)
+{
+	for (const uint8_t *s = (const uint8_t *)utf8; *s; s++) {
+		uint8_t c = *s;
+
+		if ((c & 0xfe) == 0xc2 && s[1]) {
+			c = (uint8_t)(c << 6 | (s[1] & 0x3f));
+			s++;
+		} else if (c >= 0x80) {
+			c = (c & 0xc0) == 0xc0 ? '?' : 0;
+		}
+		if (c)
+			buf_put(b, &c, 1);
+	}
+}
+
 static void put_quoted(struct buf *b, const char *option, const char *value)
 {
 	buf_printf(b, "%s = \"", option);
@@ -117,9 +134,10 @@ static void put_headers(struct fetch *f, struct buf *b)
 			continue;
 		agent |= !strcasecmp(name, "user-agent");
 		if (*value)
-			buf_printf(&line, "%s: %s", name, value);
+			buf_printf(&line, "%s: ", name);
 		else
 			buf_printf(&line, "%s;", name);
+		put_latin1(&line, value);
 		buf_put(&line, "", 1);
 		if (buf_len(&line))
 			put_quoted(b, "header", (const char *)buf_data(&line));
@@ -245,110 +263,6 @@ static const char *hop_start(struct fetch *f, struct rpc_conn *c)
 
 /* --- the response ---------------------------------------------------------------------------------------------- */
 
-struct response {
-	int status;
-	char reason[128];
-	struct json_object *headers; /* owned */
-	const char *location;        /* borrowed from headers */
-};
-
-static void response_done(struct response *r)
-{
-	json_object_put(r->headers);
-}
-
-/* Header bytes are Latin-1. */
-static struct json_object *latin1(const char *s, size_t n)
-{
-	char *out = malloc(2 * n + 1);
-	struct json_object *v;
-	size_t at = 0;
-
-	if (!out)
-		return NULL;
-	for (size_t i = 0; i < n; i++) {
-		uint8_t c = (uint8_t)s[i];
-
-		if (c >= 0x80)
-			out[at++] = (char)(0xc0 | c >> 6);
-		out[at++] = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);
-	}
-	v = json_object_new_string_len(out, (int)at);
-	free(out);
-	return v;
-}
-
-static void parse_header(struct response *r, const char *line, size_t n)
-{
-	static const char token[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-	size_t name = 0, from;
-	struct json_object *pair, *value;
-
-	while (name < n && line[name] && strchr(token, line[name]))
-		name++;
-	if (!name || name == n || line[name] != ':')
-		return;
-	from = name + 1;
-	while (from < n && (line[from] == ' ' || line[from] == '\t'))
-		from++;
-	while (n > from && (line[n - 1] == ' ' || line[n - 1] == '\t'))
-		n--;
-	if (memchr(line + from, 0, n - from) || memchr(line + from, '\r', n - from))
-		return;
-	value = latin1(line + from, n - from);
-	pair = json_object_new_array();
-	json_object_array_add(pair, json_object_new_string_len(line, (int)name));
-	json_object_array_add(pair, value);
-	json_object_array_add(r->headers, pair);
-	if (name == 8 && !strncasecmp(line, "location", 8))
-		r->location = json_object_get_string(value);
-}
-
-/* One head of n bytes, its empty line included. False: it isn't one. */
-static bool parse_head(struct response *r, const char *head, size_t n)
-{
-	const char *end = head + n, *line = head;
-	int reason_at = 0;
-	char first[256];
-
-	r->headers = json_object_new_array();
-	for (size_t i = 0; line < end; i++) {
-		const char *nl = memchr(line, '\n', (size_t)(end - line));
-		size_t len = nl ? (size_t)(nl - line) : (size_t)(end - line);
-
-		if (len && line[len - 1] == '\r')
-			len--;
-		if (i) {
-			parse_header(r, line, len);
-		} else {
-			snprintf(first, sizeof(first), "%.*s", (int)MIN_OF(len, sizeof(first) - 1), line);
-			if (sscanf(first, "HTTP/%*[0-9.] %3d%n", &r->status, &reason_at) != 1)
-				return false;
-			snprintf(r->reason, sizeof(r->reason), "%.127s",
-				 first[reason_at] == ' ' ? first + reason_at + 1 : first + reason_at);
-		}
-		line = nl ? nl + 1 : end;
-	}
-	return r->status >= 100 && r->status <= 599;
-}
-
-/* Length of the head at the start of b with its empty line, 0 if it isn't complete. */
-static size_t head_length(const struct buf *b)
-{
-	const char *s = (const char *)buf_data(b);
-	size_t n = buf_len(b);
-
-	for (size_t i = 0; i + 1 < n; i++) {
-		if (s[i] != '\n')
-			continue;
-		if (s[i + 1] == '\n')
-			return i + 2;
-		if (i + 2 < n && s[i + 1] == '\r' && s[i + 2] == '\n')
-			return i + 3;
-	}
-	return 0;
-}
-
 static bool null_body(const struct fetch *f, int status)
 {
 	return status == 101 || status == 204 || status == 205 || status == 304 || !strcasecmp(f->method, "HEAD");
@@ -365,7 +279,7 @@ static void on_body_abort(void *arg)
 	}
 }
 
-static void reply(struct fetch *f, const struct response *r)
+static void reply(struct fetch *f, const struct http_head *r)
 {
 	struct rpc_call *call = take_ptr(f->call);
 	struct rpc_conn *c = call->conn;
@@ -375,7 +289,7 @@ static void reply(struct fetch *f, const struct response *r)
 	/* Without a stream of its own the output is thrown away. */
 	f->proc->pipe[0].muted = null_body(f, r->status);
 	stream = proc_connect_pipe(f->proc, 0, c);
-	reason = latin1(r->reason, strlen(r->reason));
+	reason = http_latin1(r->reason, strlen(r->reason));
 	json_put(ok, "status", json_object_new_int(r->status));
 	json_put(ok, "statusText", reason);
 	json_put(ok, "headers", json_object_get(r->headers));
@@ -407,14 +321,14 @@ static void remove_headers(struct fetch *f, const char *const *list)
 	f->headers = kept;
 }
 
-static bool is_redirect(const struct fetch *f, const struct response *r)
+static bool is_redirect(const struct fetch *f, const struct http_head *r)
 {
 	return f->follow && r->location && (r->status == 301 || r->status == 302 || r->status == 303 || r->status == 307 ||
 					    r->status == 308);
 }
 
 /* The request of the next hop; NULL or why there is none. */
-static const char *redirect(struct fetch *f, const struct response *r)
+static const char *redirect(struct fetch *f, const struct http_head *r)
 {
 	char to[HTTP_URL_MAX], from_origin[1024], to_origin[1024];
 	bool to_get = (r->status == 303 && strcasecmp(f->method, "GET") && strcasecmp(f->method, "HEAD")) ||
@@ -447,7 +361,7 @@ static const char *redirect(struct fetch *f, const struct response *r)
 }
 
 /* The head is complete: the next hop or the reply. */
-static void on_response(struct fetch *f, const struct response *r)
+static void on_response(struct fetch *f, const struct http_head *r)
 {
 	struct rpc_conn *c = f->call->conn;
 	const char *why;
@@ -478,9 +392,9 @@ static bool read_head(struct fetch *f)
 
 	while (!rc && n) {
 		rc = buf_read(&f->head, f->head_fd, 16384, &n, NULL);
-		while ((len = head_length(&f->head))) {
-			_cleanup_(response_done) struct response r = { 0 };
-			bool good = parse_head(&r, (const char *)buf_data(&f->head), len);
+		while ((len = http_head_length(buf_data(&f->head), buf_len(&f->head)))) {
+			_cleanup_(http_head_done) struct http_head r = { 0 };
+			bool good = http_head_parse(&r, (const char *)buf_data(&f->head), len);
 
 			buf_consume(&f->head, len);
 			if (good && r.status >= 200) {

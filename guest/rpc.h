@@ -59,6 +59,7 @@ void rpc_conns_close(struct session *s, int status, const char *reason);
 struct session *rpc_conn_session(struct rpc_conn *c);
 struct rpc_fs *rpc_conn_fs(struct rpc_conn *c);
 bool rpc_conn_room(const struct rpc_conn *c); /* producers may send */
+size_t rpc_conn_queued(const struct rpc_conn *c); /* bytes to be sent */
 /* A text frame made of three parts. If the queue is over its bound the connection ends. */
 void rpc_conn_text(struct rpc_conn *c, const char *a, size_t n_a, const char *b, size_t n_b, const char *z, size_t n_z);
 /* The same with base64 of `data` in the middle. */
@@ -97,7 +98,6 @@ void rpc_call_abortable(struct rpc_call *call, struct params *p);
 
 /* Each of these answers and frees. */
 void rpc_call_ok(struct rpc_call *call, struct json_object *ok); /* owns ok; NULL: null */
-void rpc_call_ok_absent(struct rpc_call *call);                  /* undefined */
 void rpc_call_error(struct rpc_call *call, const char *class_name, const char *code, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 void rpc_call_error_json(struct rpc_call *call, struct json_object *error); /* owns error */
@@ -183,7 +183,8 @@ struct rpc_lists {
 	size_t n_outs;
 	struct rpc_in *ins;
 	size_t n_ins;
-	size_t held;          /* bytes in all `ins` */
+	size_t held;          /* bytes in all `ins` that have a reader */
+	size_t unclaimed;     /* and in those that have none */
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */
 };
 struct rpc_lists *rpc_conn_lists(struct rpc_conn *c);

@@ -7,6 +7,7 @@
 #include "guest/rpc.h"
 
 #include "guest/fs.h"
+#include "guest/rpc_fs.h"
 #include "guest/ws.h" /* utf8_valid() */
 
 #include <stdarg.h>
@@ -147,11 +148,6 @@ void rpc_call_ok(struct rpc_call *call, struct json_object *ok)
 	answer(call, r);
 }
 
-void rpc_call_ok_absent(struct rpc_call *call)
-{
-	answer(call, json_object_new_object());
-}
-
 struct json_object *json_str_lossy(const char *s, size_t n)
 {
 	struct json_object *v;
@@ -282,4 +278,19 @@ void rpc_call_abortable(struct rpc_call *call, struct params *p)
 	call->abort.arg = call;
 	if (call->conn)
 		rpc_abort_add(call->conn, &call->abort);
+}
+
+void rpc_dispatch(struct rpc_conn *c, const char *method, struct json_object *id, struct json_object *params)
+{
+	rpc_method_fn *fn = rpc_method_find(method);
+	struct rpc_call *call = rpc_call_new(c, id);
+
+	if (!call) {
+		rpc_conn_close(c, WS_INTERNAL, "out of memory");
+		return;
+	}
+	if (fn)
+		fn(c, call, params);
+	else if (!rpc_fs_dispatch(c, method, call, params))
+		rpc_call_fault(call, -32601, "Method not found");
 }

@@ -65,6 +65,11 @@ bool rpc_conn_room(const struct rpc_conn *c)
 	return !c->closing && buf_len(&c->out) < RPC_OUT_HIGH;
 }
 
+size_t rpc_conn_queued(const struct rpc_conn *c)
+{
+	return buf_len(&c->out);
+}
+
 static bool may_read(const struct rpc_conn *c)
 {
 	return !c->dead && (c->closing || (buf_len(&c->out) < RPC_OUT_HIGH && c->lists.n_calls < RPC_CALLS_MAX &&

@@ -162,7 +162,7 @@ struct json_object *json_parse(const char *text, size_t n)
 {
 	struct json_tokener *tok;
 	struct json_object *obj;
-	bool all;
+	size_t end;
 
 	if (n > INT_MAX)
 		return NULL;
@@ -171,22 +171,19 @@ struct json_object *json_parse(const char *text, size_t n)
 		return NULL;
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
 	obj = json_tokener_parse_ex(tok, text, (int)n);
-	/* A number ends only at what follows it. */
-	if (!obj && json_tokener_get_error(tok) == json_tokener_continue)
+	end = json_tokener_get_parse_end(tok);
+	/* A bare number ends only at what follows it. */
+	if (json_tokener_get_error(tok) == json_tokener_continue) {
 		obj = json_tokener_parse_ex(tok, "", -1);
-	all = json_tokener_get_error(tok) == json_tokener_success && json_tokener_get_parse_end(tok) >= n;
-	if (!all && json_tokener_get_error(tok) == json_tokener_success) {
-		size_t end = json_tokener_get_parse_end(tok);
-
-		while (end < n && strchr(" \t\r\n", text[end]) && text[end])
-			end++;
-		all = end == n;
+		end = n;
+	}
+	while (end < n && strchr(" \t\r\n", text[end]) && text[end])
+		end++;
+	if (json_tokener_get_error(tok) != json_tokener_success || end != n) {
+		json_object_put(obj);
+		obj = NULL;
 	}
 	json_tokener_free(tok);
-	if (!all) {
-		json_object_put(obj);
-		return NULL;
-	}
 	return obj;
 }
 

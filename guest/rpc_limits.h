@@ -15,7 +15,7 @@
 #define RPC_CHUNK (96u << 10)              /* raw bytes in one message of a stream; a multiple of 3 */
 #define RPC_STREAMS_MAX 4096               /* streams of a connection, each way */
 #define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
-#define RPC_UNCLAIMED_MAX (16u << 20)      /* client chunks of a stream before the call that names it */
+#define RPC_UNCLAIMED_MAX (16u << 20)      /* client chunks before the calls that name their streams; then they fail */
 #define RPC_CLOSE_WAIT_MS 2000             /* for the close frame to leave and the peer to hang up */
 
 #define JOB_THREADS_MAX 64                 /* file calls at work; they may block (a FIFO, a lock) */

@@ -5,7 +5,6 @@
 #include "guest/deno.h"
 #include "guest/http.h"
 #include "guest/proc.h"
-#include "guest/rpc_fs.h"
 
 #include <string.h>
 
@@ -137,19 +136,4 @@ rpc_method_fn *rpc_method_find(const char *name)
 		if (!strcmp(methods[i].name, name))
 			return methods[i].fn;
 	return NULL;
-}
-
-void rpc_dispatch(struct rpc_conn *c, const char *method, struct json_object *id, struct json_object *params)
-{
-	rpc_method_fn *fn = rpc_method_find(method);
-	struct rpc_call *call = rpc_call_new(c, id);
-
-	if (!call) {
-		rpc_conn_close(c, 1011, "out of memory");
-		return;
-	}
-	if (fn)
-		fn(c, call, params);
-	else if (!rpc_fs_dispatch(c, method, call, params))
-		rpc_call_fault(call, -32601, "Method not found");
 }

@@ -5,7 +5,8 @@
  * rpc_out_wait() when there is none and is resumed once. Two streams of one connection thus share one bound.
  *
  * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
- * RPC_UNCLAIMED_MAX. With a reader they are held up to RPC_HELD_MAX for the whole connection, then the connection isn't
+ * RPC_UNCLAIMED_MAX for the whole connection and one message more; the connection must be read on, since the call is
+ * still to come. With a reader they are held up to RPC_HELD_MAX for the whole connection, then the connection isn't
  * read any more, which is TCP's back-pressure on the client. Chunks of streams that nobody knows (any more) are dropped:
  * the client may have sent them before it saw our cancel.
  */
@@ -143,26 +144,28 @@ static struct rpc_in *in_find(struct rpc_conn *c, int64_t id)
 	return NULL;
 }
 
+/* What a stream holds counts for one of two bounds: that of streams with a reader, or without. */
+static size_t *in_bound(struct rpc_in *in)
+{
+	struct rpc_lists *l = rpc_conn_lists(in->conn);
+
+	return in->ops ? &l->held : &l->unclaimed;
+}
+
 static void in_count(struct rpc_in *in)
 {
-	struct rpc_lists *l;
-
 	if (!in->conn)
 		return;
-	l = rpc_conn_lists(in->conn);
-	l->held = l->held - in->counted + buf_len(&in->data);
+	*in_bound(in) += buf_len(&in->data) - in->counted;
 	in->counted = buf_len(&in->data);
 }
 
 static void in_unlink(struct rpc_in *in)
 {
-	struct rpc_lists *l;
-
 	if (!in->conn)
 		return;
-	l = rpc_conn_lists(in->conn);
-	l->held -= in->counted;
-	l->n_ins--;
+	*in_bound(in) -= in->counted;
+	rpc_conn_lists(in->conn)->n_ins--;
 	in->counted = 0;
 	in->conn = NULL;
 	*in->at = in->next;
@@ -224,7 +227,7 @@ static void in_data(struct rpc_conn *c, int64_t id, const void *data, size_t n)
 
 	if (!in || in->ended || !n)
 		return;
-	if ((!in->ops && buf_len(&in->data) + n > RPC_UNCLAIMED_MAX) || buf_put(&in->data, data, n)) {
+	if ((!in->ops && rpc_conn_lists(c)->unclaimed > RPC_UNCLAIMED_MAX) || buf_put(&in->data, data, n)) {
 		in_cancel(in, rpc_error_new("RangeError", NULL, "Too much data before it is consumed"));
 		buf_free(&in->data);
 		in_count(in);
@@ -254,8 +257,11 @@ struct rpc_in *rpc_in_claim(struct rpc_conn *c, int64_t id, const struct rpc_in_
 
 	if (!in || in->ops)
 		return NULL;
+	*in_bound(in) -= in->counted;
+	in->counted = 0;
 	in->ops = ops;
 	in->arg = arg;
+	in_count(in);
 	return in;
 }
 

@@ -8,3 +8,8 @@ DEPLOY_SYSLIBS = $(ARCHIVE_LIBS) $(OPENSSL_LIBS)
 check_PROGRAMS += tests/unit/test_bundle
 tests_unit_test_bundle_SOURCES = tests/unit/test_bundle.c
 tests_unit_test_bundle_LDADD = libnbdeploy.a $(UNIT_LIBS) $(DEPLOY_SYSLIBS)
+
+check_PROGRAMS += tests/fuzz/fuzz_bundle
+tests_fuzz_fuzz_bundle_SOURCES = tests/fuzz/fuzz_bundle.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_bundle_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_bundle_LDADD = libnbdeploy.a $(UNIT_LIBS) $(DEPLOY_SYSLIBS)

@@ -25,7 +25,7 @@ struct job {
 	struct link link;
 	struct progress progress;
 	enum stage stage;
-	bool again, cancelled, production, preview;
+	bool again, cancelled, superseded, production, preview;
 	uint64_t deadline_ms, last_cancel_check_ms;
 	char revision[64], app_id[64], slug[128], org[64], bundle[BUNDLE_NAME_MAX], vm[BROKER_ID_MAX];
 	struct json_object *config; /* RevisionConfig */
@@ -226,6 +226,7 @@ static enum rc keep_built(struct job *j, struct fault *ret_f)
 
 	json_object_object_add(o, "service", json_object_new_string("tar-out"));
 	json_object_object_add(o, "path", json_object_new_string(APP_DIR));
+	json_object_object_add(o, "exclude", json_strings((const char *[]){ ".cache", NULL }));
 	rc = link_service(&j->link, j->vm, o, &fd, NULL, ret_f);
 	if (!rc)
 		rc = bundle_from_tar(fd, &limits, j->bundles_fd, j->deadline_ms, &b, ret_f);
@@ -400,6 +401,21 @@ static enum rc claim_host(struct job *j, const char *host, const char *timeline,
 	return rc == RC_ABSENT ? fault_set(ret_f, RC_EXISTS, 0, "the name %.100s belongs to something else", host) : rc;
 }
 
+/* Builds end in any order; a newer revision that serves already is not replaced by an older one. */
+static bool newer_serves(struct job *j, const char *timeline)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	if (j->again)
+		return false;
+	db_start(&q, j->db, "SELECT 1 FROM timelines t JOIN revisions s ON s.id = t.revision_id JOIN revisions m ON m.id = ? "
+			    "WHERE t.app_id = ? AND t.slug = ? AND s.created_ms > m.created_ms");
+	db_text(&q, j->revision);
+	db_text(&q, j->app_id);
+	db_text(&q, timeline);
+	return !db_row(&q, NULL);
+}
+
 static enum rc route(struct job *j, const char *timeline, const char *context, const char *host, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
@@ -435,7 +451,12 @@ static enum rc route_all(struct job *j, struct fault *ret_f)
 		snprintf(timeline, sizeof(timeline), "preview/%s", j->revision);
 		rc = route(j, timeline, "preview", host, ret_f);
 	}
-	if (!rc && j->production) {
+	if (!rc && j->production && newer_serves(j, "production")) {
+		if (!j->preview) {
+			j->superseded = true;
+			return fault_set(ret_f, RC_STATE, 0, "a newer revision serves already");
+		}
+	} else if (!rc && j->production) {
 		snprintf(host, sizeof(host), "%.60s.%.150s", j->slug, j->c->domain);
 		rc = route(j, "production", "production", host, ret_f);
 	}
@@ -539,7 +560,7 @@ static enum rc steps(struct job *j, struct fault *ret_f)
 
 static void finish(struct job *j, enum rc rc, const struct fault *f)
 {
-	const char *reason = j->cancelled ? "cancelled" : rc == RC_TIMEOUT ? "timed_out" : "error";
+	const char *reason = j->cancelled ? "cancelled" : j->superseded ? "skipped" : rc == RC_TIMEOUT ? "timed_out" : "error";
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
 	if (rc && j->vm[0]) {
@@ -554,7 +575,7 @@ static void finish(struct job *j, enum rc rc, const struct fault *f)
 		note(j, false, "The server answers; the app's names lead to it now.");
 	db_start(&q, j->db,
 		 "UPDATE revisions SET status = ?, stage = 'done', failure_reason = ?, failure = ?, build_finished_ms = ? WHERE id = ?");
-	db_text(&q, rc ? "failed" : "succeeded");
+	db_text(&q, j->superseded ? "skipped" : rc ? "failed" : "succeeded");
 	db_text(&q, rc ? reason : NULL);
 	db_text(&q, rc ? f->text : "");
 	db_int(&q, (int64_t)wall_ms());

@@ -102,7 +102,7 @@ static const struct harden_call calls[] = {
 static enum rc open_database(const struct config *c, struct db **ret, struct fault *ret_f)
 {
 	char path[512];
-	enum rc rc = path_join(path, sizeof(path), c->state_dir, "nestbox.db", ret_f);
+	enum rc rc = path_join(path, sizeof(path), c->state_dir, DB_FILE, ret_f);
 
 	/* The API makes the database; the runner may have started first. */
 	for (int i = 0; !rc && i < 300; i++) {

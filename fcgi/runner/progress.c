@@ -45,7 +45,8 @@ static enum rc log_file(const char *state_dir, const char *revision, const char 
 	char path[512];
 
 	snprintf(path, sizeof(path), "%s/logs/revisions/%s.%s", state_dir, revision, ext);
-	*ret = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	/* The directory keeps others out; the gateway, which is handed a descriptor, may watch the file by inotify only if it may read it. */
+	*ret = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
 	return *ret < 0 ? fault_set(ret_f, rc_from_errno(errno), errno, "create log of revision") : RC_OK;
 }
 

@@ -218,6 +218,13 @@ static void start_queued(struct watch *w)
 			job_start(w, ids[i], false);
 }
 
+/* A revision that failed is wanted no more: what served before it is, also when its machine has to be started again. */
+static void unwant_failed(struct watch *w)
+{
+	run(w, "UPDATE timelines SET desired_revision_id = revision_id WHERE desired_revision_id IS NOT revision_id AND "
+	       "desired_revision_id IN (SELECT id FROM revisions WHERE status IN ('failed', 'skipped'))", NULL, NULL, 0);
+}
+
 /* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
 static void start_wanted(struct watch *w)
 {
@@ -246,7 +253,7 @@ static void on_keeper_end(void *arg, int status)
 	free(k);
 }
 
-/* Keepers of an earlier runner go on by themselves; a second one finds the lock taken and leaves. */
+/* Keepers of an earlier runner go on by themselves and hold their locks. */
 static void start_keepers(struct watch *w)
 {
 	char ids[64][ROW_ID_MAX];
@@ -255,11 +262,16 @@ static void start_keepers(struct watch *w)
 	for (size_t i = 0; i < n; i++) {
 		struct keeper *k = w->keepers;
 		pid_t pid;
+		int fd;
 
 		while (k && strcmp(k->instance, ids[i]))
 			k = k->next;
-		if (k || !(k = calloc(1, sizeof(*k))))
+		if (k || watch_lock(w->c, ids[i], &fd, NULL))
 			continue;
+		close(fd);
+		k = calloc(1, sizeof(*k));
+		if (!k)
+			return;
 		k->w = w;
 		memcpy(k->instance, ids[i], sizeof(k->instance));
 		pid = spawn(w, "keep", ids[i]);
@@ -439,6 +451,7 @@ static void tick(void *arg)
 		return;
 	requeue_orphans(w);
 	start_queued(w);
+	unwant_failed(w);
 	start_wanted(w);
 	start_keepers(w);
 	remove_deleted(w);

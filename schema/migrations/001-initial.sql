@@ -163,7 +163,8 @@ CREATE INDEX revisions_by_app ON revisions(app_id, created_ms, id);
 CREATE INDEX revisions_open ON revisions(status) WHERE status IN ('queued', 'building');
 
 -- Where traffic goes: slug 'production', and 'preview/<revision id>' for each preview. revision_id is what serves (NULL: nothing
--- yet); the runner sets it once the revision has answered, so a rollback is one UPDATE of desired_revision_id.
+-- yet); the runner sets it and desired_revision_id once the revision has answered. A rollback is an UPDATE of
+-- desired_revision_id to a revision that succeeded.
 CREATE TABLE timelines (
 	app_id          TEXT NOT NULL REFERENCES apps(id) ON DELETE CASCADE,
 	slug            TEXT NOT NULL,

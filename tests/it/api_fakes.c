@@ -2,7 +2,7 @@
 /*
  * Stand-ins for the broker and the gateway, for tests of the API workers alone: `api_fakes RUN_DIR`. Machines are rows in a
  * table; what goes wrong is chosen by the memory size a create asks for (FAIL_*). A line per request on standard output.
- * The agent behind a dial answers its first line and holds the connection.
+ * The agent behind a dial is a process of its own that knows rpc (holds the line), exec (its exit status) and tar-out.
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -10,6 +10,7 @@
 #include "schema/gateway.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ struct vm {
 static struct vm vms[VMS];
 static struct pollfd fds[4 + CONNS];
 static size_t n_fds = 2;
-static int kept[KEPT]; /* agents' ends and what tickets carried */
+static int kept[KEPT]; /* what tickets carried */
 static size_t n_kept;
 static uint8_t mem[MESSAGE_MAX], out[MESSAGE_MAX];
 
@@ -130,18 +131,59 @@ static void create(int fd, const struct message_head *head, struct wire *in)
 		close(pair[1]);
 }
 
-/* What the agent will say is written ahead: the worker reads one line, whatever it asked. */
+static void send_exit(int fd, const char *line)
+{
+	bool no = strstr(line, "missing") || strstr(line, "nodir");
+	const char *text = no ? "{\"code\":1,\"signal\":null,\"oom\":false}" : "{\"code\":0,\"signal\":null,\"oom\":false}";
+	uint8_t head[5] = { 3, (uint8_t)strlen(text), 0, 0, 0 };
+
+	fd_write_all(fd, head, sizeof(head), UINT64_MAX, NULL);
+	fd_write_all(fd, text, strlen(text), UINT64_MAX, NULL);
+}
+
+/* <run_dir>/tree.tar, which the test has put there. */
+static void send_tar(int fd)
+{
+	_cleanup_fd_ int in = open("tree.tar", O_RDONLY | O_CLOEXEC);
+	static uint8_t part[65536];
+	ssize_t n;
+
+	while (in >= 0 && (n = read(in, part, sizeof(part))) > 0)
+		if (fd_write_all(fd, part, (size_t)n, UINT64_MAX, NULL))
+			return;
+}
+
+/* A process per connection, as it would be in a guest. */
+static void agent(int fd, uint32_t memory)
+{
+	static const char garbage[] = "{[garbage\n", ok[] = "{\"ok\": true}\n";
+	static const char refuse[] = "{\"error\": {\"code\": \"ENOENT\", \"message\": \"nothing here\"}}\n";
+	static char line[16384];
+	const char *say = memory == FAIL_AGENT_ERROR ? refuse : memory == FAIL_AGENT_GARBAGE ? garbage : ok;
+
+	if (memory == FAIL_AGENT_EOF || fd_read_line(fd, line, sizeof(line), UINT64_MAX, NULL))
+		_exit(0);
+	printf("agent %s", line);
+	fflush(stdout);
+	if (fd_write_all(fd, say, strlen(say), UINT64_MAX, NULL))
+		_exit(0);
+	if (strstr(line, "\"exec\""))
+		send_exit(fd, line);
+	else if (strstr(line, "\"tar-out\""))
+		send_tar(fd);
+	else
+		while (read(fd, line, sizeof(line)) > 0)
+			;
+	_exit(0);
+}
+
 static void dial(int fd, const struct message_head *head, struct wire *in)
 {
-	static const char *const says[] = { "{\"ok\": true}\n",
-					    "{\"error\": {\"code\": \"ENOENT\", \"message\": \"nothing here\"}}\n",
-					    "{[garbage\n" };
 	struct broker_vm_dial req;
 	struct broker_vm_dialed done = { 0 };
 	uint8_t body[16];
 	struct wire w;
 	const struct vm *vm;
-	const char *say;
 	int pair[2];
 
 	broker_vm_dial_get(in, &req);
@@ -151,12 +193,11 @@ static void dial(int fd, const struct message_head *head, struct wire *in)
 		return answer(fd, head, RC_ABSENT, "no such machine", NULL, NULL, 0);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return answer(fd, head, RC_SYS, "socketpair", NULL, NULL, 0);
-	say = vm->memory == FAIL_AGENT_ERROR ? says[1] : vm->memory == FAIL_AGENT_GARBAGE ? says[2] : says[0];
-	if (vm->memory == FAIL_AGENT_EOF)
-		shutdown(pair[0], SHUT_RDWR);
-	else if (write(pair[0], say, strlen(say)) < 0)
-		perror("agent");
-	keep(pair[0]);
+	if (fork() == 0) {
+		close(pair[1]);
+		agent(pair[0], vm->memory);
+	}
+	close(pair[0]);
 	wire_init(&w, body, sizeof(body));
 	broker_vm_dialed_put(&w, &done);
 	answer(fd, head, RC_OK, "", &w, &pair[1], 1);
@@ -275,6 +316,7 @@ int main(int argc, char **argv)
 	const char *names[2] = { "broker.sock", "gateway.sock" };
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_IGN);
 	for (size_t i = 0; i < VMS; i++)
 		vms[i].lease = -1;
 	for (size_t i = 0; i < 2 && argc > 1; i++) {
@@ -285,6 +327,8 @@ int main(int argc, char **argv)
 		}
 		fds[i].events = POLLIN;
 	}
+	if (argc > 1 && chdir(argv[1]) < 0)
+		return 1;
 	puts("ready");
 	fflush(stdout);
 	while (poll(fds, n_fds, -1) >= 0 || errno == EINTR) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Boots the guest image once, in one QEMU (TCG) inside a network namespace of its own, and drives the agent over the management
-# link with agent.mjs. Also the plainest example of the machine shape: which disks, cards and kernel arguments there are.
+# link with lib-agent.mjs. Also the plainest example of the machine shape: which disks, cards and kernel arguments there are.
 #
 #   boot_agent.sh [TEST...]      NESTBOX_PREFIX (/opt/nestbox), NESTBOX_NODE (node), NESTBOX_IMAGE (directory)
 #   KEEP=1 boot_agent.sh         prints how to reach the machine and waits for it to end
@@ -66,12 +66,12 @@ in_ns qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 qemu=$!
 
 if [ -n "${KEEP:-}" ]; then
-	echo "namespace $ns, console $work/console; ip netns exec $ns $NODE $PWD/agent.mjs --help"
+	echo "namespace $ns, console $work/console; ip netns exec $ns $NODE $PWD/lib-agent.mjs --help"
 	wait "$qemu" || true
 	exit 0
 fi
 status=0
-in_ns "$NODE" agent.mjs --qemu "$qemu" "$@" || status=$?
+in_ns "$NODE" lib-agent.mjs --qemu "$qemu" "$@" || status=$?
 if [ "$status" != 0 ]; then
 	echo "--- console:"
 	tail -n 40 "$work/console" | tr -d '\r'

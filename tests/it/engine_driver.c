@@ -259,7 +259,7 @@ static bool ask_once(struct machine *m, const char *line, char *out, size_t size
 	socklen_t n = sizeof(err);
 	uint64_t end = now_ms() + ms;
 
-	if (net_dial(&m->net, &fd, &f) || fd_wait(fd, POLLOUT, end, &f) ||
+	if (net_dial(&m->net, &fd, &f) || fd_wait(fd, POLLOUT, now_ms() + MIN_OF(ms, (uint64_t)2000), &f) ||
 	    getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err)
 		return false;
 	if (fd_write_all(fd, line, strlen(line), end, &f) || fd_write_all(fd, "\n", 1, end, &f))
@@ -270,10 +270,10 @@ static bool ask_once(struct machine *m, const char *line, char *out, size_t size
 static void ask(struct machine *m, const char *line, char *out, size_t size)
 {
 	struct timespec pause = { 0, 20000000 };
-	uint64_t end = now_ms() + 60000;
+	uint64_t end = now_ms() + 90000;
 
 	/* The agent may not listen yet, which only trying tells. */
-	while (!ask_once(m, line, out, size, 2000)) {
+	while (!ask_once(m, line, out, size, 30000)) {
 		MUST(loop_once(loop, 0, f));
 		if (m->gone)
 			die("machine ended: %s", m->why);

@@ -339,10 +339,10 @@ enum rc net_adopt(const char *id, struct net *ret, struct fault *ret_f)
 
 void net_destroy(struct net *net)
 {
+	fake.live_nets -= net->tcp_fd >= 0;
 	close_fd(&net->tcp_fd);
 	close_fd(&net->dns_udp_fd);
 	close_fd(&net->dns_tcp_fd);
-	fake.live_nets--;
 }
 
 enum rc net_sweep(bool (*kept)(void *arg, const char *id), void *arg, struct fault *ret_f)

@@ -46,11 +46,12 @@ bool broker_name_ok(const char *name)
 
 static enum rc dirs_open(struct broker *b, struct fault *ret_f)
 {
-	/* images/ and logs/ are others' as well; the rest is ours alone. */
+	/* logs/ is others' as well; the rest is ours alone. */
 	_cleanup_fd_ int logs = -1;
 	const struct { const char *name; int *fd; unsigned int mode; } dirs[] = {
-		{ "images", &b->images_dirfd, 0755 },       { "logs", &logs, 0755 },
-		{ "vms", &b->vms_dirfd, 0700 },             { "templates", &b->templates_dirfd, 0700 },
+		{ "logs", &logs, 0755 },
+		{ "vms", &b->vms_dirfd, 0700 },
+		{ "templates", &b->templates_dirfd, 0700 },
 		{ "exposures", &b->exposures_dirfd, 0700 },
 	};
 
@@ -65,6 +66,12 @@ static enum rc dirs_open(struct broker *b, struct fault *ret_f)
 		if (rc)
 			return rc;
 	}
+	/* The operator's, and perhaps a link: installations share images. */
+	if (mkdirat(b->state_dirfd, "images", 0755) < 0 && errno != EEXIST)
+		return fault_set(ret_f, RC_SYS, errno, "make directory 'images'");
+	b->images_dirfd = openat(b->state_dirfd, "images", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (b->images_dirfd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "open directory 'images'");
 	return dir_open_at(logs, "kernel", 0700, &b->logs_dirfd, ret_f);
 }
 

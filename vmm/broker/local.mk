@@ -39,3 +39,4 @@ tests_fuzz_fuzz_record_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--
 
 dist_man_MANS += doc/man/nestboxd.8 doc/man/nestboxctl.8
 EXTRA_DIST += doc/broker.md
+EXTRA_DIST += tests/alone/broker.sh

@@ -609,7 +609,6 @@ static enum rc adopt_parts(struct machine *m, const struct record *r, struct fau
 	rc = net_adopt(m->id, &m->net, ret_f);
 	if (rc)
 		return rc;
-	m->has_net = true;
 	spec_fill(m, NULL, &spec);
 	rc = m->b->engine->ops->adopt(m->b->engine, &spec, on_engine_exit, m, &m->vm, ret_f);
 	return rc ? rc : lease_adopt(m, ret_f);
@@ -630,8 +629,10 @@ enum rc machine_adopt(struct broker *b, const char *id, const struct record *r, 
 	m->slot = r->slot;
 	snprintf(m->image, sizeof(m->image), "%s", r->image);
 	m->state = r->state == BROKER_VM_PAUSED ? BROKER_VM_PAUSED : BROKER_VM_RUNNING;
-	m->cgroup.made = m->has_dir = true;
+	/* Half of each may be there: whatever there is goes with the machine. */
+	m->cgroup.made = m->has_dir = m->has_net = true;
 	snprintf(m->cgroup.id, sizeof(m->cgroup.id), "%s", id);
+	snprintf(m->net.id, sizeof(m->net.id), "%s", id);
 	rc = loop_timer(b->loop, UINT64_MAX, machine_finish, m, &m->finish, ret_f);
 	if (!rc)
 		rc = dir_open_at(b->vms_dirfd, id, 0700, &m->dirfd, ret_f);

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -35,7 +36,8 @@
 #define STR_(x) #x
 #define STR(x) STR_(x)
 
-/* rdi: 16 zero bytes, aligned. Doubles SEED with SSE, counts SWAPS in memory with cmpxchg16b, LOOPS in a register. */
+/* rdi: 16 zero bytes, aligned; r8: whether the host's processor has cmpxchg16b. Doubles SEED with SSE, counts SWAPS in memory with
+ * cmpxchg16b (or without), LOOPS in a register. */
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
 	"probe_code:\n"
@@ -46,6 +48,10 @@ __asm__(".pushsection .rodata\n"
 	"	movl $" STR(SWAPS) ", %ebp\n"
 	"	xorl %eax, %eax\n"
 	"	xorl %edx, %edx\n"
+	"	testl %r8d, %r8d\n"
+	"	jnz 1f\n"
+	"	addl %ebp, %esi\n"
+	"	jmp 3f\n"
 	"1:	leaq 1(%rax), %rbx\n"
 	"	movq %rdx, %rcx\n"
 	"	lock cmpxchg16b (%rdi)\n"
@@ -55,7 +61,7 @@ __asm__(".pushsection .rodata\n"
 	"	decl %ebp\n"
 	"	jnz 1b\n"
 	"	addl %eax, %esi\n"
-	"	movl $" STR(LOOPS) ", %ebp\n"
+	"3:	movl $" STR(LOOPS) ", %ebp\n"
 	"2:	incl %esi\n"
 	"	decl %ebp\n"
 	"	jnz 2b\n"
@@ -103,11 +109,20 @@ static const char *guest_cpuid(struct guest *g)
 	return ioctl(g->vcpu, KVM_SET_CPUID2, &cpuid) < 0 ? "KVM_SET_CPUID2" : NULL;
 }
 
+/* A kernel uses what its processor has: that is what must work. */
+static uint64_t host_cx16(void)
+{
+	unsigned int a, b, c, d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_CMPXCHG16B);
+}
+
 static const char *guest_long_mode(struct guest *g)
 {
 	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1 };
 	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
-	struct kvm_regs regs = { .rip = AT_CODE, .rsp = AT_STACK, .rdi = AT_STACK, .rflags = 2 };
+	struct kvm_regs regs = { .rip = AT_CODE, .rsp = AT_STACK, .rdi = AT_STACK, .r8 = host_cx16(),
+				 .rflags = 2 };
 	struct kvm_sregs s;
 
 	if (ioctl(g->vcpu, KVM_GET_SREGS, &s) < 0)

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+// SandboxDeno: run, httpReady, fetch into the process, watch, repl, eval.
+import { alone, assert, done, rejection, Sandbox, skip, sleep, test, text, until } from "./lib.mjs";
+import { dirname } from "node:path";
+import { createRequire } from "node:module";
+
+const sandbox = await Sandbox.create();
+const quiet = { stdout: "piped", stderr: "piped" };
+const dir = (await sandbox.sh`mktemp -d`.text()).trim();
+
+if (alone) {
+  // On a plain host deno is the npm package's.
+  const require = createRequire(import.meta.url);
+  const bin = dirname(require.resolve("@deno/linux-x64-glibc/package.json"));
+  await sandbox.env.set("PATH", `${bin}:${await sandbox.env.get("PATH")}`);
+}
+
+async function run(options) {
+  const child = await sandbox.deno.run({ ...quiet, ...options });
+  return { child, ...(await child.output()) };
+}
+
+await test("run: code, extensions, arguments", async () => {
+  const ts = await run({ code: "const a: number = 1; console.log(a, Deno.args.join('|'))", scriptArgs: ["x", "--help", "-v", "a b"] });
+  assert.equal(ts.stdoutText, "1 x|--help|-v|a b\n", ts.stderrText);
+  assert.equal((await run({ code: "console.log(typeof module)", extension: "cjs" })).stdoutText, "object\n");
+  assert.equal((await run({ code: "console.log(import.meta.main)", extension: "mjs" })).stdoutText, "true\n");
+  assert.equal((await run({ code: "-1; console.log('dash')", extension: "js" })).stdoutText, "dash\n");
+});
+
+await test("run: an entrypoint, cwd, env, exit code, uncaught error", async () => {
+  await sandbox.sh`mkdir -p ${dir}/lib; echo 'export const v = 5' > ${dir}/lib/m.ts
+    printf '%s\n' 'import { v } from "./lib/m.ts";' 'console.log(v, Deno.cwd(), Deno.env.get("NB_E"), Deno.args);' 'Deno.exit(3)' > ${dir}/main.ts`;
+  const r = await run({ entrypoint: "main.ts", cwd: dir, env: { NB_E: "e" }, scriptArgs: ["1"] });
+  assert.equal(r.stdoutText, `5 ${dir} e [ "1" ]\n`, r.stderrText);
+  assert.equal(r.status.code, 3);
+  const bad = await run({ code: "throw new Error('boom')" });
+  assert.equal(bad.status.code, 1);
+  assert.match(bad.stderrText, /boom/);
+});
+
+await test("run: imports of code are relative to the working directory; long code", async () => {
+  const code = "import { v } from './lib/m.ts'; console.log(v);";
+  assert.equal((await run({ code, cwd: dir })).stdoutText, "5\n");
+  const long = await run({ code: `${code}\n// ${"x".repeat(200_000)}`, cwd: dir });
+  assert.equal(long.stdoutText, "5\n", long.stderrText);
+  assert.equal(await sandbox.sh`ls -A ${dir} | grep -c '^\.deno'`.noThrow().text().catch(() => "0\n"), "0\n");
+});
+
+await test("run: stdin", async () => {
+  const child = await sandbox.deno.run({
+    ...quiet,
+    stdin: "piped",
+    code: "console.log('got ' + await new Response(Deno.stdin.readable).text())",
+  });
+  const w = child.stdin.getWriter();
+  await w.write(new TextEncoder().encode("input"));
+  await w.close();
+  assert.equal((await child.output()).stdoutText, "got input\n");
+});
+
+await test("httpReady and fetch into the process", async () => {
+  const child = await sandbox.deno.run({
+    ...quiet,
+    code: `Deno.serve({ port: 0, onListen() {} }, async (req) => {
+      const url = new URL(req.url);
+      if (url.pathname === "/redirect") return Response.redirect(new URL("/landed", url), 302);
+      if (url.pathname === "/stream") {
+        let i = 0;
+        return new Response(new ReadableStream({ async pull(c) {
+          await new Promise((r) => setTimeout(r, 100));
+          i < 5 ? c.enqueue(new TextEncoder().encode("part" + i++)) : c.close();
+        } }));
+      }
+      if (url.pathname === "/none") return new Response(null, { status: 204 });
+      return Response.json({ url: req.url, method: req.method, body: await req.text(), x: req.headers.get("x-test") },
+        { status: 201, statusText: "Made", headers: { "x-back": "yes" } });
+    });`,
+  });
+  assert.equal(await child.httpReady, true);
+  const r = await child.fetch("https://example.com/path?q=1", { method: "POST", body: "hello", headers: { "x-test": "t\u00e9" } });
+  assert.equal(r.status, 201);
+  assert.equal(r.headers.get("x-back"), "yes");
+  assert.deepEqual(await r.json(), { url: "http://example.com/path?q=1", method: "POST", body: "hello", x: "t\u00e9" });
+  const redirected = await child.fetch("http://example.com/redirect");
+  assert.equal((await redirected.json()).url, "http://example.com/landed");
+  const manual = await child.fetch("http://example.com/redirect", { redirect: "manual" });
+  assert.equal(manual.status, 302);
+  assert.equal((await child.fetch("http://x/none")).status, 204);
+  const stream = (await child.fetch("http://x/stream")).body.getReader();
+  const began = Date.now();
+  assert.equal(text((await stream.read()).value), "part0");
+  assert.ok(Date.now() - began < 450, "the first part waited for the last");
+  await child.kill();
+  assert.equal((await child.status).signal, "SIGTERM");
+});
+
+await test("httpReady is false when the program ends first", async () => {
+  const child = await sandbox.deno.run({ ...quiet, code: "console.log(1)" });
+  assert.equal(await child.httpReady, false);
+});
+
+await test("httpReady of a server that a child of the program started", async () => {
+  const child = await sandbox.deno.run({
+    ...quiet,
+    code: `const c = new Deno.Command(Deno.execPath(), { args: ["eval", "Deno.serve({port:0}, () => new Response('deep'))"] }).spawn();
+      await c.status`,
+  });
+  assert.equal(await child.httpReady, true);
+  assert.equal(await (await child.fetch("http://x/")).text(), "deep");
+  await child.kill();
+});
+
+await test("watch: restarts are events", async () => {
+  await sandbox.fs.writeTextFile(`${dir}/w.ts`, "console.log('one'); setInterval(() => {}, 1000)");
+  const child = await sandbox.deno.run({ ...quiet, stderr: "null", entrypoint: `${dir}/w.ts`, watch: true });
+  let restarts = 0;
+  child.addEventListener("restart", () => restarts++);
+  const reader = child.stdout.getReader();
+  assert.equal(text((await reader.read()).value), "one\n");
+  // Deno begins to watch some time after the program has begun to run: what it missed is written again.
+  let two = false;
+  const seen = reader.read().then(({ value }) => two = text(value) === "two\n");
+  await until(async () => {
+    await sandbox.fs.writeTextFile(`${dir}/w.ts`, "console.log('two'); setInterval(() => {}, 1000)");
+    await Promise.race([seen, sleep(1000)]);
+    return two;
+  }, 30_000);
+  await until(() => restarts > 0);
+  await child.kill();
+  await child.status;
+});
+
+// --- REPL -----------------------------------------------------------------------------------------------------------
+
+await test("eval", async () => {
+  assert.equal(await sandbox.deno.eval("const a = 1; const b = 2; a + b;"), 3);
+});
+
+const repl = await sandbox.deno.repl(quiet);
+
+await test("repl: state, redeclaration, top-level await, functions", async () => {
+  assert.equal(await repl.eval("const x = 42;"), null); // the SDK's schema has no room for undefined
+  assert.equal(await repl.eval("x"), 42);
+  assert.equal(await repl.eval("const x = 43; x"), 43);
+  assert.equal(await repl.eval("let y = await Promise.resolve(7); y"), 7);
+  await repl.eval("function add(a, b) { return a + b; }");
+  assert.equal(await repl.call("add", 1, 2), 3);
+  assert.equal(await repl.call("(a, b) => a + b", 1, 2), 3);
+  assert.equal(await repl.call("function (a, b) { return a * b; }", 3, 4), 12);
+  assert.equal(await repl.call("async (o) => (await o.a) + x", { a: 1 }), 44);
+  assert.equal(await repl.eval("class K { v = 1 }; new K().v"), 1);
+});
+
+await test("repl: TypeScript and imports", async () => {
+  assert.equal(await repl.eval("interface P { n: number }\nconst p: P = { n: 5 };\np.n as number"), 5);
+  assert.equal(await repl.eval("enum E { A = 3 }\nE.A"), 3);
+  assert.equal(await repl.eval('import { join, basename as base } from "node:path";\njoin("a", base("/x/b"))'), "a/b");
+  assert.equal(await repl.eval('import * as os from "node:os"; typeof os.cpus'), "function");
+  assert.equal(await repl.eval("join('c', 'd')"), "c/d");
+  assert.equal(await repl.call("(a: number): number => a + 1", 1), 2);
+});
+
+await test("repl: relative imports start at its directory", async () => {
+  await using r = await sandbox.deno.repl({ ...quiet, cwd: dir });
+  assert.equal(await r.eval("(await import('./lib/m.ts')).v"), 5);
+  assert.equal(await r.eval("import { v } from './lib/m.ts'; v"), 5);
+});
+
+await test("repl: values", async () => {
+  const same = async (code, value) => assert.deepEqual(await repl.eval(code), value, code);
+  await same("'ä\\u0000\\n\u2028'", "ä\u0000\n\u2028");
+  await same("null", null);
+  await same("undefined", null);
+  await same("({ a: [1, 'b', null, true], c: { d: undefined } })", { a: [1, "b", null, true], c: {} });
+  await same("{ a: 1 }", { a: 1 });
+  await same("{ a: 1 };", 1);
+  await same("new Date(0)", "1970-01-01T00:00:00.000Z");
+  await same("new Map([['k', new Set([1, 2])]])", [["k", [1, 2]]]);
+  await same("123456789012345678901234567890n", "123456789012345678901234567890");
+  await same("new Uint8Array([1, 2, 3])", "AQID");
+  await same("/a+/gi", { source: "a+", flags: "gi" });
+  await same("new (class Point { x = 1; #y = 2; get z() { return 3 } })", { x: 1 });
+  await same("[undefined, () => 1, NaN]", [null, null, null]);
+  await same("(() => {})", null);
+  assert.equal((await repl.eval("'x'.repeat(5_000_000)")).length, 5_000_000);
+});
+
+await test("repl: errors keep class, message, stack, cause", async () => {
+  const e = await rejection(repl.eval("function inner() { throw new TypeError('bad', { cause: new RangeError('why') }); }\ninner()"));
+  assert.ok(e instanceof TypeError);
+  assert.equal(e.message, "bad");
+  assert.ok(e.cause instanceof RangeError);
+  assert.match(e.stack, /at inner/);
+  assert.doesNotMatch(e.stack, /ext:deno_node|deno\$eval/);
+  const notFound = await rejection(repl.eval("await Deno.readTextFile('/no/such/file')"));
+  assert.equal(notFound.code, "ENOENT");
+  assert.ok(await rejection(repl.eval("let = = 1")) instanceof SyntaxError);
+  assert.ok(await rejection(repl.eval("JSON.parse('{')")) instanceof SyntaxError);
+  assert.ok(await rejection(repl.eval("nope")) instanceof ReferenceError);
+  assert.match((await rejection(repl.eval("throw 5"))).message, /5/);
+  assert.ok(await rejection(repl.call("(x) => x.a.b", {})) instanceof TypeError);
+  assert.ok(await rejection(repl.call("42")) instanceof TypeError);
+  assert.ok(await rejection(repl.eval("const o = {}; o.o = o; o")) instanceof TypeError);
+});
+
+await test("repl: evaluations at once, timers between them", async () => {
+  const slow = repl.eval("await new Promise((r) => globalThis.release = r); 'slow'");
+  assert.equal(await repl.eval("1"), 1);
+  await repl.eval("setTimeout(() => release(), 10); 0");
+  assert.equal(await slow, "slow");
+});
+
+await test("repl: standard streams are the user's", async () => {
+  const r = await sandbox.deno.repl({ ...quiet, stdin: "piped", scriptArgs: ["a1"], env: { NB_R: "r" } });
+  await r.eval("console.log(Deno.args[0], Deno.env.get('NB_R')); console.error('err')");
+  const reader = r.stdout.getReader();
+  assert.equal(text((await reader.read()).value), "a1 r\n");
+  const w = r.stdin.getWriter();
+  await w.write(new TextEncoder().encode("typed\n"));
+  assert.equal(await r.eval("const b = new Uint8Array(6); await Deno.stdin.read(b); new TextDecoder().decode(b)"), "typed\n");
+  await r.close();
+  assert.equal((await r.status).code, 0);
+  assert.equal((await rejection(r.eval("1"))).code, "ENOENT");
+  await r.close(); // swallowed: ENOENT
+});
+
+await test("repl: the process ends under an evaluation", async () => {
+  const r = await sandbox.deno.repl(quiet);
+  await rejection(r.eval("Deno.exit(4)"));
+  assert.equal((await r.status).code, 4);
+});
+
+await test("repl: one that is stuck can be closed and killed", async () => {
+  const r = await sandbox.deno.repl(quiet);
+  r.eval("for (;;) {}").catch(() => {});
+  await r.close();
+  assert.equal((await r.status).success, false);
+});
+
+await test("repl: serves HTTP", async () => {
+  await repl.eval("const server = Deno.serve({ port: 0, onListen() {} }, () => new Response('from repl'))");
+  assert.equal(await repl.httpReady, true);
+  assert.equal(await (await repl.fetch("http://x/")).text(), "from repl");
+});
+
+await repl.kill();
+await sandbox.sh`rm -rf ${dir}`;
+await sandbox.close();
+await done();
