@@ -194,8 +194,10 @@ static void dial(int fd, const struct message_head *head, struct wire *in)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return answer(fd, head, RC_SYS, "socketpair", NULL, NULL, 0);
 	if (fork() == 0) {
-		close(pair[1]);
-		agent(pair[0], vm->memory);
+		/* Nothing of ours may outlive us in it. */
+		if (dup2(pair[0], 3) != 3 || close_range(4, ~0u, 0) < 0)
+			_exit(1);
+		agent(3, vm->memory);
 	}
 	close(pair[0]);
 	wire_init(&w, body, sizeof(body));

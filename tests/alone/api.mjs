@@ -1,0 +1,461 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
+// nestbox-api behind a real nginx, with stand-ins for the broker and the gateway (tests/it/api_fakes.c): what each failure of
+// theirs becomes, tenancy, quotas, pages, deploys, crashes of workers. What needs no fakes is in tests/it/bad_input.mjs, which
+// this runs too. Everything lives below one temporary directory.
+import { execFileSync, spawn } from "node:child_process";
+import fs from "node:fs";
+import http from "node:http";
+import net from "node:net";
+import os from "node:os";
+import path from "node:path";
+
+const SRC = path.resolve(path.dirname(new URL(import.meta.url).pathname), "../..");
+const BUILD = process.env.NESTBOX_BUILD ?? path.join(SRC, "build");
+const DIR = fs.mkdtempSync(path.join(os.tmpdir(), "nbapi-"));
+const RUN = path.join(DIR, "run"), STATE = path.join(DIR, "state"), CONF = path.join(DIR, "nestbox.conf");
+const { Client } = await import(path.join(SRC, "tests/node_modules/@deno/sandbox/esm/mod.js"));
+const children = [];
+let passed = 0, failed = 0, PORT;
+
+const freePort = () => new Promise((r) => {
+	const s = net.createServer().listen(0, "127.0.0.1", () => { const { port } = s.address(); s.close(() => r(port)); });
+});
+const until = async (what, fn, ms = 10000) => {
+	for (const end = Date.now() + ms; ;) {
+		const v = await fn();
+		if (v) return v;
+		if (Date.now() > end) throw new Error(`not in time: ${what}`);
+		await new Promise((r) => setTimeout(r, 10));
+	}
+};
+const env = { ...process.env, NESTBOX_SCHEMA_DIR: path.join(DIR, "schema") };
+function start(name, cmd, args) {
+	const log = fs.openSync(path.join(DIR, name + ".log"), "a");
+	const child = spawn(cmd, args, { stdio: ["ignore", log, log], env });
+	child.done = new Promise((r) => child.on("exit", (code, signal) => r(signal ?? code)));
+	children.push(child);
+	return child;
+}
+const log = (name) => fs.readFileSync(path.join(DIR, name + ".log"), "utf8");
+const adm = (...args) => execFileSync(path.join(BUILD, "nestboxadm"), ["-c", CONF, "--json", ...args], { env, encoding: "utf8" });
+
+function setUp() {
+	for (const d of [RUN, STATE, path.join(DIR, "tmp")]) fs.mkdirSync(d);
+	fs.chmodSync(DIR, 0o755);
+	fs.chmodSync(RUN, 0o777);
+	fs.chmodSync(path.join(DIR, "tmp"), 0o777);
+	fs.cpSync(path.join(SRC, "schema/migrations"), env.NESTBOX_SCHEMA_DIR, { recursive: true });
+	const root = process.getuid() === 0;
+	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
+api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\nstop_max_s = 86400\n`);
+	// The errors that nginx itself answers are those of our template.
+	const errors = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").split("\n").filter((l) => /^\s+(error_page|location = \/_error\/)/.test(l));
+	must(errors.length > 10, "error pages in nginx.conf.in");
+	fs.writeFileSync(path.join(DIR, "nginx.conf"), `daemon off; worker_processes 1; pid ${DIR}/nginx.pid; ${root ? "user www-data;" : ""}
+events {} http { access_log off; large_client_header_buffers 4 56k;
+client_body_temp_path ${DIR}/tmp/b; fastcgi_temp_path ${DIR}/tmp/f; proxy_temp_path ${DIR}/tmp/p; uwsgi_temp_path ${DIR}/tmp/u; scgi_temp_path ${DIR}/tmp/s;
+server { listen 127.0.0.1:${PORT}; client_max_body_size 64m;
+${[...new Set(errors)].join("\n")}
+location / { fastcgi_pass unix:${RUN}/api.sock; fastcgi_param REQUEST_METHOD $request_method; fastcgi_param REQUEST_URI $request_uri;
+fastcgi_param CONTENT_LENGTH $content_length; fastcgi_buffer_size 64k; fastcgi_buffers 16 64k; }
+location /_stream/ { internal; default_type text/plain; return 200 "stream $uri"; } } }`);
+	fs.mkdirSync(path.join(DIR, "tree"));
+	fs.writeFileSync(path.join(DIR, "tree/main.ts"), "Deno.serve(() => new Response('hi'))\n");
+	tree("main.ts");
+}
+const tree = (...files) =>
+	execFileSync("tar", ["--format=pax", "-C", path.join(DIR, "tree"), "-cf", path.join(RUN, "tree.tar"), ...files]);
+
+// --- requests ----------------------------------------------------------------------------------------------------
+const UPGRADE = { upgrade: "websocket", connection: "Upgrade", "sec-websocket-version": "13", "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==" };
+const ask = (token, method, url, body, headers = {}) => new Promise((resolve, reject) => {
+	const text = body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body);
+	const req = http.request({ host: "127.0.0.1", port: PORT, method, path: url, agent: false, headers: {
+		authorization: `Bearer ${token}`, ...(text === undefined ? {} : { "content-length": Buffer.byteLength(text) }), ...headers } },
+		(res) => {
+			const parts = [];
+			res.on("data", (d) => parts.push(d));
+			res.on("end", () => {
+				const out = Buffer.concat(parts).toString();
+				let json;
+				try { json = JSON.parse(out); } catch { /* a stream's stand-in */ }
+				resolve({ status: res.statusCode, headers: res.headers, text: out, json, code: json?.code });
+			});
+		});
+	req.on("error", reject);
+	req.end(text);
+});
+const create = (token, config) => ask(token, "GET", "/api/v3/sandboxes/create", undefined,
+	{ ...UPGRADE, "x-deno-sandbox-config": Buffer.from(JSON.stringify(config)).toString("base64") });
+const list = async (token, q = "") => (await ask(token, "GET", `/api/v2/sandboxes${q}`)).json;
+const running = async (token) => (await list(token)).filter((s) => s.status === "running");
+
+const tests = [];
+const test = (name, fn) => tests.push([name, fn]);
+function equal(got, want, what = "") {
+	if (JSON.stringify(got) !== JSON.stringify(want))
+		throw new Error(`${what} is ${JSON.stringify(got)}, not ${JSON.stringify(want)}`);
+}
+const must = (v, what) => { if (!v) throw new Error(what); };
+let acme, other, client;
+
+test("create leads to a stream, a row and a machine", async () => {
+	const res = await create(acme, { memory_mb: 1280, labels: { a: "b" }, volumes: [] });
+	equal(res.status, 200);
+	must(/^stream \/_stream\/[0-9a-f]{32}$/.test(res.text), res.text);
+	const [s] = await running(acme);
+	must(/^sbx_ord_[0-9a-hjkmnp-z]{20}$/.test(s.id), s.id);
+	equal([s.status, s.region, s.labels, s.stoppedAt], ["running", "ord", { a: "b" }, null]);
+	must(log("fakes").includes(`create id=${s.id} memory=1280 flags=1 stop_at=0`), "lease asked for");
+	must(log("fakes").includes("ticket ws fds=2"), "the lease went with the ticket");
+	equal((await list(acme, "?labels[a]=b")).length, 1);
+	equal((await list(acme, "?labels[a]=c")).length, 0);
+	equal((await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200);
+	equal((await running(acme)).length, 0);
+	equal((await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200, "a repeated kill");
+	equal((await ask(acme, "GET", `/api/v3/sandbox/${s.id}/connect`, undefined, UPGRADE)).code, "SANDBOX_STOPPED");
+});
+
+test("with stop_at_ms there is no lease, and it can be extended", async () => {
+	const at = Date.now() + 60000;
+	equal((await create(acme, { stop_at_ms: at })).status, 200);
+	const [s] = await running(acme);
+	must(log("fakes").includes(`create id=${s.id} memory=1280 flags=0 stop_at=${at}`), "no lease");
+	const res = await ask(acme, "PATCH", `/api/v3/sandbox/${s.id}`, { stop_at_ms: at + 5000 });
+	equal([res.status, res.json], [200, { stop_at_ms: at + 5000 }]);
+	equal((await list(acme))[0].stopAt, new Date(at + 5000).toISOString());
+	equal((await ask(acme, "PATCH", `/api/v3/sandbox/${s.id}`, { stop_at_ms: at + 90000000 })).code, "INVALID_STOP_AT");
+	await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("connect and expose", async () => {
+	await create(acme, {});
+	const [s] = await running(acme);
+	equal((await ask(acme, "GET", `/api/v3/sandbox/${s.id}/connect`, undefined, UPGRADE)).status, 200);
+	equal((await ask(acme, "GET", `/api/v3/sandbox/${s.id}/connect`)).code, "UPGRADE_REQUIRED");
+	const { domain } = (await ask(acme, "POST", `/api/v3/sandbox/${s.id}/expose/http`, {})).json;
+	must(/^[0-9a-hjkmnp-z]{20}\.nestbox\.localhost:8443$/.test(domain), domain);
+	must(log("fakes").includes(`line={"service":"http","domain":"${domain}"}`), "the line names the same domain");
+	for (let i = 1; i < 32; i++) equal((await ask(acme, "POST", `/api/v3/sandbox/${s.id}/expose/http`, {})).status, 200);
+	equal((await ask(acme, "POST", `/api/v3/sandbox/${s.id}/expose/http`, {})).code, "EXPOSURE_QUOTA_EXCEEDED");
+	equal((await ask(acme, "POST", `/api/v3/sandbox/${s.id}/expose/ssh`, {})).code, "NOT_SUPPORTED");
+	await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("another organization's sandbox and app do not exist", async () => {
+	await create(acme, {});
+	const [s] = await running(acme);
+	await ask(acme, "POST", "/api/v2/apps", { slug: "acme-app" });
+	const unknown = s.id.slice(0, -4) + "0000";
+	for (const [method, url, body, headers] of [
+		["GET", "/api/v3/sandbox/ID/connect", undefined, UPGRADE], ["DELETE", "/api/v3/sandbox/ID"],
+		["PATCH", "/api/v3/sandbox/ID", { stop_at_ms: Date.now() + 9999 }], ["POST", "/api/v3/sandbox/ID/expose/http", {}],
+		["GET", "/api/v2/sandboxes/ID"], ["POST", "/api/v2/sandboxes/ID/deploy", { app: "acme-app" }],
+	]) {
+		const theirs = await ask(other, method, url.replace("ID", s.id), body, headers);
+		const none = await ask(other, method, url.replace("ID", unknown), body, headers);
+		equal([theirs.status, theirs.json], [404, none.json], `${method} ${url}`);
+	}
+	for (const url of ["/api/v2/apps/acme-app", "/api/v2/apps/acme-app/revisions", "/api/v2/apps/acme-app/logs?start=2026-01-01"])
+		equal((await ask(other, "GET", url)).code, "APP_NOT_FOUND", url);
+	equal((await ask(other, "POST", "/api/v2/apps", { slug: "acme-app" })).code, "SLUG_TAKEN");
+	equal(await list(other), []);
+	equal((await ask(acme, "GET", `/api/v2/sandboxes/${s.id}`)).status, 200, "and it still runs");
+	await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("a quota holds, also against creates at once, and is per organization", async () => {
+	const all = await Promise.all(Array.from({ length: 8 }, () => create(acme, {})));
+	equal(all.filter((r) => r.status === 200).length, 4);
+	equal(all.filter((r) => r.code === "SANDBOX_QUOTA_EXCEEDED" && r.status === 429).length, 4);
+	equal((await create(other, {})).status, 200);
+	for (const t of [acme, other]) for (const s of await running(t)) await ask(t, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+for (const [memory, status, code, why] of [
+	[4001, 503, "CAPACITY_EXCEEDED", "no memory on the host"], [4002, 507, "NO_DISK_SPACE", "no disk on the host"],
+	[4003, 504, "SANDBOX_START_TIMEOUT", "a broker that never answers"], [4004, 502, "SANDBOX_START_FAILED", "an agent that refuses"],
+	[4005, 502, "SANDBOX_START_FAILED", "an agent that answers garbage"], [4006, 503, "NODE_UNAVAILABLE", "a broker that hangs up"],
+	[4007, 502, "SANDBOX_START_FAILED", "an agent that hangs up"], [4008, 502, "SANDBOX_START_FAILED", "a machine that dies at once"],
+])
+	test(`create with ${why}: ${code}, nothing left`, async () => {
+		const before = (await list(acme)).length;
+		const res = await create(acme, { memory_mb: memory });
+		equal([res.status, res.code], [status, code]);
+		must(res.json.message.length > 10 && !res.text.includes("/secret"), res.text);
+		must(/^[0-9a-f]{32}$/.test(res.headers["x-deno-trace-id"]), "trace id");
+		const live = (await list(acme)).filter((s) => s.status === "running");
+		equal(live, []);
+		equal((await list(acme)).length, before, "rows");
+		const id = [...log("fakes").matchAll(/create id=(\S+) memory=(\d+)/g)].findLast((m) => m[2] === `${memory}`)[1];
+		must(log("fakes").includes(`kill id=${id} reason=create failed`), "the broker was told");
+	});
+
+test("a machine that ended unnoticed is listed as stopped and frees its quota", async () => {
+	for (let i = 0; i < 4; i++) equal((await create(acme, {})).status, 200);
+	const ids = (await running(acme)).map((s) => s.id);
+	await fakes("restart");
+	equal((await create(acme, {})).status, 200, "the quota is free again");
+	for (const s of await list(acme)) if (ids.includes(s.id)) equal([s.status, typeof s.stoppedAt], ["stopped", "string"]);
+	equal((await ask(acme, "GET", `/api/v3/sandbox/${ids[0]}/connect`, undefined, UPGRADE)).code, "SANDBOX_STOPPED");
+	for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("without broker and gateway: clear errors, and the lists still answer", async () => {
+	await fakes("stop");
+	equal((await create(acme, {})).code, "NODE_UNAVAILABLE");
+	must(Array.isArray(await list(acme)), "list");
+	await fakes("start");
+	equal((await create(acme, {})).status, 200, "and it recovers by itself");
+	for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("secrets reach the policy sealed and the guest as placeholders only", async () => {
+	await create(acme, { allow_net: ["Example.com", "10.1.0.0/16"], secrets: { KEY: { hosts: ["api.example.com"], value: "hush-hush" } } });
+	const text = log("fakes");
+	must(/\ndefault none\nallow example\.com\nallow 10\.1\.0\.0\/16\nsecret KEY nbs_[0-9a-z]{40} \S+ api\.example\.com\n/.test(text), "policy");
+	must(!text.includes("hush-hush") && !log("api").includes("hush-hush"), "the value is in no log");
+	for (const file of fs.readdirSync(path.join(STATE, "db")))
+		must(!fs.readFileSync(path.join(STATE, "db", file)).includes("hush-hush"), `not in ${file}`);
+	for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("tokens: personal ones need an organization they belong to, revoked ones are dead", async () => {
+	const mine = JSON.parse(adm("token", "create", "--personal", "--org", "acme", "--org", "third"));
+	equal((await ask(mine.token, "GET", "/api/v2/apps")).code, "MISSING_ORG");
+	equal((await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "third" })).status, 200);
+	equal((await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "other" })).json,
+		(await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "nowhere" })).json);
+	equal((await ask(acme, "GET", "/api/v2/apps", undefined, { "x-deno-org": "other" })).code, "ORG_NOT_FOUND");
+	adm("token", "revoke", mine.id);
+	equal((await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "third" })).code, "INVALID_TOKEN");
+	const db = fs.readFileSync(path.join(STATE, "db/nestbox.db"));
+	must(!db.includes(acme) && !db.includes(acme.slice(4)), "tokens are not in the database");
+});
+
+test("the SDK's apps, layers and pages", async () => {
+	await client.layers.create({ slug: "base", env_vars: [{ key: "A", value: "1" }, { key: "S", value: "hid", secret: true }] });
+	const top = await client.layers.create({ slug: "top", layers: ["base"], description: "both" });
+	equal(top.layers.map((l) => l.slug), ["base"]);
+	equal((await client.layers.get("base")).env_vars.map((v) => v.value), ["1", undefined]);
+	await refused(client.layers.update("base", { layers: ["top"] }), "LAYER_CYCLE");
+	await refused(client.layers.delete("base"), "LAYER_IN_USE");
+	const app = await client.apps.create({ slug: "app-one", layers: ["top"], labels: { tier: "x" }, env_vars: [{ key: "P", value: "q" }] });
+	equal([app.slug, app.labels, app.layers[0].slug], ["app-one", { tier: "x" }, "top"]);
+	await refused(client.apps.create({ slug: "app-one" }), "SLUG_TAKEN");
+	await refused(client.apps.create({ slug: "api" }), "SLUG_TAKEN");
+	await refused(client.apps.create({ slug: "No" }), "INVALID_SLUG");
+	await refused(client.apps.create({ layers: ["nothing"] }), "LAYER_NOT_FOUND");
+	const after = await client.apps.update(app.id, { slug: "app-two", env_vars: [{ key: "P", delete: true }, { key: "N", value: "2" }] });
+	equal([after.slug, after.env_vars.map((v) => v.key)], ["app-two", ["N"]]);
+	await refused(client.apps.update(app.id, { env_vars: [{ id: "env_00000000000000000000", value: "x" }] }), "ENV_VAR_NOT_FOUND");
+	equal(await client.apps.get("app-one"), null);
+	const made = [];
+	for (let i = 0; i < 7; i++) made.push((await client.apps.create()).id);
+	const seen = [];
+	for await (const a of await client.apps.list({ limit: 3 })) seen.push(a.id);
+	equal(seen.slice(0, 7), made.reverse(), "newest first, each once");
+	equal((await client.apps.list({ labels: { tier: "x" } })).items.map((a) => a.slug), ["app-two"]);
+	equal((await client.apps.list({ layer: "top" })).items.map((a) => a.slug), ["app-two"]);
+	equal((await client.layers.apps("top")).items[0].layer_position, 0);
+	equal((await client.timelines.list("app-two")).items[0].domains, [{ domain: "app-two.nestbox.localhost:8443" }]);
+	await client.apps.delete("app-two");
+	equal(await client.apps.get(app.id), null);
+	await client.layers.delete("top");
+	await client.layers.delete("base");
+});
+async function refused(promise, code) {
+	try { await promise; } catch (e) { return equal(e.code, code); }
+	throw new Error(`not refused with ${code}`);
+}
+
+test("deploy from a sandbox and from assets", async () => {
+	await client.apps.create({ slug: "dep" });
+	await create(acme, {});
+	const [s] = await running(acme);
+	const deploy = (body) => ask(acme, "POST", `/api/v2/sandboxes/${s.id}/deploy`, body);
+	const { revision_id } = (await deploy({ app: "dep", entrypoint: "main.ts", preview: true })).json;
+	const rev = await client.revisions.get(revision_id);
+	equal([rev.status, rev.config.runtime.entrypoint], ["queued", "main.ts"]);
+	must(log("fakes").includes('"service":"tar-out","path":"\\/home\\/app"') || log("fakes").includes('"service":"tar-out","path":"/home/app"'), "tar-out");
+	equal((await ask(acme, "GET", `/api/v2/revisions/${revision_id}/progress`)).text.slice(0, 16), "stream /_stream/");
+	equal((await deploy({ app: "nope" })).code, "APP_NOT_FOUND");
+	equal((await deploy({ app: "dep", entrypoint: "missing.ts" })).code, "INVALID_ENTRYPOINT");
+	equal((await deploy({ app: "dep", entrypoint: "../main.ts" })).code, "INVALID_REQUEST");
+	equal((await deploy({ app: "dep", path: "/nodir" })).code, "INVALID_TREE");
+	equal((await deploy({ app: "dep", path: "../../etc" })).code, "INVALID_PATH");
+	equal((await deploy({ app: "dep", mode: "remote" })).code, "INVALID_REQUEST");
+	fs.symlinkSync("../../../etc/passwd", path.join(DIR, "tree/out"));
+	tree("main.ts", "out");
+	equal((await deploy({ app: "dep" })).code, "INVALID_TREE", "a link out of the tree");
+	execFileSync("mkfifo", [path.join(DIR, "tree/fifo")]);
+	tree("main.ts", "fifo");
+	equal((await deploy({ app: "dep" })).code, "INVALID_TREE", "a device");
+	execFileSync("truncate", ["-s", "3G", path.join(DIR, "tree/sparse")]);
+	execFileSync("tar", ["--format=pax", "--sparse", "-C", path.join(DIR, "tree"), "-cf", path.join(RUN, "tree.tar"), "sparse"]);
+	equal((await deploy({ app: "dep" })).code, "TREE_TOO_LARGE", "a sparse file of 3 GB");
+	fs.writeFileSync(path.join(RUN, "tree.tar"), "no tar at all");
+	equal((await deploy({ app: "dep" })).code, "INVALID_TREE", "no tar");
+	const assets = { "main.ts": { content: "x" }, "a/b.bin": { encoding: "base64", content: "AAEC" }, l: { kind: "symlink", target: "main.ts" } };
+	const made = await client.apps.deploy("dep", { assets, env_vars: [{ key: "K", value: "v" }], labels: { sha: "1" }, production: false });
+	equal([made.status, made.env_vars, made.labels], ["queued", [{ key: "K", value: "v" }], { sha: "1" }]);
+	await refused(client.apps.deploy("dep", { assets: { "../x": { content: "" } } }), "INVALID_TREE");
+	await refused(client.apps.deploy("dep", { assets: { l: { kind: "symlink", target: "/etc/passwd" } } }), "INVALID_TREE");
+	await refused(client.apps.deploy("dep", { assets: {} }), "INVALID_TREE");
+	await refused(client.apps.deploy("dep", { assets, config: { runtime: { type: "dynamic", entrypoint: "no.ts" } } }), "INVALID_ENTRYPOINT");
+	equal((await client.revisions.list("dep", { status: "queued" })).items.map((r) => r.id), [made.id, revision_id]);
+	const gone = await client.revisions.cancel(made.id);
+	equal([gone.status, gone.failure_reason, typeof gone.cancellation_requested_at], ["failed", "cancelled", "string"]);
+	const lines = fs.readFileSync(path.join(STATE, "logs/revisions", made.id + ".progress"), "utf8").trimEnd().split("\n");
+	equal([JSON.parse(lines.at(-2)).queued.status, lines.at(-1)], ["cancelled", "\x04"]);
+	await refused(client.revisions.cancel(made.id), "REVISION_FINISHED");
+	equal((await ask(acme, "POST", `/api/v2/revisions/${made.id}/promote`)).code, "REVISION_NOT_READY");
+	await client.revisions.delete(made.id);
+	equal(await client.revisions.get(made.id), null);
+	equal(fs.readdirSync(path.join(STATE, "bundles")).filter((n) => !/^[0-9a-f]{64}\.tar\.zst$/.test(n)), [], "no half bundles");
+	await client.apps.delete("dep");
+	await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("app logs: time, level, text and pages", async () => {
+	const app = await client.apps.create({ slug: "logs" });
+	const dir = path.join(STATE, "logs/apps", app.id);
+	fs.mkdirSync(dir);
+	const line = (i) => JSON.stringify({ time_ms: 1700000000000 + i, level: i % 10 ? "info" : "error", message: `line ${i} "x"`, revision_id: "r1", region: "ord" }) + "\n";
+	const range = (a, b) => Array.from({ length: b - a }, (_, i) => line(a + i)).join("");
+	fs.writeFileSync(path.join(dir, "1700000000000000-a.jsonl"), range(0, 150));
+	fs.writeFileSync(path.join(dir, "1700000000150000-b.jsonl"), "{broken\n" + range(150, 250) + '{"time_ms":17000');
+	const start = new Date(1700000000000).toISOString();
+	const all = [];
+	for await (const l of await client.apps.logs("logs", { start, limit: 60 })) all.push(l.message);
+	equal(all, Array.from({ length: 250 }, (_, i) => `line ${i} "x"`));
+	equal((await client.apps.logs("logs", { start, level: "error", limit: 1000 })).items.length, 25);
+	equal((await client.apps.logs("logs", { start, query: "LINE 24", limit: 1000 })).items.length, 11);
+	equal((await client.apps.logs("logs", { start: new Date(1700000000200).toISOString(), end: new Date(1700000000209).toISOString() })).items.length, 10);
+	for (const cursor of ["../../x.jsonl~0", "a~", "x.jsonl~99999999999999999"]) await refused(client.apps.logs("logs", { start, cursor }), "INVALID_CURSOR");
+	await client.apps.delete("logs");
+});
+
+test("volumes without storage in the engine: a clear error, no row left", async () => {
+	await refused(client.volumes.create({ slug: "vol", region: "ord", capacity: "2GB" }), "NOT_SUPPORTED");
+	equal((await client.volumes.list()).items, []);
+	await refused(client.volumes.create({ slug: "vol", region: "xyz", capacity: "2GB" }), "INVALID_REGION");
+	for (const capacity of ["1MB", "22GB", 5, "2 GB", "GB", -1, null])
+		await refused(client.volumes.create({ slug: "vol", region: "ord", capacity }), "INVALID_CAPACITY");
+	equal((await create(acme, { root: { volume: "no-such" } })).code, "VOLUME_NOT_FOUND");
+	equal((await create(acme, { volumes: [{ volume: "no-such", path: "/d" }] })).code, "VOLUME_NOT_FOUND");
+});
+
+const pids = () => {
+	try {
+		return execFileSync("ps", ["-o", "pid=", "--ppid", `${api.pid}`], { encoding: "utf8" }).trim().split(/\s+/);
+	} catch { /* none now */
+		return [];
+	}
+};
+
+test("killed workers are replaced", async () => {
+	const before = pids();
+	equal(before.length, 3);
+	for (const pid of before) process.kill(Number(pid), "SIGKILL");
+	await until("new workers", () => pids().length === 3 && !pids().some((p) => before.includes(p)));
+	equal((await ask(acme, "GET", "/api/v2/apps")).status, 200);
+});
+
+test("every worker has the filter, no capability and its own uid", async () => {
+	await until("workers", () => pids().length === 3);
+	for (const pid of pids()) {
+		const status = fs.readFileSync(`/proc/${pid}/status`, "utf8");
+		equal(/Seccomp:\t(\d)/.exec(status)[1], "2");
+		equal(/NoNewPrivs:\t(\d)/.exec(status)[1], "1");
+		equal(/CapEff:\t(\S+)/.exec(status)[1], "0000000000000000");
+		if (process.getuid() === 0) must(!/Uid:\t0/.test(status), "not root");
+	}
+});
+
+test("1000 requests leave the workers' descriptors as they were", async () => {
+	await until("workers", () => pids().length === 3);
+	const same = pids(), count = () => same.map((p) => fs.readdirSync(`/proc/${p}/fd`).length);
+	const round = async (n) => {
+		for (let i = 0; i < n; i++) {
+			await create(acme, { memory_mb: [1280, 4001, 4004, 4005][i % 4] });
+			for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+		}
+	};
+	await round(30);
+	const before = count();
+	await round(220);
+	equal(count().map((n, i) => n <= before[i] + 1), [true, true, true], `descriptors ${before} -> ${count()}`);
+});
+
+test("bad input through the front door (tests/it/bad_input.mjs)", async () => {
+	const child = spawn(process.execPath, [path.join(SRC, "tests/it/bad_input.mjs")], { stdio: ["ignore", "pipe", "inherit"], env: {
+		...env, DENO_DEPLOY_ENDPOINT: `http://127.0.0.1:${PORT}`, DENO_DEPLOY_TOKEN: acme, NESTBOX_TEST_OTHER_TOKEN: other,
+		NESTBOX_TEST_REVOKED_TOKEN: revoked() } });
+	let out = "";
+	child.stdout.on("data", (d) => out += d);
+	await new Promise((r) => child.on("exit", r));
+	process.stdout.write(out.replace(/^/gm, "     ").trimEnd() + "\n");
+	must(/\n\d{2,} passed, 0 failed, 0 skipped\n$/.test(out), "see above");
+});
+function revoked() {
+	const made = JSON.parse(adm("token", "create", "--org", "acme"));
+	adm("token", "revoke", made.id);
+	return made.token;
+}
+
+test("SIGTERM ends it cleanly", async () => {
+	api.kill("SIGTERM");
+	equal(await api.done, 0);
+});
+
+// --- run -----------------------------------------------------------------------------------------------------------
+let api, fakesChild;
+async function fakes(what) {
+	if (what !== "start") {
+		fakesChild.kill("SIGKILL");
+		await fakesChild.done;
+	}
+	if (what === "stop") return;
+	const had = what === "start" && !fakesChild ? 0 : log("fakes").split("ready\n").length - 1;
+	fakesChild = start("fakes", path.join(BUILD, "tests/it/api_fakes"), [RUN]);
+	await until("fakes", () => log("fakes").split("ready\n").length - 1 > had);
+}
+async function main() {
+	PORT = await freePort();
+	setUp();
+	await fakes("start");
+	api = start("api", path.join(BUILD, "nestbox-api"), ["-c", CONF]);
+	start("nginx", "nginx", ["-p", DIR, "-e", "stderr", "-c", path.join(DIR, "nginx.conf")]);
+	await until("nestbox-api", () => fetch(`http://127.0.0.1:${PORT}/healthz`).then((r) => r.ok, () => false));
+	for (const org of ["acme", "other", "third"]) adm("org", "create", org);
+	acme = JSON.parse(adm("token", "create", "--org", "acme")).token;
+	other = JSON.parse(adm("token", "create", "--org", "other")).token;
+	client = new Client({ token: acme, apiEndpoint: `http://127.0.0.1:${PORT}` });
+	const only = process.argv.slice(2);
+	for (const [name, fn] of tests) {
+		if (only.length && !only.some((o) => name.includes(o))) continue;
+		try {
+			await fn();
+			passed++;
+			console.log(`ok   ${name}`);
+		} catch (e) {
+			failed++;
+			console.log(`FAIL ${name}\n  ${e.stack?.split("\n").slice(0, 3).join("\n  ")}`);
+		}
+	}
+}
+try {
+	await main();
+} catch (e) {
+	failed++;
+	console.log(`FAIL set-up\n  ${e.stack}`);
+} finally {
+	for (const c of children) c.kill("SIGKILL");
+	for (const c of children) await c.done;
+	if (failed) console.log(`logs: ${DIR}`);
+	else fs.rmSync(DIR, { recursive: true });
+	console.log(`${passed} passed, ${failed} failed, 0 skipped`);
+	process.exitCode = failed ? 1 : 0;
+}
