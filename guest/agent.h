@@ -25,6 +25,7 @@
 #define AGENT_GID 1000
 #define AGENT_HOME "/home/app"
 #define AGENT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define AGENT_WARM "/etc/nestbox/warm"
 #define AGENT_CGROUP "/sys/fs/cgroup/user"
 
 /* What is connected to the host. When the machine becomes a clone, the other end of each is gone. */
@@ -111,6 +112,8 @@ void agent_session_identity(void);
 
 /* --- agent_identity.c ------------------------------------------------------------------------------------------- */
 enum rc agent_identity(const struct agent_request *req, struct fault *ret_f);
+/* In a forked child: runs an executable to its end or the deadline; absent is fine. */
+void agent_program_run(const char *path, bool root, uint64_t deadline_ms);
 /* Runs in a forked child: /etc/nestbox/on-clone.d. */
 void agent_identity_hooks(void);
 /* Makes the files that identity changes writable beforehand, so that no clone waits for a copy-up. */

@@ -191,15 +191,10 @@ static int freeze_child(int fd, void *arg)
 	return answer_rc(fd, rc, &f);
 }
 
-static int drop_caches_child(int fd, void *arg)
+static void spares_forget(void)
 {
-	struct fault f = { 0 };
-	enum rc rc;
 	char serial[16], disk[64];
 
-	(void)arg;
-	sync();
-	rc = agent_file_put("/proc/sys/vm/drop_caches", "3", &f);
 	for (int i = 0; i < AGENT_SPARE_DISKS; i++) {
 		snprintf(serial, sizeof(serial), "spare%d", i);
 		if (agent_disk_find(serial, disk, sizeof(disk), NULL) == RC_OK) {
@@ -209,6 +204,21 @@ static int drop_caches_child(int fd, void *arg)
 				ioctl(d, BLKFLSBUF, 0);
 		}
 	}
+}
+
+/* What was read by chance goes, what every machine will read comes: a template's memory is shared by all made from it. */
+static int drop_caches_child(int fd, void *arg)
+{
+	struct fault f = { 0 };
+	enum rc rc;
+
+	(void)arg;
+	sync();
+	rc = agent_file_put("/proc/sys/vm/drop_caches", "3", &f);
+	spares_forget();
+	if (!rc)
+		agent_program_run(AGENT_WARM, false, now_ms() + AGENT_WARM_DEADLINE_MS);
+	sync();
 	return answer_rc(fd, rc, &f);
 }
 

@@ -89,7 +89,7 @@ static enum rc set_hosts(const char *hostname, struct fault *ret_f)
 
 static bool hostname_ok(const char *h)
 {
-	return *h && strlen(h) <= 63 && h[strspn(h, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")] == '\0';
+	return *h && strlen(h) <= 63 && h[strspn(h, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")] == '\0';
 }
 
 static enum rc set_names(const char *hostname, const char *machine_id, struct fault *ret_f)
@@ -99,7 +99,7 @@ static enum rc set_names(const char *hostname, const char *machine_id, struct fa
 
 	if (*hostname) {
 		if (!hostname_ok(hostname))
-			return fault_set(ret_f, RC_INVALID, 0, "'hostname' is not [a-zA-Z0-9-]{1,63}");
+			return fault_set(ret_f, RC_INVALID, 0, "'hostname' is not [a-zA-Z0-9._-]{1,63}");
 		if (sethostname(hostname, strlen(hostname)) < 0)
 			return fault_set(ret_f, RC_SYS, errno, "set the host name");
 		snprintf(line, sizeof(line), "%s\n", hostname);
@@ -215,14 +215,16 @@ static int hook_filter(const struct dirent *e)
 	return e->d_name[0] != '.';
 }
 
-static void hook_run(const char *path, uint64_t deadline_ms)
+void agent_program_run(const char *path, bool root, uint64_t deadline_ms)
 {
-	pid_t pid = fork();
+	pid_t pid = access(path, X_OK) == 0 ? fork() : -1;
 	int fd, status;
 
 	if (pid == 0) {
+		setpgid(0, 0);
+		agent_become(root);
 		setenv("PATH", AGENT_PATH, 1);
-		setenv("HOME", "/root", 1);
+		setenv("HOME", root ? "/root" : AGENT_HOME, 1);
 		execl(path, path, (char *)NULL);
 		_exit(127);
 	}
@@ -230,7 +232,8 @@ static void hook_run(const char *path, uint64_t deadline_ms)
 		return;
 	fd = pidfd_open(pid, 0);
 	if (fd < 0 || fd_wait(fd, POLLIN, deadline_ms, NULL)) {
-		log_warn("on-clone hook did not end in time");
+		log_warn("%s did not end in time", path);
+		kill(-pid, SIGKILL);
 		kill(pid, SIGKILL);
 	}
 	waitpid(pid, &status, 0);
@@ -247,8 +250,7 @@ void agent_identity_hooks(void)
 
 	for (int i = 0; i < n; i++) {
 		snprintf(path, sizeof(path), "%s/%s", HOOKS, names[i]->d_name);
-		if (access(path, X_OK) == 0)
-			hook_run(path, deadline_ms);
+		agent_program_run(path, true, deadline_ms);
 		free(names[i]);
 	}
 	if (n >= 0)

@@ -24,6 +24,7 @@
 #define AGENT_TAR_ERROR_MAX 512
 #define AGENT_SESSION_BACKOFF_MS 100
 #define AGENT_HOOK_DEADLINE_MS 5000
+#define AGENT_WARM_DEADLINE_MS 60000   /* the image's warm-up while a template is made */
 #define AGENT_POWEROFF_TERM_MS 2000
 #define AGENT_DEVICE_WAIT_MS 5000
 #define AGENT_MEMORY_RESERVE_MIB 48    /* kept from user processes for the agent and the kernel */

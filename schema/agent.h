@@ -32,7 +32,8 @@
  *            {"NAME": "value"}, "ca_pem": "..."?}: see "identity of a clone" in doc/fork-safety.md; answers when done.
  *           {"op": "mount", "device": n, "path": "/data"}: mounts the n-th spare disk (0-based, ext4) for user app.
  *           {"op": "sync"}, {"op": "freeze"}, {"op": "thaw"} of the writable file systems.
- *           {"op": "drop_caches"} before a template is saved. {"op": "poweroff"}: SIGTERM, 2 s, SIGKILL, unmount, off.
+ *           {"op": "drop_caches"} before a template is saved: forgets what was read, then reads what every machine needs
+ *           (the image's /etc/nestbox/warm). {"op": "poweroff"}: SIGTERM, 2 s, SIGKILL, unmount, off.
  *           {"op": "stat"} answers memory, load, disk use and process count.
  */
 #ifndef NB_SCHEMA_AGENT_H

@@ -33,7 +33,7 @@ deno_version=$(sed -n 's/.*"deno": *"\([0-9.]*\)".*/\1/p' "$here/../../tests/pac
 
 key() { cat "$@" | sha256sum | cut -c1-16; }
 kernel_key=$(cd "$here" && key lib.sh kernel.sh modules)
-root_key=$(cd "$here" && { cat lib.sh root.sh packages; echo "$deno_version"; } | sha256sum | cut -c1-16)
+root_key=$(cd "$here" && { cat lib.sh root.sh packages warm; echo "$deno_version"; } | sha256sum | cut -c1-16)
 initrd_key=$( (echo "$kernel_key" "$root_key"; cat "$agent" "$here/build.sh") | sha256sum | cut -c1-16)
 old() { [ -z "$force" ] && jq -er ".keys.$1" "$out/image.json" 2>/dev/null || echo none; }
 

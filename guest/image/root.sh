@@ -13,6 +13,7 @@ mkdir "$work/root"
 apt_sources >"$work/sources"
 apt_options "$work/apt.conf"
 install -m 755 "$deno" "$work/deno"
+install -m 755 warm "$work/warm"
 
 # Runs on this machine with the tree as its argument, before the tree is packed.
 cat >"$work/customize" <<'END'
@@ -24,6 +25,7 @@ chroot "$r" useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash --comm
 printf 'app ALL=(ALL:ALL) NOPASSWD: ALL\nDefaults:app !requiretty, !use_pty, env_keep += "SSL_CERT_FILE NODE_EXTRA_CA_CERTS DENO_TLS_CA_STORE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO PIP_CERT"\n' >"$r/etc/sudoers.d/app"
 chmod 440 "$r/etc/sudoers.d/app"
 install -m 755 "$WORK/deno" "$r/usr/local/bin/deno"
+install -D -m 755 "$WORK/warm" "$r/etc/nestbox/warm"
 mkdir -p "$r/etc/nestbox/on-clone.d" "$r/usr/local/share/ca-certificates" "$r/data"
 : >"$r/etc/machine-id"
 echo sandbox >"$r/etc/hostname"

@@ -242,6 +242,19 @@ test("line-in-pieces", async () => {
 	c.answer = await c.line();
 	equal((await frames(c)).text, "ab");
 });
+test("connections-and-deadline", async () => {
+	// More than the bound: those beyond it are closed at once, the silent ones at their deadline, with a reason.
+	const all = await Promise.all(Array.from({ length: 1040 }, () => connect()));
+	await eventually(() => all.filter((c) => c.ended).length >= 16, "the surplus is closed");
+	ok(all.filter((c) => c.ended && !c.data.length).length < 40, "no more than the surplus");
+	const kept = all.filter((c) => !c.ended);
+	const t = Date.now();
+	await eventually(() => kept.every((c) => c.ended), "the silent ones are closed", 20000);
+	ok(Date.now() - t > 5000, "not before their deadline");
+	equal(JSON.parse(kept[0].data.toString()).error.code, "ETIMEDOUT");
+	all.forEach((c) => c.close());
+	await eventually(async () => (await control("hello").catch(() => ({}))).ok, "others are served again");
+});
 test("dial", async () => {
 	const refused = await ask({ service: "dial", port: 1 });
 	equal(refused.answer.error?.code, "ECONNREFUSED");
@@ -404,7 +417,7 @@ if (machine) {
 		equal(await control("freeze"), { ok: true });
 		equal(await control("identity", { hostname: "thawed" }), { ok: true });
 		equal((await sh("echo y > /home/app/data/y && echo y > /home/app/y && hostname")).text, "thawed\n");
-		equal(await control("drop_caches"), { ok: true });
+		equal(await control("drop_caches", {}, 90000), { ok: true });
 		const s = await control("stat");
 		ok(s.memory_total > 5e8 && s.disk_total > 5e9 && s.processes > 0, "stat");
 		console.log(`     memory used after drop_caches: ${((s.memory_total - s.memory_available) / 1048576).toFixed(0)} MiB`);
