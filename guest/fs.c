@@ -74,6 +74,17 @@ size_t fs_ctx_cancel(struct fs_ctx *ctx)
 	return n;
 }
 
+size_t fs_calls_running(struct fs_ctx *ctx)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&ctx->lock);
+	for (const struct fs_call *c = ctx->calls; c; c = c->next)
+		n++;
+	pthread_mutex_unlock(&ctx->lock);
+	return n;
+}
+
 void fs_ctx_free(struct fs_ctx *ctx)
 {
 	if (!ctx)

@@ -13,3 +13,10 @@ EXTRA_DIST += tests/it/fs_differential.mts tests/alone/fs-differential.sh
 noinst_PROGRAMS += tests/it/fs-driver
 tests_it_fs_driver_SOURCES = tests/it/fs_driver.c
 tests_it_fs_driver_LDADD = $(FS_LIBS)
+
+check_PROGRAMS += tests/unit/test_fs tests/fuzz/fuzz_glob
+tests_unit_test_fs_SOURCES = tests/unit/test_fs.c
+tests_unit_test_fs_LDADD = $(FS_LIBS)
+tests_fuzz_fuzz_glob_SOURCES = tests/fuzz/fuzz_glob.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_glob_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_glob_LDADD = $(FS_LIBS)

@@ -47,7 +47,7 @@ int fs_open_file(struct fs_ctx *ctx, const struct fs_text *path, const struct fs
 	if (flags < 0)
 		return -1;
 	do {
-		fd = openat(fs_base(ctx), path->s, flags | O_CLOEXEC, o->mode & 0777);
+		fd = openat(fs_base(ctx), path->s, flags | O_CLOEXEC | (o->no_follow ? O_NOFOLLOW : 0), o->mode & 0777);
 	} while (fd < 0 && fs_retry(ctx));
 	if (fd < 0)
 		fs_fail(e, errno, op, path);
@@ -177,7 +177,7 @@ struct write_params {
 	uint32_t mode;
 };
 
-static enum rc write_params_read(struct json_object *params, struct write_params *w, struct fs_error *e)
+static enum rc write_params_read(struct json_object *params, bool stream, struct write_params *w, struct fs_error *e)
 {
 	struct json_object *options = NULL;
 	double mode = 0666;
@@ -195,7 +195,8 @@ static enum rc write_params_read(struct json_object *params, struct write_params
 	if (rc == RC_OK)
 		rc = fs_param_opt_number(options, "mode", &mode, &w->has_mode, e);
 	w->open.truncate = !w->open.append;
-	w->open.mode = w->mode = fs_to_u32(mode);
+	w->mode = fs_to_u32(mode);
+	w->open.mode = stream ? fs_to_u32_clamped(mode) : w->mode;
 	return rc;
 }
 
@@ -220,7 +221,7 @@ enum rc fs_do_writeFile(struct fs_ctx *ctx, struct json_object *params, struct j
 	_cleanup_free_ uint8_t *data = NULL;
 	struct write_params w;
 	size_t n = 0;
-	enum rc rc = write_params_read(params, &w, e);
+	enum rc rc = write_params_read(params, false, &w, e);
 
 	(void)ret_ok;
 	if (rc == RC_OK)
@@ -233,7 +234,7 @@ enum rc fs_do_writeTextFile(struct fs_ctx *ctx, struct json_object *params, stru
 {
 	struct write_params w;
 	struct fs_text text;
-	enum rc rc = write_params_read(params, &w, e);
+	enum rc rc = write_params_read(params, false, &w, e);
 
 	(void)ret_ok;
 	if (rc == RC_OK)
@@ -255,7 +256,7 @@ enum rc fs_write_open(struct fs_ctx *ctx, struct json_object *params, struct fs_
 
 	if (!json_object_is_type(params, json_type_object))
 		return fs_param_invalid(ret_e, "params", "object");
-	rc = write_params_read(params, &p, ret_e);
+	rc = write_params_read(params, true, &p, ret_e);
 	if (rc != RC_OK)
 		return rc;
 	if (!fs_call_begin(&call, ctx, ret_e))
@@ -302,7 +303,8 @@ enum rc fs_write_close(struct fs_write *w, bool aborted, struct fs_error *ret_e)
 
 enum rc fs_do_truncate(struct fs_ctx *ctx, struct json_object *params, struct json_object **ret_ok, struct fs_error *e)
 {
-	const struct fs_open_options o = { .write = true };
+	/* Deno doesn't follow a link here, though it does everywhere else. */
+	const struct fs_open_options o = { .write = true, .no_follow = true };
 	_cleanup_fd_ int fd = -1;
 	struct fs_text path;
 	double length = 0;
@@ -368,10 +370,12 @@ static int copy_content(struct fs_ctx *ctx, int from, int to)
 	}
 }
 
+/* The source, and whether it may be copied: the order of the checks is Deno's. */
 static enum rc copy_open_source(struct fs_ctx *ctx, const struct fs_text *from, const struct fs_text *to, int *ret_fd,
 				struct stat *ret_st, struct fs_error *e)
 {
 	_cleanup_fd_ int fd = -1;
+	struct stat there;
 
 	if (fs_text_has_nul(from))
 		return fs_fail_input_pair(e, FS_NUL_TEXT, "copy", from, to);
@@ -380,9 +384,14 @@ static enum rc copy_open_source(struct fs_ctx *ctx, const struct fs_text *from, 
 	} while (fd < 0 && fs_retry(ctx));
 	if (fd < 0 || fstat(fd, ret_st) < 0)
 		return fs_fail_pair(e, errno, "copy", from, to);
+	if (!fs_text_has_nul(to) && fstatat(fs_base(ctx), to->s, &there, 0) == 0 && there.st_dev == ret_st->st_dev &&
+	    there.st_ino == ret_st->st_ino)
+		return fs_fail_input_pair(e, "Source and destination paths refer to the same file", "copy", from, to);
 	if (!S_ISREG(ret_st->st_mode))
 		return fs_fail_input_pair(e, "the source path is neither a regular file nor a symlink to a regular file",
 					  "copy", from, to);
+	if (fs_text_has_nul(to))
+		return fs_fail_input_pair(e, FS_NUL_TEXT, "copy", from, to);
 	*ret_fd = take_fd(&fd);
 	return RC_OK;
 }
@@ -402,10 +411,6 @@ enum rc fs_do_copyFile(struct fs_ctx *ctx, struct json_object *params, struct js
 		rc = copy_open_source(ctx, &from, &to, &in, &st, e);
 	if (rc != RC_OK)
 		return rc;
-	if (fs_text_has_nul(&to))
-		return fs_fail_input_pair(e, FS_NUL_TEXT, "copy", &from, &to);
-	if (fstatat(fs_base(ctx), to.s, &there, 0) == 0 && there.st_dev == st.st_dev && there.st_ino == st.st_ino)
-		return fs_fail_input_pair(e, "Source and destination paths refer to the same file", "copy", &from, &to);
 	do {
 		out = openat(fs_base(ctx), to.s, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, st.st_mode & 07777);
 	} while (out < 0 && fs_retry(ctx));

@@ -154,7 +154,7 @@ static enum rc open_options_read(struct json_object *options, struct fs_open_opt
 		rc = fs_param_opt_bool(options, "createNew", &o->create_new, e);
 	if (rc == RC_OK)
 		rc = fs_param_opt_number(options, "mode", &mode, NULL, e);
-	o->mode = fs_to_u32(mode);
+	o->mode = fs_to_u32_clamped(mode);
 	return rc;
 }
 

@@ -24,6 +24,7 @@ struct fs_call {
 /* False, with *e filled, if the context was cancelled. */
 bool fs_call_begin(struct fs_call *call, struct fs_ctx *ctx, struct fs_error *e);
 void fs_call_end(struct fs_call *call);
+size_t fs_calls_running(struct fs_ctx *ctx);
 /* After EINTR: try again? */
 bool fs_retry(struct fs_ctx *ctx);
 
@@ -68,7 +69,8 @@ enum rc fs_param_time(struct json_object *params, const char *name, struct times
 enum rc fs_param_bytes(struct json_object *params, const char *name, uint8_t **ret, size_t *ret_n, struct fs_error *e);
 enum rc fs_param_invalid(struct fs_error *e, const char *name, const char *want);
 /* How V8 and Deno make integers of a JavaScript number. */
-uint32_t fs_to_u32(double v);
+uint32_t fs_to_u32(double v);         /* the low bits; -1 is all ones */
+uint32_t fs_to_u32_clamped(double v); /* only open's mode */
 uint64_t fs_to_u64(double v);
 int64_t fs_to_i64(double v);
 
@@ -86,7 +88,7 @@ size_t fs_utf8_next(const uint8_t *s, size_t n, size_t *ret_bad);
 
 /* --- used by several files ---------------------------------------------------------------------------------------- */
 struct fs_open_options {
-	bool read, write, append, truncate, create, create_new;
+	bool read, write, append, truncate, create, create_new, no_follow;
 	uint32_t mode;
 };
 /* The rules of what goes together, and open(2). The descriptor or -1 with *e filled. */

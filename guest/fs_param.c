@@ -199,12 +199,14 @@ enum rc fs_param_time(struct json_object *params, const char *name, struct times
 
 uint32_t fs_to_u32(double v)
 {
-	double m;
+	return (uint32_t)fs_to_i64(v);
+}
 
-	if (!isfinite(v))
-		return 0;
-	m = fmod(trunc(v), 4294967296.0);
-	return (uint32_t)(int64_t)m;
+uint32_t fs_to_u32_clamped(double v)
+{
+	uint64_t n = fs_to_u64(v);
+
+	return n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 }
 
 uint64_t fs_to_u64(double v)

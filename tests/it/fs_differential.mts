@@ -156,7 +156,7 @@ const names = ["a", "b", "new", "d", "d/x", "d/e", "d/e/deep", "d/new", "link", 
   "é", "日本/x", "emoji😀", "a/x", "a/", "d/", "new/", "dlink/", "./a", "d/../a", "d//x", "d/./x", "d/.", "no/such", "", ".", "sub/dir/y",
   "a\0b", long, longName, "d/" + longName, "sticky", "🦕", "\u{1F600}/no", "inv", "new2", "noperm", "d/e/..", "./new3/.", "empty"];
 const anyName = () => pick(names);
-const modes = [0o644, 0o600, 0o755, 0o777, 0, 0o4755, 0o1777, -1, 0o10000 + 0o640, 420.5, 2 ** 32 + 0o600];
+const modes = [0o644, 0o600, 0o755, 0o777, 0, 0o4755, 0o1777, -1, 0o10000 + 0o640, 420.5, 2 ** 32 + 0o600, 1e300];
 const bytes = () => Uint8Array.from({ length: random(60) }, () => random(256));
 const texts = ["", "hello", "zwei\nZeilen\r\n", "\ufeffbom", "nul\0inside", "😀 lone \ud800 x", "\x01\x7f\"\\/", "日本語"];
 const dates = ["1970-01-01T00:00:00.000Z", "2024-02-29T12:34:56.789Z", "1969-12-31T23:59:58.500Z", "1901-12-14T00:00:00.000Z",
@@ -251,7 +251,10 @@ const kinds = Object.keys(generators);
 /** Times are compared where a call set them; numbers of the file system are its own. */
 const OWN = ["ino", "dev", "atime", "mtime", "ctime", "birthtime"];
 function plain(v: any, dir: string): unknown {
-  if (typeof v === "string") return v.replaceAll(dir.replace(/\/\d+\/base$/, ""), "$TOP");
+  if (typeof v === "string") {
+    const top = dir.replace(/\/\d+\/base$/, "");
+    return v.replaceAll(top, "$TOP").replaceAll(top.replaceAll("/", "/+"), "$TOP");
+  }
   if (v instanceof Date) return v.toISOString();
   if (Array.isArray(v)) return v.map((x) => plain(x, dir));
   if (v && typeof v === "object") {
@@ -261,7 +264,8 @@ function plain(v: any, dir: string): unknown {
   return v;
 }
 function errorOf(e: any, dir: string) {
-  return { constructorName: e.constructorName ?? e.constructor.name, code: e.code ?? null, message: plain(e.message, dir) };
+  const message = plain(e.message, dir) as string | undefined;
+  return { constructorName: e.constructorName ?? e.constructor.name, code: e.code ?? null, message };
 }
 const sorted = (list: any[]) => list.map((e) => JSON.stringify(e)).sort();
 const temp = (v: any) => typeof v === "string" ? v.replace(/[0-9a-f]{8,16}/, "#") : v;
@@ -300,7 +304,10 @@ async function compare(call: Call, reference: Reference, driver: Driver, dirs: [
     const list = (v: any[], dir: string) => method === "walk" ? sorted(plain(v, dir) as any[]) : plain(v, dir);
     // An error ends a walk wherever the directory's order brings it; without one all entries must be the same.
     if (!theirs.error || !ours.error) check(label, list(theirs.entries, dirs[0]), list(ours.entries, dirs[1]));
-    check(label + " error", theirs.error && errorOf(theirs.error, dirs[0]), ours.error && errorOf(ours.error, dirs[1]));
+    const errors = [theirs.error && errorOf(theirs.error, dirs[0]), ours.error && errorOf(ours.error, dirs[1])];
+    // expandGlob goes through its matches all at once: which of several errors comes first is luck.
+    if (method === "expandGlob") errors.forEach((e) => e && delete e.message);
+    check(label + " error", errors[0], errors[1]);
     return;
   }
   let theirs: any;
@@ -366,9 +373,11 @@ for (let round = 0; round < rounds; round++) {
   reference.closeAll();
   await driver.close();
   Deno.umask(0o22);
-  check(`round ${round} trees`, (await tree(dirs[0])).split("\n"), (await tree(dirs[1])).split("\n"));
   Deno.chdir("/");
-  for (const d of dirs) await Deno.remove(d.slice(0, -5), { recursive: true });
+  check(`round ${round} trees`, (await tree(dirs[0])).split("\n"), (await tree(dirs[1])).split("\n"));
+  // Some directories were left without permissions.
+  await new Deno.Command("bash", { args: ["-c", 'chmod -R u+rwX "$1"; rm -rf "$1"', "_", `${top}/deno`] }).output();
+  await new Deno.Command("bash", { args: ["-c", 'chmod -R u+rwX "$1"; rm -rf "$1"', "_", `${top}/ours`] }).output();
 }
 await Deno.remove(top, { recursive: true });
 console.log(`${passed} passed, ${failed} failed, 0 skipped`);
