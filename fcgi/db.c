@@ -287,6 +287,18 @@ void db_rollback(struct db_txn *txn)
 	txn->db = NULL;
 }
 
+void db_relax(struct db_relaxed *r, struct db *db)
+{
+	r->db = exec(db, "PRAGMA synchronous = NORMAL", NULL) ? NULL : db;
+}
+
+void db_unrelax(struct db_relaxed *r)
+{
+	if (r->db)
+		exec(r->db, "PRAGMA synchronous = FULL", NULL);
+	r->db = NULL;
+}
+
 static int is_migration(const struct dirent *d)
 {
 	size_t n = strlen(d->d_name);

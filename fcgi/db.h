@@ -78,4 +78,13 @@ enum rc db_commit(struct db_txn *txn, struct fault *ret_f);
 void db_rollback(struct db_txn *txn);
 #define _cleanup_db_txn_ _cleanup_(db_rollback)
 
+/* Within its scope commits do not wait for the disk: for rows whose loss with the power takes along what they describe. The
+ * next commit outside of it makes them durable, too. Begun before the transaction, so that it ends after it. */
+struct db_relaxed {
+	struct db *db;
+};
+void db_relax(struct db_relaxed *r, struct db *db);
+void db_unrelax(struct db_relaxed *r);
+#define _cleanup_db_relaxed_ _cleanup_(db_unrelax)
+
 #endif

@@ -28,6 +28,8 @@ nestboxadm_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestboxadm_SOURCES = fcgi/adm.c
 nestboxadm_LDADD = $(API_LIBS) $(HARDEN_LIBS)
 
+dist_man_MANS += doc/man/nestbox-api.8 doc/man/nestboxadm.8
+
 nestboxschema_DATA += schema/migrations/001-initial.sql
 EXTRA_DIST += schema/migrations/001-initial.sql
 

@@ -318,6 +318,10 @@ int main(int argc, char **argv)
 
 	if (argc == 2 && !strcmp(argv[1], "--help"))
 		return usage(stdout, 0);
+	if (argc == 2 && !strcmp(argv[1], "--version")) {
+		puts("nestbox-api " NB_VERSION);
+		return 0;
+	}
 	while ((opt = getopt(argc, argv, "c:h")) != -1) {
 		if (opt == 'h')
 			return usage(stdout, 0);

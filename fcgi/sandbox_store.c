@@ -51,9 +51,13 @@ static enum rc insert_volume(struct db *db, const char *id, const char *volume_i
 
 enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t quota, struct fault *ret_f)
 {
+	_cleanup_db_relaxed_ struct db_relaxed relaxed = { 0 };
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
-	enum rc rc = db_begin(&txn, db, ret_f);
+	enum rc rc;
 
+	/* A machine does not outlive the power either; that it runs is what gets acknowledged, and written. */
+	db_relax(&relaxed, db);
+	rc = db_begin(&txn, db, ret_f);
 	if (rc)
 		return rc;
 	rc = quota_check(db, row->org_id, quota, ret_f);

@@ -211,4 +211,20 @@ TEST(values_never_become_sql)
 	away(db);
 }
 
+TEST(relaxed_only_within_its_scope)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db);
+	CHECK_EQ(count(db, "PRAGMA synchronous"), 2);
+	{
+		_cleanup_db_relaxed_ struct db_relaxed r = { 0 };
+
+		db_relax(&r, db);
+		CHECK_EQ(count(db, "PRAGMA synchronous"), 1);
+	}
+	CHECK_EQ(count(db, "PRAGMA synchronous"), 2);
+	away(db);
+}
+
 CHECK_MAIN()
