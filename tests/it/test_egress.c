@@ -444,6 +444,9 @@ TEST(connections_are_bounded)
 		refused = fds[n] < 0 || !fd_wait(fds[n], POLLIN, n < EGRESS_CONNS_MAX ? now_ms() : now_ms() + BED_WAIT_MS, NULL);
 		n++;
 	}
+	/* A reset may have come after its own look. */
+	for (size_t i = 0; i < n && !refused; i++)
+		refused = fds[i] < 0 || !fd_wait(fds[i], POLLIN, now_ms(), NULL);
 	printf("  the first refusal was seen after %zu connections\n", n);
 	CHECK(refused);
 	CHECK(n > EGRESS_CONN_BURST);

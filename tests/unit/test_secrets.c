@@ -34,7 +34,10 @@ static struct secrets *open_set(const char *value)
 
 	secrets_open(p, ID, key, &s, &bad, NULL);
 	policy_free(p);
-	return bad ? NULL : s;
+	if (!bad)
+		return s;
+	secrets_unref(s);
+	return NULL;
 }
 
 static const char *put(struct secrets *s, const char *host, const char *value, const char **used, const char **strange)

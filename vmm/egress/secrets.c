@@ -80,7 +80,7 @@ static bool unseal(const struct policy_secret *in, const char *id, const uint8_t
 	s->value[cipher_n] = '\0';
 	/* A value with a line's end would be a header of its own. */
 	for (size_t i = 0; i < cipher_n; i++)
-		if ((unsigned char)s->value[i] < 0x20 || s->value[i] == 0x7f)
+		if (((unsigned char)s->value[i] < 0x20 && s->value[i] != '\t') || s->value[i] == 0x7f)
 			return false;
 	return cipher_n > 0;
 }
