@@ -209,10 +209,11 @@ static void on_control(void *arg, uint32_t events)
 
 int session_main(int control_fd)
 {
-	struct control k = { .fd = control_fd };
+	static struct control k; /* lives as long as the process, as all it leads to */
 	struct fault f;
 	enum rc rc;
 
+	k.fd = control_fd;
 	log_init("nestbox-session");
 	rc = session_new(&k.session, &f);
 	if (!rc)
@@ -257,8 +258,8 @@ static void on_stdin(void *arg, uint32_t events)
 
 int session_listen(const char *path)
 {
-	struct source *accepts, *input;
-	struct listener l = { .fd = -1 };
+	static struct source *accepts, *input;
+	static struct listener l;
 	struct fault f;
 	enum rc rc;
 
