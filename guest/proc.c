@@ -149,8 +149,6 @@ static void on_pipe(void *arg, uint32_t events)
 			pp->tap(pp->proc, chunk, (size_t)n);
 		if (pp->out)
 			rpc_out_send(pp->out, chunk, (size_t)n);
-		if (pp->fd < 0) /* sending lost the connection, and with it the last reason to read */
-			return;
 		if (i == PROC_READS_PER_TURN - 1)
 			return;
 	}

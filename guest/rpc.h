@@ -60,11 +60,12 @@ struct session *rpc_conn_session(struct rpc_conn *c);
 struct rpc_fs *rpc_conn_fs(struct rpc_conn *c);
 bool rpc_conn_room(const struct rpc_conn *c); /* producers may send */
 size_t rpc_conn_queued(const struct rpc_conn *c); /* bytes to be sent */
-/* A text frame made of three parts. If the queue is over its bound the connection ends. */
+/* A text frame made of three parts. If the queue has no room the connection ends, but not before the turn does. */
 void rpc_conn_text(struct rpc_conn *c, const char *a, size_t n_a, const char *b, size_t n_b, const char *z, size_t n_z);
 /* The same with base64 of `data` in the middle. */
 void rpc_conn_text_b64(struct rpc_conn *c, const char *a, size_t n_a, const void *data, size_t n, const char *z,
 		       size_t n_z);
+void rpc_conn_ping(struct rpc_conn *c, const void *data, size_t n); /* n <= 125; the answer: rpc_streams_pong() */
 void rpc_conn_notify(struct rpc_conn *c, const char *method, struct json_object *params); /* owns params */
 
 /* --- calls (rpc_call.c) ---------------------------------------------------------------------------------------- */
@@ -118,19 +119,26 @@ struct rpc_out_ops {
 	void (*gone)(void *arg, bool cancelled); /* by the client, or else the connection is lost. Still to be freed. */
 };
 
+enum rpc_out_state { OUT_NEW, OUT_OPEN, OUT_ENDING };
+
 struct rpc_out {
 	struct rpc_conn *conn; /* NULL: gone */
 	uint64_t id;
 	const struct rpc_out_ops *ops;
 	void *arg;
-	bool waiting;
+	enum rpc_out_state state;
+	bool waiting, ended;
+	struct json_object *error; /* to end with; owned */
+	uint64_t sent;             /* bytes */
+	uint64_t mark;             /* the ping whose answer moves a new or an ending stream on */
+	struct source *timer;      /* ... or the time, if there is no answer */
 	struct rpc_out *next, **at;
 };
 
 struct rpc_out *rpc_out_new(struct rpc_conn *c, const struct rpc_out_ops *ops, void *arg); /* NULL: too many */
 static inline bool rpc_out_room(const struct rpc_out *o)
 {
-	return o->conn && rpc_conn_room(o->conn);
+	return o->conn && o->state == OUT_OPEN && rpc_conn_room(o->conn);
 }
 void rpc_out_wait(struct rpc_out *o);
 void rpc_out_send(struct rpc_out *o, const void *data, size_t n);  /* n <= RPC_CHUNK; nothing if n is 0 */
@@ -163,6 +171,8 @@ void rpc_in_drop(struct rpc_in *in, struct json_object *reason);
 bool rpc_stream_notification(struct rpc_conn *c, const char *method, struct json_object *params);
 /* A chunk in the form that JSON.stringify gives it, decoded without a parser. False: not of that form. */
 bool rpc_stream_fast(struct rpc_conn *c, char *text, size_t n);
+void rpc_streams_ping(struct rpc_conn *c); /* sends the wanted ping, if any */
+void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n);
 void rpc_streams_resume(struct rpc_conn *c);
 void rpc_streams_detach(struct rpc_conn *c);
 
@@ -185,6 +195,8 @@ struct rpc_lists {
 	size_t n_ins;
 	size_t held;          /* bytes in all `ins` that have a reader */
 	size_t unclaimed;     /* and in those that have none */
+	bool ping_wanted;     /* when the turn ends, after all that it has queued */
+	uint64_t next_ping;
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */
 };
 struct rpc_lists *rpc_conn_lists(struct rpc_conn *c);

@@ -123,7 +123,6 @@ static bool send_answer(struct rpc_conn *c, struct json_object *id, const char *
 	return fits;
 }
 
-/* Sending may end the connection: the call is cut off it before, so that its holder isn't told. */
 static void answer(struct rpc_call *call, struct json_object *result)
 {
 	struct rpc_conn *c = call->conn;

@@ -6,7 +6,7 @@
  * `out` and written when the turn of the loop ends. The client is hostile: nothing may grow because it does not read or
  * does not stop sending. So no more is read while `out` is above RPC_OUT_HIGH, while too many calls are unanswered, or
  * while too many of its stream bytes are held; producers of streams ask rpc_conn_room() and wait for the resume.
- * Only answers to calls that ran already may pass the mark; RPC_OUT_MAX ends that.
+ * Only answers to calls that ran already may pass the mark; RPC_OUT_MAX ends that, with the connection.
  *
  * Closing: all calls and streams were told; what is queued and the close frame leave, the peer's bytes are thrown away until
  * it hangs up or RPC_CLOSE_WAIT_MS pass. Closing a socket with unread bytes would reset it and lose the close frame.
@@ -43,6 +43,7 @@ struct rpc_conn {
 	struct rpc_lists lists;
 	struct rpc_fs *fs;
 	bool closing, sent_close, dead, shut;
+	bool overrun; /* its queue has no room: it ends when the turn does, so that sending never ends anything */
 };
 
 struct session *rpc_conn_session(struct rpc_conn *c)
@@ -62,7 +63,7 @@ struct rpc_lists *rpc_conn_lists(struct rpc_conn *c)
 
 bool rpc_conn_room(const struct rpc_conn *c)
 {
-	return !c->closing && buf_len(&c->out) < RPC_OUT_HIGH;
+	return !c->closing && !c->overrun && buf_len(&c->out) < RPC_OUT_HIGH;
 }
 
 size_t rpc_conn_queued(const struct rpc_conn *c)
@@ -72,7 +73,7 @@ size_t rpc_conn_queued(const struct rpc_conn *c)
 
 static bool may_read(const struct rpc_conn *c)
 {
-	return !c->dead && (c->closing || (buf_len(&c->out) < RPC_OUT_HIGH && c->lists.n_calls < RPC_CALLS_MAX &&
+	return !c->dead && !c->overrun && (c->closing || (buf_len(&c->out) < RPC_OUT_HIGH && c->lists.n_calls < RPC_CALLS_MAX &&
 					   c->lists.held < RPC_HELD_MAX));
 }
 
@@ -121,19 +122,19 @@ static void put_frame(struct rpc_conn *c, enum ws_opcode opcode, const void *dat
 
 	if (c->dead || c->sent_close)
 		return;
-	if (buf_put(&c->out, head, n_head) || buf_put(&c->out, data, n))
-		conn_kill(c);
+	if (n_head + n > buf_room(&c->out) || buf_put(&c->out, head, n_head) || buf_put(&c->out, data, n))
+		c->overrun = true;
 }
 
-/* Room for a text frame of n bytes at the queue's end, its head already there. NULL: the connection has ended. */
+/* Room for a text frame of n bytes at the queue's end, its head already there. NULL: the connection is to end. */
 static uint8_t *reserve_text(struct rpc_conn *c, size_t n)
 {
 	uint8_t *to;
 
-	if (c->closing)
+	if (c->closing || c->overrun)
 		return NULL;
 	if (buf_reserve(&c->out, n + 10, &to)) {
-		rpc_conn_close(c, WS_POLICY, "client does not read");
+		c->overrun = true;
 		return NULL;
 	}
 	buf_commit(&c->out, ws_head(to, WS_TEXT, n));
@@ -164,6 +165,11 @@ void rpc_conn_text_b64(struct rpc_conn *c, const char *a, size_t n_a, const void
 	b64_encode((char *)to + n_a, data, n);
 	memcpy(to + n_a + n_b, z, n_z);
 	buf_commit(&c->out, n_a + n_b + n_z);
+}
+
+void rpc_conn_ping(struct rpc_conn *c, const void *data, size_t n)
+{
+	put_frame(c, WS_PING, data, n);
 }
 
 void rpc_conn_notify(struct rpc_conn *c, const char *method, struct json_object *params)
@@ -198,8 +204,6 @@ void rpc_conn_close(struct rpc_conn *c, int status, const char *reason)
 	memcpy(payload + 2, reason, n);
 	put_frame(c, WS_CLOSE, payload, status == 1005 ? 0 : n + 2);
 	c->sent_close = true;
-	if (c->dead)
-		return;
 	buf_free(&c->in);
 	if (loop_timer(c->session->loop, now_ms() + RPC_CLOSE_WAIT_MS, on_close_timer, c, &c->timer, NULL))
 		conn_kill(c);
@@ -257,6 +261,7 @@ static void on_frame(struct rpc_conn *c, const struct ws_message *m)
 		rpc_conn_close(c, status, "");
 		break;
 	case WS_TEXT: on_message(c, m->data, m->n); break;
+	case WS_PONG: rpc_streams_pong(c, m->data, m->n); break;
 	default: break;
 	}
 }
@@ -353,6 +358,12 @@ static void flush_conn(struct rpc_conn *c)
 	enum rc rc = RC_OK;
 	struct fault f;
 
+	if (c->overrun && !c->dead) {
+		conn_kill(c);
+		return;
+	}
+	if (!c->closing)
+		rpc_streams_ping(c);
 	while (!c->dead && buf_len(&c->out) && !rc) {
 		rc = buf_write(&c->out, c->fd, &f);
 		if (rc && rc != RC_AGAIN)

@@ -243,9 +243,7 @@ static void walk_opened(struct walk *k)
 	}
 	ok = json_object_new_object();
 	json_put(ok, "streamId", json_object_new_int64((int64_t)k->out->id));
-	k->busy = true; /* answering may lose the connection */
 	rpc_call_ok(call, ok);
-	k->busy = false;
 	walk_go_on(k);
 }
 

@@ -14,6 +14,9 @@
 #define RPC_CALLS_MAX 4096                 /* unanswered calls of a connection; then its further requests wait */
 #define RPC_CHUNK (96u << 10)              /* raw bytes in one message of a stream; a multiple of 3 */
 #define RPC_STREAMS_MAX 4096               /* streams of a connection, each way */
+#define RPC_END_AT_ONCE 16384              /* a stream of no more bytes ends without asking whether they arrived */
+#define RPC_END_GRACE_MS 10                /* then a cancel that crosses the answer still comes before the end */
+#define RPC_PONG_WAIT_MS 1000              /* a client that does not answer pings is believed to have seen all */
 #define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
 #define RPC_UNCLAIMED_MAX (16u << 20)      /* client chunks before the calls that name their streams; then they fail */
 #define RPC_CLOSE_WAIT_MS 2000             /* for the close frame to leave and the peer to hang up */

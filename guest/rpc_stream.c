@@ -4,6 +4,13 @@
  * has no credit, so the bound is the connection's queue: a producer asks rpc_out_room() before each chunk, calls
  * rpc_out_wait() when there is none and is resumed once. Two streams of one connection thus share one bound.
  *
+ * Pings decide when a stream begins and ends, since the client's library is touchy about both. It cannot cancel a stream
+ * properly whose start it saw before it looked at the answer that names the stream: so the start follows only when a ping
+ * sent after that answer has been answered. And it throws, taking the client's program with it, when the end
+ * arrives of a stream that it has cancelled a moment before: so a stream of some length ends only after the client has
+ * answered a ping that followed its last chunk, and RPC_END_GRACE_MS later; a consumer that breaks off in the middle has
+ * cancelled by then. Programs take longer to say something than a ping takes, so this costs next to nothing.
+ *
  * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
  * RPC_UNCLAIMED_MAX for the whole connection and one message more; the connection must be read on, since the call is
  * still to come. With a reader they are held up to RPC_HELD_MAX for the whole connection, then the connection isn't
@@ -12,6 +19,7 @@
  */
 #include "guest/rpc.h"
 
+#include "base/fd.h"
 #include "guest/b64.h"
 #include "guest/ws.h"
 
@@ -33,6 +41,18 @@ static struct json_object *stream_params(uint64_t id)
 
 /* --- to the client --------------------------------------------------------------------------------------------- */
 
+static void out_move_on(void *arg);
+
+/* Lets the next ping's answer move the stream on. */
+static void out_wait_for_client(struct rpc_out *o)
+{
+	struct rpc_lists *l = rpc_conn_lists(o->conn);
+
+	l->ping_wanted = true;
+	o->mark = l->next_ping;
+	loop_timer_set(o->timer, now_ms() + RPC_PONG_WAIT_MS);
+}
+
 struct rpc_out *rpc_out_new(struct rpc_conn *c, const struct rpc_out_ops *ops, void *arg)
 {
 	struct rpc_lists *l = rpc_conn_lists(c);
@@ -44,11 +64,15 @@ struct rpc_out *rpc_out_new(struct rpc_conn *c, const struct rpc_out_ops *ops, v
 	if (!o)
 		return NULL;
 	*o = (struct rpc_out){ .conn = c, .id = l->next_stream++, .ops = ops, .arg = arg, .next = l->outs, .at = &l->outs };
+	if (loop_timer(rpc_conn_session(c)->loop, UINT64_MAX, out_move_on, o, &o->timer, NULL)) {
+		free(o);
+		return NULL;
+	}
 	if (o->next)
 		o->next->at = &o->next;
 	l->outs = o;
 	l->n_outs++;
-	rpc_conn_notify(c, "$sandbox.stream.start", stream_params(o->id));
+	out_wait_for_client(o);
 	return o;
 }
 
@@ -57,6 +81,7 @@ static void out_unlink(struct rpc_out *o)
 	if (!o->conn)
 		return;
 	rpc_conn_lists(o->conn)->n_outs--;
+	source_drop(&o->timer);
 	o->conn = NULL;
 	*o->at = o->next;
 	if (o->next)
@@ -75,6 +100,7 @@ void rpc_out_send(struct rpc_out *o, const void *data, size_t n)
 
 	if (!o->conn || !n) /* an empty chunk is an error in the client's byte stream */
 		return;
+	o->sent += n;
 	len = snprintf(head, sizeof(head), "%s%" PRIu64 ",\"data\":\"", ENQUEUE_HEAD, o->id);
 	rpc_conn_text_b64(o->conn, head, (size_t)len, data, n, "\"}}", 3);
 }
@@ -84,27 +110,119 @@ void rpc_out_free(struct rpc_out *o)
 	if (!o)
 		return;
 	out_unlink(o);
+	json_object_put(o->error);
 	free(o);
+}
+
+static void out_finish(struct rpc_out *o)
+{
+	struct rpc_conn *c = o->conn;
+	struct json_object *params = stream_params(o->id);
+
+	out_unlink(o);
+	if (o->error) {
+		json_put(params, "error", o->error);
+		o->error = NULL;
+		rpc_conn_notify(c, "$sandbox.stream.error", params);
+	} else {
+		rpc_conn_notify(c, "$sandbox.stream.end", params);
+	}
+	rpc_out_free(o);
+}
+
+static void ending_resume(void *arg)
+{
+	(void)arg;
+}
+
+static void ending_gone(void *arg, bool cancelled)
+{
+	(void)cancelled;
+	rpc_out_free(arg);
+}
+
+static const struct rpc_out_ops ending_ops = { .resume = ending_resume, .gone = ending_gone };
+
+/* What is left to do belongs to the stream alone from here. */
+static void out_end(struct rpc_out *o)
+{
+	o->ended = true;
+	o->waiting = false;
+	o->ops = &ending_ops;
+	o->arg = o;
+	if (o->state == OUT_NEW)
+		return;
+	o->state = OUT_ENDING;
+	if (o->error || o->sent <= RPC_END_AT_ONCE)
+		out_finish(o);
+	else
+		out_wait_for_client(o);
+}
+
+static void out_move_on(void *arg)
+{
+	struct rpc_out *o = arg;
+
+	if (o->state == OUT_ENDING) {
+		out_finish(o);
+		return;
+	}
+	o->state = OUT_OPEN;
+	loop_timer_set(o->timer, UINT64_MAX);
+	rpc_conn_notify(o->conn, "$sandbox.stream.start", stream_params(o->id));
+	if (o->ended)
+		out_end(o);
 }
 
 void rpc_out_end(struct rpc_out *o)
 {
 	if (o && o->conn)
-		rpc_conn_notify(o->conn, "$sandbox.stream.end", stream_params(o->id));
-	rpc_out_free(o);
+		out_end(o);
+	else
+		rpc_out_free(o);
 }
 
 void rpc_out_error(struct rpc_out *o, struct json_object *error)
 {
 	if (o && o->conn) {
-		struct json_object *p = stream_params(o->id);
-
-		json_put(p, "error", error);
-		rpc_conn_notify(o->conn, "$sandbox.stream.error", p);
+		o->error = error;
+		out_end(o);
 	} else {
 		json_object_put(error);
+		rpc_out_free(o);
 	}
-	rpc_out_free(o);
+}
+
+void rpc_streams_ping(struct rpc_conn *c)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+
+	if (!l->ping_wanted)
+		return;
+	l->ping_wanted = false;
+	l->next_ping++;
+	rpc_conn_ping(c, &(uint64_t){ l->next_ping - 1 }, sizeof(uint64_t));
+}
+
+/* Streams begin now; the flush at the end of this turn resumes their producers. */
+void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+	uint64_t mark;
+
+	if (n != sizeof(mark))
+		return;
+	memcpy(&mark, data, sizeof(mark));
+	for (struct rpc_out *o = l->outs, *next; o; o = next) {
+		next = o->next;
+		if (o->mark > mark)
+			continue;
+		if (o->state == OUT_NEW) {
+			out_move_on(o);
+		} else if (o->state == OUT_ENDING) {
+			loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
+		}
+	}
 }
 
 static void out_cancelled(struct rpc_conn *c, int64_t id)
@@ -124,7 +242,7 @@ void rpc_streams_resume(struct rpc_conn *c)
 
 	/* A resumed producer may end its stream, or others, at once: begin again after each. */
 	while (o && rpc_conn_room(c)) {
-		if (o->waiting) {
+		if (o->waiting && o->state == OUT_OPEN) {
 			o->waiting = false;
 			o->ops->resume(o->arg);
 			o = rpc_conn_lists(c)->outs;

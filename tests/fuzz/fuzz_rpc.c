@@ -7,6 +7,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t sink[65536];
+	uint64_t mark = 0;
 
 	bed_open();
 	while (size) {
@@ -21,6 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			data++;
 			size--;
 		}
+		/* Pings are answered, as far as that is possible without reading them. */
+		if (!bed_send_frame(0x8a, &mark, sizeof(mark)))
+			break;
+		mark++;
 		while (recv(bed.fd, sink, sizeof(sink), 0) > 0)
 			bed_turn();
 	}

@@ -129,11 +129,7 @@ static void pour_go_on(void *arg)
 
 		pour->left -= n;
 		rpc_out_send(pour->out, zeros, n);
-		if (!pour->out) /* sending lost the connection, and with it the stream */
-			break;
 	}
-	if (!pour->out)
-		return;
 	if (pour->left) {
 		rpc_out_wait(pour->out);
 		return;
@@ -297,8 +293,7 @@ __attribute__((unused)) static bool bed_send(const char *text)
 	return bed_send_frame(0x81, text, strlen(text));
 }
 
-/* The next frame from the server; its payload, NUL-terminated, to be freed. NULL if there is none (any more). */
-__attribute__((unused)) static char *bed_recv(uint8_t *ret_first, size_t *ret_n)
+static char *bed_recv_any(uint8_t *ret_first, size_t *ret_n)
 {
 	uint8_t head[10];
 	size_t n, more;
@@ -328,6 +323,31 @@ __attribute__((unused)) static char *bed_recv(uint8_t *ret_first, size_t *ret_n)
 	*ret_first = head[0];
 	*ret_n = n;
 	return data;
+}
+
+/*
+ * The next frame from the server, pings answered; its payload, NUL-terminated, to be freed. NULL if there is none (any
+ * more). Time passes here as far as streams need it to end.
+ */
+__attribute__((unused)) static char *bed_recv(uint8_t *ret_first, size_t *ret_n)
+{
+	uint64_t deadline = now_ms() + 10 * RPC_END_GRACE_MS;
+	char *data;
+
+	for (;;) {
+		data = bed_recv_any(ret_first, ret_n);
+		if (data && *ret_first == 0x89) {
+			bed_send_frame(0x8a, data, *ret_n);
+			free(data);
+		} else if (data || now_ms() > deadline) {
+			return data;
+		} else if (bed.session.n_conns) {
+			loop_once(bed.session.loop, RPC_END_GRACE_MS, NULL);
+			rpc_conns_flush(&bed.session);
+		} else {
+			return NULL;
+		}
+	}
 }
 
 #endif
