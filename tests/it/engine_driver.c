@@ -4,7 +4,7 @@
  * it with status 1; so does a process, descriptor or file that is left over.
  *
  *   engine-driver [-e qemu-tcg|qemu-kvm] [-q qemu] -k vmlinuz -i initrd [-I image] [-O overlay] [-m MiB] [-n runs] [-c cmdline]
- *                 [-H hello-line] [-d directory]
+ *                 [-H hello-line] [-d directory] [-B boots: cold starts only, this many]
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -31,7 +31,7 @@
 
 static struct {
 	const char *engine, *qemu, *kernel, *initrd, *image, *overlay, *cmdline, *hello, *dir;
-	uint32_t memory_mib, runs;
+	uint32_t memory_mib, runs, boots;
 } opt = { .engine = "qemu-tcg", .qemu = "/usr/bin/qemu-system-x86_64", .memory_mib = 512, .runs = 20,
 	  .cmdline = "console=ttyS0 quiet panic=-1 reboot=t nestbox.root=image",
 	  .hello = "{\"service\":\"control\",\"op\":\"hello\"}", .dir = "/tmp/nestbox-engine" };
@@ -51,6 +51,18 @@ struct machine {
 	char why[200];
 };
 
+/* Machines outlive their engine on purpose; a failed test's shall not. */
+static void kill_children(void)
+{
+	char path[64];
+	int pid;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+	_cleanup_file_ FILE *in = fopen(path, "re");
+	while (in && fscanf(in, "%d", &pid) == 1)
+		kill(pid, SIGKILL);
+}
+
 _Noreturn __attribute__((format(printf, 1, 2))) static void die(const char *fmt, ...)
 {
 	va_list ap;
@@ -60,6 +72,7 @@ _Noreturn __attribute__((format(printf, 1, 2))) static void die(const char *fmt,
 	vfprintf(stderr, fmt, ap);
 	fprintf(stderr, "\n");
 	va_end(ap);
+	kill_children();
 	exit(1);
 }
 
@@ -673,9 +686,21 @@ static void life(bool kvm)
 	engine->ops->snapshot_free(snap);
 }
 
+static void boots(void)
+{
+	struct machine m;
+
+	for (uint32_t i = 0; i < opt.boots; i++) {
+		machine_make(&m, "cold", UID, NULL);
+		cold(&m);
+		machine_stop(&m);
+		machine_unmake(&m);
+	}
+}
+
 static void options(int argc, char **argv)
 {
-	for (int o; (o = getopt(argc, argv, "e:q:k:i:I:O:m:n:c:H:d:")) != -1;)
+	for (int o; (o = getopt(argc, argv, "e:q:k:i:I:O:m:n:c:H:d:B:")) != -1;)
 		switch (o) {
 		case 'e': opt.engine = optarg; break;
 		case 'q': opt.qemu = optarg; break;
@@ -685,6 +710,7 @@ static void options(int argc, char **argv)
 		case 'O': opt.overlay = optarg; break;
 		case 'm': opt.memory_mib = (uint32_t)atoi(optarg); break;
 		case 'n': opt.runs = (uint32_t)MIN_OF(atoi(optarg), RUNS_MAX); break;
+		case 'B': opt.boots = (uint32_t)MIN_OF(atoi(optarg), RUNS_MAX); break;
 		case 'c': opt.cmdline = optarg; break;
 		case 'H': opt.hello = optarg; break;
 		case 'd': opt.dir = optarg; break;
@@ -714,7 +740,10 @@ int main(int argc, char **argv)
 	fds = count("/proc/self/fd");
 	MUST(loop_new(&loop, f));
 	MUST(engine_qemu_new(loop, opt.qemu, kvm, &engine, f));
-	life(kvm);
+	if (opt.boots)
+		boots();
+	else
+		life(kvm);
 	engine->ops->engine_free(engine);
 	loop_free(loop);
 	figures();
