@@ -102,6 +102,7 @@ enum rc rc_from_errno(int sys)
 	case ETIMEDOUT: return RC_TIMEOUT;
 	case EAGAIN: return RC_AGAIN;
 	case EPIPE:
+	case ECONNABORTED: /* the machine behind the connection is gone */
 	case ECONNRESET: return RC_CLOSED;
 	default: return RC_SYS;
 	}

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 const char *stage_name(enum stage stage)
@@ -45,9 +46,13 @@ static enum rc log_file(const char *state_dir, const char *revision, const char 
 	char path[512];
 
 	snprintf(path, sizeof(path), "%s/logs/revisions/%s.%s", state_dir, revision, ext);
-	/* The directory keeps others out; the gateway, which is handed a descriptor, may watch the file by inotify only if it may read it. */
-	*ret = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
-	return *ret < 0 ? fault_set(ret_f, rc_from_errno(errno), errno, "create log of revision") : RC_OK;
+	*ret = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (*ret < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "create log of revision");
+	/* The directory keeps others out; the gateway, which is handed descriptors, may watch only what it may read. */
+	if (fchmod(*ret, 0644) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "set the mode of a revision's log");
+	return RC_OK;
 }
 
 static void put_line(int fd, struct json_object *o)

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// Deployments through the front door with the unmodified client: what goes wrong never replaces what is good, and what is lost
+// comes back. Needs a running system (`./bootstrap env`) and, for the faults, NESTBOX_CONF and NESTBOX_SV of its instance.
+import { Client } from "@deno/sandbox";
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const client = new Client();
+const only = process.argv.slice(2);
+const { NESTBOX_CONF: CONF, NESTBOX_SV: SV, NESTBOX_PREFIX: PREFIX = "/opt/nestbox" } = process.env;
+const faults = CONF && SV && process.getuid?.() === 0;
+let passed = 0, failed = 0, skipped = 0;
+
+class Skip extends Error {}
+async function test(name, fn, ms = 150000) {
+  if (only.length && !only.some((o) => name.includes(o))) return;
+  const t = Date.now();
+  let timer;
+  try {
+    await Promise.race([fn(), new Promise((_, j) => { timer = setTimeout(() => j(new Error(`not done after ${ms} ms`)), ms); })]);
+    console.log(`ok   ${name} (${Date.now() - t} ms)`);
+    passed++;
+  } catch (e) {
+    if (e instanceof Skip) {
+      console.log(`skip ${name}: ${e.message}`);
+      skipped++;
+    } else {
+      console.log(`FAIL ${name}\n  ${e.stack ?? e}`);
+      failed++;
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+const is = (cond, what) => { if (!cond) throw new Error(`not true: ${what}`); };
+const same = (a, b, what = "value") => { if (a !== b) throw new Error(`${what} is ${JSON.stringify(a)}, not ${JSON.stringify(b)}`); };
+async function until(what, fn, ms = 60000) {
+  const end = Date.now() + ms;
+  for (;;) {
+    const v = await fn();
+    if (v) return v;
+    if (Date.now() > end) throw new Error(`not in time: ${what}`);
+    await sleep(100);
+  }
+}
+
+const server = (text) => `Deno.serve((req) => new Response(${JSON.stringify(text)} + new URL(req.url).pathname));\n`;
+const file = (content) => ({ kind: "file", content, encoding: "utf-8" });
+const runtime = { type: "dynamic", entrypoint: "main.ts" };
+const made = [];
+async function deploy(app, source, more = {}) {
+  const assets = typeof source === "string" ? { "main.ts": file(source) } : source;
+  const r = await client.apps.deploy(app.id, { assets, config: { runtime }, ...more });
+  made.push(r);
+  return r;
+}
+// Reads progress to its end, like the client's `done`, then the revision.
+async function done(revision) {
+  const seen = [];
+  for await (const p of client.revisions.progress(revision.id)) seen.push(p);
+  return Object.assign(await client.revisions.get(revision.id), { seen, last: seen.at(-1) });
+}
+async function buildLog(revision) {
+  const lines = [];
+  for await (const l of client.revisions.buildLogs(revision.id)) lines.push(l);
+  return lines;
+}
+const port = new URL(process.env.DENO_DEPLOY_ENDPOINT).port;
+const domain = new URL(process.env.DENO_DEPLOY_ENDPOINT).hostname.replace(/^api\./, "");
+const url = (label) => `https://${label}.${domain}${port ? `:${port}` : ""}`;
+async function get(address) {
+  const res = await fetch(address, { headers: { connection: "close" } });
+  return { status: res.status, text: await res.text() };
+}
+const serves = async (app, text) => (await get(`${url(app.slug)}/`)).text === `${text}/`;
+
+const ctl = (...args) => execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, ...args]).toString();
+const machines = (revision) => ctl("list", "--json").split("\n").filter((l) => l.includes(`rev_${revision.id}_`));
+const machinePid = (revision) => {
+  const id = /rev_[a-z0-9_]+/.exec(machines(revision)[0] ?? "")?.[0];
+  is(id, `revision ${revision.id} has a machine`);
+  const pid = /"?pid"?\s*:?\s*(\d+)/.exec(ctl("stat", id, "--json"))?.[1];
+  is(pid > 1, "its process is known");
+  return Number(pid);
+};
+const daemonPid = (name) => Number(readFileSync(`${SV}/${name}/supervise/pid`, "utf8"));
+
+const app = await client.apps.create({ slug: `it-${Math.random().toString(36).slice(2, 10)}` });
+let good;
+
+await test("a deployment: progress, build log, production URL", async () => {
+  good = await deploy(app, server("one"));
+  const r = await done(good);
+  same(r.status, "succeeded", "status");
+  same(r.last.deploying.status, "succeeded", "last stage");
+  same(r.last.installing.status, "skipped", "installing");
+  is(r.seen.length > 2, `progress came in ${r.seen.length} pieces`);
+  is((await buildLog(good)).every((l) => l.timestamp && l.message && l.step), "shape of the build log");
+  is(await serves(app, "one"), "production serves it");
+});
+
+await test("progress and build log can be read again, by several at once", async () => {
+  const [a, b, log] = await Promise.all([done(good), done(good), buildLog(good)]);
+  same(a.seen.length, b.seen.length, "both readers");
+  is(log.length > 0, "the log is there");
+});
+
+await test("a server that throws at its start does not replace a good one", async () => {
+  const bad = await deploy(app, 'throw new Error("no way");\n');
+  const r = await done(bad);
+  same(r.status, "failed", "status");
+  same(r.failure_reason, "error", "reason");
+  is(r.last.deploying.status === "errored", `stage is ${r.last.deploying.status}`);
+  is((await buildLog(bad)).some((l) => l.level === "error" && l.message.includes("no way")), "its own words are in the build log");
+  is(await serves(app, "one"), "the good one still serves");
+  if (faults) same(machines(bad).length, 0, "its machines");
+});
+
+await test("no such entrypoint", async () => {
+  const e = await deploy(app, server("x"), { config: { runtime: { type: "dynamic", entrypoint: "nothing.ts" } } }).catch((e) => e);
+  if (!(e instanceof Error)) same((await done(e)).status, "failed", "status");
+  is(await serves(app, "one"), "the good one still serves");
+});
+
+await test("install and build commands run, with their output, before the start", async () => {
+  const r = await deploy(app, {
+    "main.ts": file('Deno.serve(() => new Response(Deno.readTextFileSync("built.txt") + "/"));\n'),
+  }, { config: { runtime, install: "echo installing things; echo careful >&2", build: "echo -n from the build > built.txt" } });
+  same((await done(r)).status, "succeeded", "status");
+  const log = await buildLog(r);
+  is(log.some((l) => l.step === "installing" && l.message === "installing things" && l.level === "info"), "stdout of install");
+  is(log.some((l) => l.step === "installing" && l.message === "careful" && l.level === "error"), "stderr of install");
+  is(await serves(app, "from the build"), "what was built is served");
+});
+
+await test("a build command that fails ends the revision there", async () => {
+  const bad = await deploy(app, server("never"), { config: { runtime, build: "echo broken; exit 7" } });
+  const r = await done(bad);
+  same(r.status, "failed", "status");
+  same(r.last.building.status, "errored", "building");
+  same(r.last.deploying.status, "pending", "deploying");
+  is((await buildLog(bad)).some((l) => l.message.includes("7")), "the exit code is named");
+  is(await serves(app, "from the build"), "the good one still serves");
+});
+
+await test("a cancelled build", async () => {
+  const r = await deploy(app, server("never"), { config: { runtime, build: "sleep 300" } });
+  await until("building", async () => (await client.revisions.get(r.id)).status === "building");
+  await client.revisions.cancel(r.id);
+  const end = await done(r);
+  same(end.status, "failed", "status");
+  same(end.failure_reason, "cancelled", "reason");
+  is(await serves(app, "from the build"), "the good one still serves");
+});
+
+await test("environment variables reach the server; a preview has its own URL", async () => {
+  const r = await deploy(app, 'Deno.serve(() => new Response(`${Deno.env.get("COLOUR")}/`));\n',
+    { env_vars: [{ key: "COLOUR", value: "blue" }], production: false, preview: true });
+  same((await done(r)).status, "succeeded", "status");
+  same((await get(`${url(`${app.slug}-${r.id}`)}/`)).text, "blue/", "preview");
+  is(await serves(app, "from the build"), "production is as it was");
+});
+
+await test("requests during a change of revision are all answered", async () => {
+  let stop = false, n = 0;
+  const wrong = [];
+  const asking = (async () => {
+    while (!stop) {
+      const r = await get(`${url(app.slug)}/`).catch((e) => ({ status: 0, text: String(e.cause ?? e) }));
+      n++;
+      if (r.status !== 200) wrong.push(`${r.status} ${r.text.slice(0, 80)}`);
+    }
+  })();
+  good = await deploy(app, server("two"));
+  same((await done(good)).status, "succeeded", "status");
+  await until("the new one serves", () => serves(app, "two"));
+  await sleep(4000); // the old machine is drained and ended meanwhile: that is what is watched
+  stop = true;
+  await asking;
+  is(n > 5, "there were requests");
+  same(wrong.join("; "), "", `of ${n} requests, wrong ones`);
+});
+
+await test("kill -9 of an app's machine: it is started again, visitors wait", async () => {
+  if (!faults) throw new Skip("needs root and an instance of its own");
+  const before = machinePid(good);
+  process.kill(before, "SIGKILL");
+  await until("the machine is gone", () => !existsSync(`/proc/${before}`));
+  await until("served again", async () => (await get(`${url(app.slug)}/`).catch(() => ({}))).text === "two/");
+  is(machinePid(good) !== before, "by another machine");
+});
+
+await test("kill -9 of the runner while it deploys: the deployment is finished by the next one", async () => {
+  if (!faults) throw new Skip("needs root and an instance of its own");
+  const r = await deploy(app, server("three"), { config: { runtime, build: "sleep 2" } });
+  await until("building", async () => (await client.revisions.get(r.id)).status === "building");
+  process.kill(daemonPid("nestbox-runner"), "SIGKILL");
+  await until("succeeded", async () => (await client.revisions.get(r.id)).status === "succeeded", 100000);
+  await until("served", () => serves(app, "three"));
+  good = r;
+});
+
+await test("kill -9 of the gateway and of the broker: apps serve again at once", async () => {
+  if (!faults) throw new Skip("needs root and an instance of its own");
+  const machine = machinePid(good);
+  process.kill(daemonPid("nestbox-gateway"), "SIGKILL");
+  await until("served after the gateway's death", () => serves(app, "three").catch(() => false), 20000);
+  process.kill(daemonPid("nestboxd"), "SIGKILL");
+  await until("served after the broker's death", () => serves(app, "three").catch(() => false), 30000);
+  same(machinePid(good), machine, "the machine that serves");
+});
+
+await test("app logs hold what the server printed", async () => {
+  const start = new Date(Date.now() - 600000).toISOString();
+  const r = await deploy(app, 'console.log("printed by the app");\n' + server("four"));
+  same((await done(r)).status, "succeeded", "status");
+  await until("the line", async () => (await client.apps.logs(app.id, { start, revision_id: r.id })).items.some((l) => l.message.includes("printed by the app")), 15000);
+});
+
+await test("a deleted app serves nothing and leaves no machine", async () => {
+  await client.apps.delete(app.id);
+  await until("404", async () => (await get(`${url(app.slug)}/`)).status === 404, 20000);
+  if (faults) await until("no machine", () => made.every((r) => machines(r).length === 0), 20000);
+});
+
+console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+process.exit(failed ? 1 : 0);
