@@ -22,6 +22,7 @@ struct side {
 	struct source *source;
 	struct buf out;      /* to this side */
 	bool ended, shut;    /* sends no more; was told that the other sends no more */
+	bool hung;           /* closed in both directions: epoll says so for ever, also to those who ask for nothing */
 };
 
 struct dial {
@@ -52,6 +53,8 @@ static void dial_inherited(struct attached *a)
 	dial_free((struct dial *)a);
 }
 
+static void on_side(void *arg, uint32_t events);
+
 static bool side_flow(struct side *s, struct side *other)
 {
 	uint32_t events = 0;
@@ -65,7 +68,13 @@ static bool side_flow(struct side *s, struct side *other)
 		events |= EPOLLIN;
 	if (buf_len(&s->out))
 		events |= EPOLLOUT;
-	return !loop_fd_events(s->source, events, NULL);
+	if (!events && s->hung) {
+		source_drop(&s->source);
+		return true;
+	}
+	if (s->source)
+		return !loop_fd_events(s->source, events, NULL);
+	return !loop_fd(agent.loop, s->fd, events, on_side, s, &s->source, NULL);
 }
 
 static void on_side(void *arg, uint32_t events)
@@ -90,9 +99,9 @@ static void on_side(void *arg, uint32_t events)
 		if (!rc && n)
 			rc = buf_write(&other->out, other->fd, NULL); /* mostly takes it, saves a wake-up */
 	}
-	/* EPOLLHUP is both directions closed; what was not read yet is not lost, but an error is the end. */
-	if ((rc && rc != RC_AGAIN) || (events & EPOLLERR) || ((events & EPOLLHUP) && s->ended) ||
-	    !side_flow(s, other) || !side_flow(other, s) || (d->host.shut && d->port.shut))
+	/* What a closed side sent before is still passed on; an error is the end. */
+	s->hung |= (events & EPOLLHUP) != 0;
+	if ((rc && rc != RC_AGAIN) || (events & EPOLLERR) || !side_flow(s, other) || !side_flow(other, s) || (d->host.shut && d->port.shut))
 		dial_free(d);
 }
 

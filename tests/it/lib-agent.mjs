@@ -291,6 +291,25 @@ c.sendall(n[::-1]); c.close()`;
 		x.close();
 	}
 });
+if (!machine) test("dial-slow-reader", async () => {
+	// The port is closed in both directions while the last bytes still wait for the host. How much the kernel takes before
+	// that is its own choice, so: many lengths.
+	let much;
+	const server = net.createServer({ allowHalfOpen: true }, (s) => s.on("end", () => s.end(much)).resume());
+	await new Promise((r) => server.listen(0, "127.0.0.1", r));
+	for (let n = 1_000_000; n < 10_000_000; n += 131_072 - 1) {
+		much = Buffer.alloc(n, 7);
+		const d = await ask({ service: "dial", port: server.address().port });
+		let got = 0;
+		d.socket.removeAllListeners("data");
+		d.socket.on("data", (b) => (got += b.length)).pause().end("x");
+		await new Promise((r) => setTimeout(r, 30));
+		d.socket.resume();
+		await d.rest();
+		equal(got, n);
+	}
+	server.close();
+});
 test("tar", async () => {
 	const dir = machine ? "/home/app" : `/tmp/agent-test-${process.pid}`;
 	const user = machine ? "app" : "root";
