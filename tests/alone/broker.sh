@@ -26,8 +26,13 @@ user_egress = root
 template_memory_mib = 1024
 engine = ${NESTBOX_ENGINE:-auto}
 END
-mkdir -p "$dir/state"
-ln -s "$(dirname "$image")" "$dir/state/images"
+# A copy: were the image built anew meanwhile, a restarted broker would rightly make a template anew, and its machine is
+# none that was left over.
+mkdir -p "$dir/state/images/debian-13"
+for f in kernel initrd root.erofs image.json; do
+	cp --reflink=auto --preserve=timestamps "$image/$f" "$dir/state/images/debian-13/$f" ||
+		{ echo "skip broker: the image cannot be copied to $dir"; rm -rf "$dir"; finish 1; }
+done
 ctl() { "$build/nestboxctl" -c "$dir/conf" "$@"; }
 
 within() { # within SECONDS CMD...: until it succeeds

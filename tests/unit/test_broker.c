@@ -690,6 +690,26 @@ TEST(restart_in_the_middle_of_a_create_ends_it)
 	teardown();
 }
 
+TEST(orderly_end_takes_along_what_is_half_made)
+{
+	struct broker_vm_create q = create_request("half", 0);
+
+	setup();
+	CHECK_EQ(create("whole", 0), RC_OK);
+	fake.agent_mode = AGENT_SILENT;
+	q.memory_mib = 1536; /* waits for a template that is being made */
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(fake_runs("_cold") && machine_find(b, "half"));
+	broker_close(b);
+	CHECK_EQ(loop_run(loop, NULL), RC_OK);
+	CHECK(!fake_runs("_cold") && !machine_find(b, "half"));
+	CHECK(fake_runs("whole"));
+	CHECK_EQ(files_below("state/vms"), 1);
+	CHECK_EQ(ask_receive(client, BROKER_VM_CREATE, NULL, NULL), RC_STATE);
+	fake.agent_mode = AGENT_OK;
+	teardown();
+}
+
 /* --- exposures -------------------------------------------------------------------------------------------------- */
 
 static enum rc expose(const char *host, const char *id, bool keep)

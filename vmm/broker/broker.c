@@ -127,6 +127,7 @@ void broker_free(struct broker *b)
 	if (!b)
 		return;
 	b->closing = true;
+	source_drop(&b->close_timer);
 	templates_free(b);
 	peers_free(b);
 	expose_free(b);
@@ -139,6 +140,37 @@ void broker_free(struct broker *b)
 	close_fd(&b->logs_dirfd);
 	close_fd(&b->state_dirfd);
 	free(b);
+}
+
+static bool half_made(const struct machine *m)
+{
+	return m->internal || m->state == BROKER_VM_STARTING || m->ending;
+}
+
+static void on_close_timer(void *arg)
+{
+	struct broker *b = arg;
+	size_t left = 0;
+
+	for (size_t i = 0; i < b->n_machines; i++)
+		left += half_made(b->machines[i]);
+	if (left && now_ms() < b->close_by_ms)
+		loop_timer_set(b->close_timer, now_ms() + CLOSE_CHECK_MS);
+	else
+		loop_stop(b->loop);
+}
+
+void broker_close(struct broker *b)
+{
+	if (b->closing)
+		return;
+	b->closing = true;
+	b->close_by_ms = now_ms() + CLOSE_MS;
+	for (size_t i = 0; i < b->n_machines; i++)
+		if (half_made(b->machines[i]))
+			machine_end(b->machines[i], "the broker is ending");
+	if (loop_timer(b->loop, now_ms(), on_close_timer, b, &b->close_timer, NULL))
+		loop_stop(b->loop);
 }
 
 enum rc broker_start(struct broker *b, struct fault *ret_f)

@@ -41,6 +41,8 @@ struct broker {
 	int stop_timer_fd;         /* CLOCK_REALTIME, so that it follows clock steps */
 	struct source *stop_timer, *console_timer;
 	bool closing;
+	struct source *close_timer;
+	uint64_t close_by_ms;
 
 	struct expose_set *expose;
 	struct template_set *templates;
@@ -52,6 +54,8 @@ enum rc broker_new(struct loop *loop, const struct config *config, struct engine
 		   const struct engine_verdict *verdict, struct broker **ret, struct fault *ret_f);
 /* Forgets the machines without ending them. NULL is fine. */
 void broker_free(struct broker *b);
+/* Ends what no later broker could use (templates in the making, creates that are not answered), then stops the loop. */
+void broker_close(struct broker *b);
 /* The whole of startup after the engine is there: adopt, sweep, listen, begin templates. */
 enum rc broker_start(struct broker *b, struct fault *ret_f);
 

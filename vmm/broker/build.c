@@ -28,7 +28,7 @@ struct build {
 	struct task *task;
 	struct agent_call *call;
 	struct template_use use; /* of the check */
-	bool failed;
+	bool failed, background;
 	struct fault f;
 	void (*next)(struct build *d); /* when m is gone */
 	build_done_fn *done;
@@ -59,6 +59,13 @@ void build_free(struct build *d)
 	task_cancel(d->task);
 	build_close(d);
 	free(d);
+}
+
+void build_hurry(struct build *d)
+{
+	d->background = false; /* for the machine that checks it, too */
+	if (d->m)
+		cgroup_reweigh(&d->b->cgroup, d->m->id, CGROUP_WEIGHT);
 }
 
 static void build_finish(struct build *d)
@@ -143,7 +150,8 @@ static void machine_leave(struct build *d, void (*next)(struct build *d))
 
 static enum rc machine_take(struct build *d, const char *id, int overlay_fd, struct fault *ret_f)
 {
-	struct machine_spec spec = { .id = id, .memory_mib = d->memory_mib, .image = d->image };
+	struct machine_spec spec = { .id = id, .memory_mib = d->memory_mib, .image = d->image,
+				     .background = d->background };
 	enum rc rc = machine_new(d->b, &spec, &d->m, ret_f);
 
 	if (rc)
@@ -373,7 +381,7 @@ static enum rc dirs_make(struct build *d, struct fault *ret_f)
 }
 
 enum rc build_start(struct broker *b, const char *image, const char *name, uint32_t memory_mib, unsigned int attempt,
-		    build_done_fn *done, void *arg, struct build **ret, struct fault *ret_f)
+		    bool background, build_done_fn *done, void *arg, struct build **ret, struct fault *ret_f)
 {
 	struct build *d = calloc(1, sizeof(*d));
 	struct fault f;
@@ -381,8 +389,8 @@ enum rc build_start(struct broker *b, const char *image, const char *name, uint3
 
 	if (!d)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*d = (struct build){ .b = b, .memory_mib = memory_mib, .attempt = attempt, .image_dirfd = -1, .image_fd = -1,
-			     .dirfd = -1, .save_dirfd = -1, .use = { NULL, -1, -1 }, .done = done, .arg = arg,
+	*d = (struct build){ .b = b, .memory_mib = memory_mib, .attempt = attempt, .background = background,
+			     .image_dirfd = -1, .image_fd = -1, .dirfd = -1, .save_dirfd = -1, .use = { NULL, -1, -1 }, .done = done, .arg = arg,
 			     .begun_ms = now_ms() };
 	snprintf(d->image, sizeof(d->image), "%s", image);
 	snprintf(d->name, sizeof(d->name), "%s", name);

@@ -16,7 +16,9 @@ struct build;
 typedef void build_done_fn(void *arg, enum rc rc, const struct template_use *use, const struct fault *f);
 
 enum rc build_start(struct broker *b, const char *image, const char *name, uint32_t memory_mib, unsigned int attempt,
-		    build_done_fn *done, void *arg, struct build **ret, struct fault *ret_f);
+		    bool background, build_done_fn *done, void *arg, struct build **ret, struct fault *ret_f);
+/* Somebody waits for it now: it yields to nobody any more. */
+void build_hurry(struct build *d);
 void build_free(struct build *d); /* at the broker's end; NULL is fine */
 
 /* RC_ABSENT if there is none. ret is only filled in part on failure: whoever called closes it. */

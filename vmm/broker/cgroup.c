@@ -119,6 +119,14 @@ static void limit_put(int fd, const char *name, uint64_t value)
 		log_fault(LOG_LEVEL_WARN, &f, "cgroup limit");
 }
 
+static void weight_put(const struct cgroup_host *h, int fd, uint32_t weight)
+{
+	if (h->version == 1)
+		limit_put(fd, "cpu.shares", (uint64_t)weight * 1024 / CGROUP_WEIGHT);
+	else
+		limit_put(fd, "cpu.weight", weight);
+}
+
 static void limit_set(const struct cgroup_host *h, int which, int fd, const struct cgroup_limits *l)
 {
 	char text[64];
@@ -131,6 +139,7 @@ static void limit_set(const struct cgroup_host *h, int which, int fd, const stru
 		limit_put(fd, "pids.max", l->pids);
 		break;
 	default:
+		weight_put(h, fd, l->weight);
 		/* One processor beyond the virtual ones, for the VM process's own threads. */
 		if (h->version == 1) {
 			limit_put(fd, "cpu.cfs_period_us", CPU_PERIOD_US);
@@ -161,6 +170,16 @@ enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cg
 			ret->procs_fd = openat(fd, "cgroup.procs", O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	}
 	return RC_OK;
+}
+
+void cgroup_reweigh(const struct cgroup_host *h, const char *id, uint32_t weight)
+{
+	_cleanup_fd_ int fd = -1;
+
+	if (h->dirfd[CGROUP_CPU] >= 0)
+		fd = openat(h->dirfd[CGROUP_CPU], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0)
+		weight_put(h, fd, weight);
 }
 
 void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid)

@@ -27,9 +27,12 @@ struct cgroup {
 	int procs_fd; /* for the engine; -1 if there is none */
 };
 
+#define CGROUP_WEIGHT 100
+
 struct cgroup_limits {
 	uint64_t memory_bytes;
 	uint32_t pids, cpus;
+	uint32_t weight; /* share of a busy processor; CGROUP_WEIGHT is everybody's */
 };
 
 /* tag distinguishes installations on one host. */
@@ -37,6 +40,8 @@ void cgroup_host_init(struct cgroup_host *h, const char *tag);
 void cgroup_host_free(struct cgroup_host *h);
 enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cgroup_limits *limits, struct cgroup *ret,
 		    struct fault *ret_f);
+/* Another share of a busy processor. Absent ones are fine. */
+void cgroup_reweigh(const struct cgroup_host *h, const char *id, uint32_t weight);
 /* v1 has several hierarchies, the engine joins only the first: the rest, when the pid is known. */
 void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid);
 /* RC_AGAIN while processes are still in it. Absent ones are fine. */

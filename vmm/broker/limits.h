@@ -12,6 +12,7 @@
 /* Machines */
 #define VM_OVERHEAD_MIB 512       /* what a VM process may use beyond its guest's memory (translated code, buffers) */
 #define VM_PIDS_MAX 64            /* threads of a VM process */
+#define BACKGROUND_WEIGHT 25      /* of 100: a template that nobody waits for */
 #define VM_INTERNAL 4             /* uid slots beyond vm_max, for templates in the making */
 #define DISK_RESERVE_MIB 1024     /* no machine is made when the file system has less */
 #define GONE_KEPT 1024            /* ended machines whose reason is remembered */
@@ -20,6 +21,8 @@
 #define CONSOLE_CHECK_MS 2000
 #define CGROUP_REMOVE_TRIES 50    /* a cgroup is busy until the kernel has let go of a reaped process */
 #define CGROUP_REMOVE_MS 10
+#define CLOSE_MS 3000             /* what is half made may take this long to go when the broker ends */
+#define CLOSE_CHECK_MS 10
 #define RECORD_MAX 16384
 
 /* Agents */

@@ -129,6 +129,7 @@ enum rc machine_new(struct broker *b, const struct machine_spec *s, struct machi
 	if (!m)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	m->flags = s->flags;
+	m->background = s->background;
 	m->memory_mib = s->memory_mib;
 	m->stop_at_ms = s->stop_at_ms;
 	m->created_ms = wall_ms();
@@ -206,7 +207,8 @@ static enum rc lease_make(struct machine *m, struct fault *ret_f)
 enum rc machine_prepare(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
 	struct cgroup_limits limits = { .memory_bytes = ((uint64_t)m->memory_mib + VM_OVERHEAD_MIB) << 20,
-					.pids = VM_PIDS_MAX, .cpus = (uint32_t)m->b->config->vm_vcpus };
+					.pids = VM_PIDS_MAX, .cpus = (uint32_t)m->b->config->vm_vcpus,
+					.weight = m->background ? BACKGROUND_WEIGHT : CGROUP_WEIGHT };
 	enum rc rc;
 
 	if (mkdirat(m->b->vms_dirfd, m->id, 0700) < 0)

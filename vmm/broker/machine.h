@@ -28,7 +28,7 @@ struct machine {
 	struct broker *b;
 	char id[BROKER_ID_MAX];
 	enum broker_vm_state state;
-	bool internal, ending;
+	bool internal, background, ending;
 	uint32_t flags, memory_mib, slot;
 	uint64_t created_ms, stop_at_ms;
 	char image[BROKER_NAME_MAX], reason[BROKER_REASON_MAX];
@@ -66,6 +66,7 @@ struct machine_spec {
 	const char *id;
 	uint32_t memory_mib, flags;
 	uint64_t stop_at_ms;
+	bool background; /* yields the processor to all others */
 	const char *image;
 	const uint8_t *policy;
 	size_t policy_n;

@@ -19,7 +19,7 @@
 static void on_signal(void *arg, int signal)
 {
 	log_info("ending, machines go on signal=%d", signal);
-	loop_stop(arg);
+	broker_close(arg);
 }
 
 static void usage(FILE *to)
@@ -91,11 +91,11 @@ static enum rc run(const struct config *config, struct fault *ret_f)
 	if (!rc)
 		rc = privilege_drop(ret_f);
 	if (!rc)
-		rc = loop_signal(loop, SIGTERM, on_signal, loop, &term, ret_f);
-	if (!rc)
-		rc = loop_signal(loop, SIGINT, on_signal, loop, &quit, ret_f);
-	if (!rc)
 		rc = broker_new(loop, config, engine, &verdict, &b, ret_f);
+	if (!rc)
+		rc = loop_signal(loop, SIGTERM, on_signal, b, &term, ret_f);
+	if (!rc)
+		rc = loop_signal(loop, SIGINT, on_signal, b, &quit, ret_f);
 	if (!rc)
 		rc = broker_start(b, ret_f);
 	if (!rc) {

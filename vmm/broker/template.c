@@ -231,6 +231,8 @@ enum rc template_get(struct broker *b, const char *image, uint32_t memory_mib, t
 		t->tries = 0;
 	}
 	rc = wait_add(t, fn, arg, ret_wait, ret_f);
+	if (t == b->templates->building && b->templates->build)
+		build_hurry(b->templates->build);
 	loop_timer_set(b->templates->pump, now_ms());
 	return rc;
 }
@@ -306,7 +308,7 @@ static void template_make(struct broker *b, struct template *t)
 		t->state = TEMPLATE_BUILDING;
 		b->templates->building = t;
 		log_info("template begun name=%s", t->name);
-		rc = build_start(b, t->image, t->name, t->memory_mib, t->tries, on_built, b, &b->templates->build, &f);
+		rc = build_start(b, t->image, t->name, t->memory_mib, t->tries, !t->waits, on_built, b, &b->templates->build, &f);
 	}
 	if (rc) {
 		b->templates->building = NULL;
