@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every daemon and a VM process killed with SIGKILL while sandboxes and an app run; then everything at once, as a power
+// cut would. What was acknowledged must still be there, what is lost must be said to be, and nothing may be left over.
+import { execFileSync } from "node:child_process";
+import fs from "node:fs";
+import { Client } from "@deno/sandbox";
+import { assert, done, Sandbox, test } from "../sdk/lib.mjs";
+
+const { NESTBOX_SV: SV, NESTBOX_RUN: RUN, NESTBOX_STATE: STATE, NESTBOX_CONF: CONF, NESTBOX_PREFIX: PREFIX } = process.env;
+const ctl = (...args) => JSON.parse(execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "--json", ...args], { encoding: "utf8" }));
+const pidOf = (svc) => Number(fs.readFileSync(`${SV}/${svc}/supervise/pid`, "utf8").trim() || 0);
+const alive = (pid) => fs.existsSync(`/proc/${pid}`);
+
+async function until(what, fn, ms = 30000) {
+  const end = Date.now() + ms;
+  for (;;) {
+    try {
+      const v = await fn();
+      if (v) return v;
+    } catch (e) {
+      if (Date.now() > end) throw e;
+    }
+    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`);
+    await new Promise((r) => setTimeout(r, 50));
+  }
+}
+
+// SIGKILL, and wait until the supervisor has started it again.
+async function crash(svc) {
+  const pid = pidOf(svc);
+  assert(pid > 1, `${svc} does not run`);
+  process.kill(pid, "SIGKILL");
+  await until(`${svc} is started again`, () => pidOf(svc) && pidOf(svc) !== pid && alive(pidOf(svc)));
+}
+
+const client = new Client();
+const connect = (id) => until(`connection to ${id}`, () => Sandbox.connect(id));
+const brokerAnswers = () => until("broker answers", () => ctl("node"));
+// The SDK prints transport errors; they are what is wanted here.
+console.error = () => {};
+console.debug = () => {};
+
+let sandbox;
+await test("a sandbox to survive", async () => {
+  sandbox = await Sandbox.create({ timeout: "15m" });
+  await sandbox.fs.writeTextFile("kept.txt", "kept");
+}, 200_000);
+const id = sandbox.id;
+
+await test("broker killed: running connections go on, new ones are possible again, the machine is adopted", async () => {
+  const pid = ctl("stat", id).pid;
+  await crash("nestboxd");
+  assert.equal((await sandbox.sh`cat kept.txt`.text()), "kept");
+  await brokerAnswers();
+  const again = await connect(id);
+  assert.equal(await again.fs.readTextFile("kept.txt"), "kept");
+  await again.close();
+  assert.equal(ctl("stat", id).pid, pid);
+}, 200_000);
+
+await test("API killed: the next request is answered, the sandbox goes on", async () => {
+  await crash("nestbox-api");
+  assert.equal(await sandbox.fs.readTextFile("kept.txt"), "kept");
+  const list = await until("list", () => client.sandboxes.list());
+  assert(list.some((s) => s.id === id));
+}, 200_000);
+
+await test("gateway killed: its connections end, the sandbox lives and can be connected to", async () => {
+  const closed = sandbox.closed.catch(() => {});
+  await crash("nestbox-gateway");
+  await closed;
+  sandbox = await connect(id);
+  assert.equal(await sandbox.fs.readTextFile("kept.txt"), "kept");
+}, 200_000);
+
+await test("gateway restart: a preview works again", async () => {
+  const app = await sandbox.deno.run({ code: "Deno.serve(() => new Response('here'))", stdout: "null", stderr: "null" });
+  assert(await app.httpReady);
+  const url = await sandbox.exposeHttp(app);
+  const get = async () => (await fetch(url)).text();
+  assert.equal(await until("preview", get), "here");
+  const closed = sandbox.closed.catch(() => {});
+  await crash("nestbox-gateway");
+  await closed;
+  await until("preview again", async () => (await get()) === "here");
+  await crash("nestboxd");
+  await brokerAnswers();
+  await until("preview after the broker", async () => (await get()) === "here");
+  sandbox = await connect(id);
+}, 200_000);
+
+await test("egress killed: it attaches again and the sandbox goes on", async () => {
+  await crash("nestbox-egress");
+  assert.equal(await sandbox.fs.readTextFile("kept.txt"), "kept");
+  const s = await until("create after egress", () => Sandbox.create({ allowNet: [] }));
+  await s.close();
+}, 200_000);
+
+await test("nginx killed: back within seconds", async () => {
+  const closed = sandbox.closed.catch(() => {});
+  await crash("nginx");
+  await closed;
+  sandbox = await connect(id);
+}, 200_000);
+
+await test("a VM process killed: its connection ends, its end has a reason, nothing of it is left", async () => {
+  const s = await Sandbox.create({ timeout: "5m" });
+  const closed = s.closed.catch(() => {});
+  process.kill(ctl("stat", s.id).pid, "SIGKILL");
+  await closed;
+  await until("machine gone", () => ctl("stat", s.id).state === "gone");
+  assert(ctl("stat", s.id).reason.length > 0);
+  assert(!fs.existsSync(`${STATE}/vms/${s.id}`));
+  assert(!fs.existsSync(`${RUN}/netns/${s.id}`));
+  await until("not running in the list", async () => !(await client.sandboxes.list()).some((x) => x.id === s.id && x.status === "running"));
+  const e = await Sandbox.connect(s.id).then(() => null, (err) => err);
+  assert(e && e.status === 404, `connect to it gave ${e}`);
+}, 200_000);
+
+const slug = `faults-${Math.random().toString(36).slice(2, 8)}`;
+const port = new URL(process.env.DENO_DEPLOY_ENDPOINT).port;
+const host = new URL(process.env.DENO_DEPLOY_ENDPOINT).hostname.replace(/^api\./, "");
+const appUrl = `https://${slug}.${host}${port ? `:${port}` : ""}/`;
+
+await test("runner killed in the middle of a deployment: it is finished all the same", async () => {
+  await client.apps.create({ slug });
+  await sandbox.fs.mkdir("site");
+  await sandbox.fs.writeTextFile("site/main.ts", "Deno.serve(() => new Response('deployed'))");
+  const b = await sandbox.deno.deploy(slug, { path: "/home/app/site", build: { entrypoint: "main.ts" }, production: true });
+  await crash("nestbox-runner");
+  const r = await until("revision ends", async () => {
+    const v = await client.revisions.get(b.id);
+    return ["succeeded", "failed"].includes(v?.status) && v;
+  }, 90000);
+  assert.equal(r.status, "succeeded");
+  assert.equal(await (await fetch(appUrl)).text(), "deployed");
+}, 200_000);
+
+await test("power cut: everything killed at once; daemons come back, losses are said, the app serves again", async () => {
+  const closed = sandbox.closed.catch(() => {});
+  const machines = ctl("list").filter((m) => m.state === "running").map((m) => ctl("stat", m.id).pid);
+  const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-api", "nestbox-runner", "nginx"].map(pidOf);
+  for (const pid of [...daemons, ...machines]) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch { /* gone already */ }
+  }
+  await closed;
+  await brokerAnswers();
+  const s = await until("sandbox is reported", async () => {
+    const e = await Sandbox.connect(id).then((c) => c.close(), (err) => err);
+    return e?.status === 404 && e;
+  }, 60000);
+  assert.equal(s.status, 404);
+  for (const pid of machines) assert(!alive(pid), `machine process ${pid} is left`);
+  await until("directory gone", () => !fs.existsSync(`${STATE}/vms/${id}`));
+  assert(!fs.existsSync(`${RUN}/netns/${id}`), "its network namespace is left");
+  await until("app serves again", async () => {
+    const res = await fetch(appUrl);
+    return res.status === 200 && (await res.text()) === "deployed";
+  }, 120000);
+  const fresh = await until("a new sandbox", () => Sandbox.create());
+  assert.equal(await fresh.sh`echo ok`.text(), "ok\n");
+  await fresh.close();
+}, 200_000);
+
+await test("clean up", async () => {
+  await client.apps.delete(slug);
+  await until("its machines end", () => !ctl("list").some((m) => m.id.startsWith("rev_") && m.state === "running"), 30000);
+}, 200_000);
+
+await done();
