@@ -91,7 +91,9 @@ void conn_end(struct conn *c, const char *decision, const char *reason, bool res
 
 void conn_refuse(struct conn *c, int status, const char *decision, const char *why)
 {
-	if (c->port != PORT_HTTP) {
+	/* Only a decision of ours is explained. What the network would not do fails as it would without a proxy, so that a
+	 * client sees its own connection error and not an answer that no server gave. */
+	if (c->port != PORT_HTTP || status != 403) {
 		conn_end(c, decision, why, true);
 		return;
 	}
