@@ -95,6 +95,9 @@ uint64_t agent_oom_kills(void);
 enum rc agent_service_init(int listen_fd, struct fault *ret_f);
 bool agent_answer(int fd, const char *line);
 bool agent_answer_fault(int fd, const struct fault *f);
+/* Ends a connection after its answer: closing with unread bytes would reset it and could take the answer along. Owns fd and
+ * calls agent_connection_done(). */
+void agent_connection_end(int fd);
 void agent_connection_done(void); /* every service calls it once for a connection that it was handed */
 
 /* --- services: each owns fd from the call on; req lives during the call ------------------------------------------- */

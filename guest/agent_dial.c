@@ -41,10 +41,11 @@ static void dial_free(struct dial *d)
 		struct side *s = i ? &d->port : &d->host;
 
 		source_drop(&s->source);
+		if (!i && s->fd >= 0)
+			agent_connection_done();
 		close_fd(&s->fd);
 		buf_free(&s->out);
 	}
-	agent_connection_done();
 	free(d);
 }
 
@@ -110,6 +111,8 @@ static enum rc dial_connect(struct dial *d, struct fault *ret_f);
 static void dial_failed(struct dial *d, const struct fault *f)
 {
 	agent_answer_fault(d->host.fd, f);
+	source_drop(&d->host.source);
+	agent_connection_end(take_fd(&d->host.fd));
 	dial_free(d);
 }
 

@@ -105,6 +105,16 @@ static void exec_free(struct exec *x)
 	free(x);
 }
 
+/* After the last answer on it. */
+static void conn_end(struct exec *x)
+{
+	if (x->fd < 0)
+		return;
+	agent_detach(&x->attached);
+	source_drop(&x->conn);
+	agent_connection_end(take_fd(&x->fd));
+}
+
 /* --- towards the host ------------------------------------------------------------------------------------------- */
 static bool frame_put(struct exec *x, uint8_t kind, const void *data, size_t n)
 {
@@ -316,6 +326,7 @@ static bool flow_exited(struct exec *x)
 		return false;
 	if (x->orphan && !drained)
 		return false;
+	conn_end(x);
 	exec_free(x);
 	return true;
 }
@@ -394,6 +405,7 @@ static void on_error(void *arg, uint32_t events)
 	if (rc) {
 		if (x->fd >= 0)
 			agent_answer_fault(x->fd, &f);
+		conn_end(x);
 		exec_free(x);
 		return;
 	}
@@ -514,6 +526,7 @@ void agent_exec_start(int fd, const struct agent_request *req)
 		if (x->child)
 			agent_child_kill(x->child, SIGKILL);
 		agent_answer_fault(fd, &f);
+		conn_end(x);
 		exec_free(x);
 	}
 }

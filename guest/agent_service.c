@@ -70,6 +70,59 @@ void agent_connection_done(void)
 	agent.n_connections--;
 }
 
+struct ending {
+	struct attached attached;
+	int fd;
+	struct source *source, *deadline;
+};
+
+static void ending_free(struct ending *e)
+{
+	agent_detach(&e->attached);
+	source_drop(&e->source);
+	source_drop(&e->deadline);
+	close(e->fd);
+	agent_connection_done();
+	free(e);
+}
+
+static void ending_inherited(struct attached *a)
+{
+	ending_free((struct ending *)a);
+}
+
+static void on_ending(void *arg, uint32_t events)
+{
+	static char mem[65536];
+	struct ending *e = arg;
+	ssize_t n = recv(e->fd, mem, sizeof(mem), MSG_DONTWAIT);
+
+	if ((events & (EPOLLERR | EPOLLHUP)) || n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		ending_free(e);
+}
+
+static void on_ending_deadline(void *arg)
+{
+	ending_free(arg);
+}
+
+void agent_connection_end(int fd)
+{
+	struct ending *e = calloc(1, sizeof(*e));
+
+	if (!e) {
+		close(fd);
+		agent_connection_done();
+		return;
+	}
+	shutdown(fd, SHUT_WR);
+	e->fd = fd;
+	agent_attach(&e->attached, ending_inherited);
+	if (loop_fd(agent.loop, fd, EPOLLIN, on_ending, e, &e->source, NULL) ||
+	    loop_timer(agent.loop, loop_now_ms(agent.loop) + AGENT_LINE_DEADLINE_MS, on_ending_deadline, e, &e->deadline, NULL))
+		ending_free(e);
+}
+
 static void greeting_free(struct greeting *g)
 {
 	agent_detach(&g->attached);
@@ -81,6 +134,15 @@ static void greeting_free(struct greeting *g)
 		agent_connection_done();
 	}
 	free(g);
+}
+
+/* Tells why, and no more of this connection. */
+static void greeting_refuse(struct greeting *g, const struct fault *f)
+{
+	source_drop(&g->source);
+	agent_answer_fault(g->fd, f);
+	agent_connection_end(take_fd(&g->fd));
+	greeting_free(g);
 }
 
 static void greeting_inherited(struct attached *a)
@@ -103,8 +165,11 @@ static void to_session(int fd, const struct agent_request *req)
 	} else {
 		rc = agent_session_send('r', fd, "", &f);
 	}
-	if (rc)
+	if (rc) {
 		agent_answer_fault(fd, &f);
+		agent_connection_end(fd);
+		return;
+	}
 	close(fd);
 	agent_connection_done();
 }
@@ -127,17 +192,17 @@ static void greeting_finish(struct greeting *g)
 {
 	struct agent_request req;
 	struct fault f = { 0 };
+	int fd;
 
 	if (agent_request_parse((const char *)buf_data(&g->line), buf_len(&g->line), &req, &f)) {
-		agent_answer_fault(g->fd, &f);
-	} else {
-		int fd = take_fd(&g->fd);
-
-		source_drop(&g->source);
-		agent_detach(&g->attached);
-		dispatch(fd, &req);
-		agent_request_free(&req);
+		greeting_refuse(g, &f);
+		return;
 	}
+	fd = take_fd(&g->fd);
+	source_drop(&g->source);
+	agent_detach(&g->attached);
+	dispatch(fd, &req);
+	agent_request_free(&req);
 	greeting_free(g);
 }
 
@@ -151,8 +216,7 @@ static void on_greeting(void *arg, uint32_t events)
 	(void)events;
 	if (buf_room(&g->line) == 0) {
 		fault_set(&f, RC_LIMIT, 0, "the service line is longer than %d bytes", AGENT_LINE_MAX);
-		agent_answer_fault(g->fd, &f);
-		greeting_free(g);
+		greeting_refuse(g, &f);
 		return;
 	}
 	if (buf_reserve(&g->line, MIN_OF(buf_room(&g->line), (size_t)4096), &room)) {
@@ -184,8 +248,7 @@ static void on_deadline(void *arg)
 	struct fault f = { 0 };
 
 	fault_set(&f, RC_TIMEOUT, 0, "no service line within %d ms", AGENT_LINE_DEADLINE_MS);
-	agent_answer_fault(g->fd, &f);
-	greeting_free(g);
+	greeting_refuse(g, &f);
 }
 
 static void greeting_new(int fd)

@@ -24,13 +24,12 @@ struct tar {
 	struct attached attached;
 	bool in, root;
 	int fd;
-	struct source *drain, *timer, *list_source, *error_source;
+	struct source *list_source, *error_source;
 	int list_fd, error_fd;     /* tar's standard output (tar-in) and error */
 	uint64_t entries;
 	char error[AGENT_TAR_ERROR_MAX];
 	size_t n_error;
 	struct child *child;
-	bool exited;
 	int status;
 	const char *path;          /* during start only */
 	char **exclude;
@@ -41,15 +40,14 @@ static void tar_free(struct tar *t)
 {
 	agent_detach(&t->attached);
 	agent_child_forget(t->child);
-	source_drop(&t->drain);
-	source_drop(&t->timer);
 	source_drop(&t->list_source);
 	source_drop(&t->error_source);
 	close_fd(&t->list_fd);
 	close_fd(&t->error_fd);
-	if (t->fd >= 0)
+	if (t->fd >= 0) {
 		close(t->fd);
-	agent_connection_done();
+		agent_connection_done();
+	}
 	free(t);
 }
 
@@ -125,29 +123,11 @@ static int tar_child(int fd, void *arg)
 }
 
 /* --- the end ---------------------------------------------------------------------------------------------------- */
-static void on_drain(void *arg, uint32_t events)
-{
-	struct tar *t = arg;
-	char mem[4096];
-	ssize_t n = recv(t->fd, mem, sizeof(mem), MSG_DONTWAIT);
-
-	(void)events;
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-		tar_free(t);
-}
-
-static void on_drain_deadline(void *arg)
-{
-	tar_free(arg);
-}
-
-/* Closing with unread bytes would reset the connection and could take the answer with it. */
 static void tar_in_answer(struct tar *t)
 {
 	struct fault f = { 0 };
 	char line[80];
 
-	t->exited = true;
 	fd_nonblock(t->fd, NULL);
 	if (WIFEXITED(t->status) && WEXITSTATUS(t->status) == 0) {
 		snprintf(line, sizeof(line), "{\"ok\": true, \"entries\": %llu}\n", (unsigned long long)t->entries);
@@ -159,10 +139,8 @@ static void tar_in_answer(struct tar *t)
 		fault_set(&f, RC_INVALID, 0, "tar: %.140s", t->error);
 		agent_answer_fault(t->fd, &f);
 	}
-	shutdown(t->fd, SHUT_WR);
-	if (loop_fd(agent.loop, t->fd, EPOLLIN, on_drain, t, &t->drain, NULL) ||
-	    loop_timer(agent.loop, loop_now_ms(agent.loop) + AGENT_LINE_DEADLINE_MS, on_drain_deadline, t, &t->timer, NULL))
-		tar_free(t);
+	agent_connection_end(take_fd(&t->fd));
+	tar_free(t);
 }
 
 static void tar_out_end(struct tar *t)
@@ -177,7 +155,7 @@ static void tar_out_end(struct tar *t)
 
 static void tar_check(struct tar *t)
 {
-	if (t->child || t->list_fd >= 0 || t->error_fd >= 0 || t->exited)
+	if (t->child || t->list_fd >= 0 || t->error_fd >= 0)
 		return;
 	if (t->in)
 		tar_in_answer(t);
@@ -307,6 +285,7 @@ static void tar_start(int fd, const struct agent_request *req, bool in)
 	close_fd(&t->their_error);
 	if (rc) {
 		agent_answer_fault(fd, &f);
+		agent_connection_end(take_fd(&t->fd));
 		tar_free(t);
 	}
 }

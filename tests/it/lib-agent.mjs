@@ -184,6 +184,17 @@ test("exec-slow-reader", async () => {
 	const r = await frames(c);
 	equal([r.stdout.length, r.stderr.toString()], [50000000, "done\n"]);
 });
+test("exec-input-nobody-wants", async () => {
+	// The program ends without reading: what is still on its way to it must not cost the host the exit frame.
+	for (let i = 0; i < (machine ? 3 : 30); i++) {
+		const r = await exec(["bash", "-c", "echo hi; exit 5"], {}, Buffer.alloc(2_000_000));
+		equal([r.text, r.code], ["hi\n", 5]);
+	}
+	const c = await connect();
+	c.socket.write("{}\n" + "x".repeat(3_000_000));
+	equal((await c.line()).error.code, "EINVAL");
+	c.close();
+});
 test("exec-signal-and-hangup", async () => {
 	let c = await ask({ service: "exec", argv: ["sleep", "100"], ...(machine ? {} : { user: "root", cwd: "/" }) });
 	c.frame(4, "TERM");
