@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory: three kinds of work on threads. A plain method is one job. A walk is a chain of jobs: each collects some
+ * Theory: three kinds of work on threads. A plain method is one job; those on the same file handle run one after the
+ * other, in the order in which they came. A walk is a chain of jobs: each collects some
  * entries, the loop sends them when there is room and starts the next. A streamed write is a chain too: each job writes
  * what has arrived meanwhile. Only one job of a chain exists at a time, and only jobs block. An aborted or lost call
  * is answered (or not) at once; its job still comes back and is then only cleaned up.
@@ -18,9 +19,12 @@
 #define CANCEL_RETRY_MS 5
 #define WALK_BATCH 65536
 
+struct plain;
+
 struct rpc_fs {
 	struct session *session;
 	struct fs_ctx *ctx;
+	struct plain *busy; /* calls at work on file handles, one a handle */
 	size_t jobs; /* chains and calls that still need ctx */
 	bool lost;
 	struct source *timer;
@@ -78,6 +82,8 @@ static void job_over(struct rpc_fs *fs)
 
 static void call_fs_error(struct rpc_call *call, enum rc rc, const struct fs_error *e)
 {
+	struct json_object *error;
+
 	if (rc == RC_INVALID) {
 		struct params p = { .bad = true };
 
@@ -85,7 +91,10 @@ static void call_fs_error(struct rpc_call *call, enum rc rc, const struct fs_err
 		rpc_call_params(call, &p);
 		return;
 	}
-	rpc_call_error_json(call, rpc_error_new(e->constructor_name, e->code, e->message));
+	error = rpc_error_new(e->constructor_name, e->code, "");
+	/* With its length: Deno quotes the path, and that may have a NUL. */
+	json_put(error, "message", json_str_lossy(e->message, e->message_n));
+	rpc_call_error_json(call, error);
 }
 
 /* --- plain methods --------------------------------------------------------------------------------------------- */
@@ -96,9 +105,52 @@ struct plain {
 	const struct fs_method *method;
 	struct rpc_call *call;
 	struct json_object *params, *ok;
+	bool ordered;
+	double handle;
+	struct plain *next;          /* in fs->busy */
+	struct plain *first, **last; /* of the calls that wait for this one, by after */
+	struct plain *after;
 	enum rc rc;
 	struct fs_error e;
 };
+
+/* Starts p, or lets it wait for an earlier call on its handle. */
+static void plain_submit(struct plain *p)
+{
+	struct plain *b = p->fs->busy;
+
+	while (b && p->ordered && b->handle != p->handle)
+		b = b->next;
+	if (b && p->ordered) {
+		*b->last = p;
+		b->last = &p->after;
+		return;
+	}
+	if (p->ordered) {
+		p->next = p->fs->busy;
+		p->fs->busy = p;
+	}
+	jobs_submit(p->fs->session->jobs, &p->job);
+}
+
+/* p is done: the first that waits for it takes its place, and those that wait with it. */
+static void plain_hand_over(struct plain *p)
+{
+	struct plain **at = &p->fs->busy, *heir = p->first;
+
+	if (!p->ordered)
+		return;
+	while (*at != p)
+		at = &(*at)->next;
+	*at = p->next;
+	if (!heir)
+		return;
+	heir->first = take_ptr(heir->after);
+	heir->last = heir->first ? p->last : &heir->first;
+	heir->next = p->fs->busy;
+	p->fs->busy = heir;
+	jobs_submit(p->fs->session->jobs, &heir->job);
+}
 
 static void plain_work(struct job *job)
 {
@@ -115,6 +167,7 @@ static void plain_done(struct job *job)
 		call_fs_error(p->call, p->rc, &p->e);
 	else
 		rpc_call_ok(p->call, p->ok);
+	plain_hand_over(p);
 	json_object_put(p->params);
 	job_over(p->fs);
 	free(p);
@@ -123,6 +176,7 @@ static void plain_done(struct job *job)
 static void plain_start(struct rpc_fs *fs, const struct fs_method *method, struct rpc_call *call, struct json_object *params)
 {
 	struct plain *p = calloc(1, sizeof(*p));
+	struct json_object *handle;
 
 	if (!p) {
 		rpc_call_fault(call, -32603, "out of memory");
@@ -130,8 +184,11 @@ static void plain_start(struct rpc_fs *fs, const struct fs_method *method, struc
 	}
 	*p = (struct plain){ .job = { .work = plain_work, .done = plain_done }, .fs = fs, .method = method, .call = call,
 			     .params = json_object_get(params) };
+	p->last = &p->first;
+	p->ordered = json_object_object_get_ex(params, "fileHandleId", &handle);
+	p->handle = p->ordered ? json_object_get_double(handle) : 0;
 	fs->jobs++;
-	jobs_submit(fs->session->jobs, &p->job);
+	plain_submit(p);
 }
 
 /* --- walk, expandGlob ------------------------------------------------------------------------------------------ */
