@@ -53,7 +53,7 @@ enum rc fs_ctx_new(const char *base, struct fs_ctx **ret, struct fault *ret_f)
 	pthread_cond_init(&ctx->idle, NULL);
 	ctx->handles = fs_handles_new();
 	ctx->base = open(base, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	sys = !ctx->handles ? ENOMEM : ctx->base < 0 ? errno : fs_real_path_at(AT_FDCWD, base, ctx->base_path);
+	sys = !ctx->handles ? ENOMEM : ctx->base < 0 || !realpath(base, ctx->base_path) ? errno : 0;
 	if (sys) {
 		fs_ctx_free(ctx);
 		return fault_set(ret_f, rc_from_errno(sys), sys, "open base directory '%s'", base);

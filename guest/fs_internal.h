@@ -109,8 +109,8 @@ enum rc fs_dir_read(struct fs_ctx *ctx, const struct fs_text *path, struct fs_di
 void fs_dir_free(struct fs_dir *d);
 int fs_kind_of_mode(mode_t mode);
 
-/* readlink(2) and realpath(3) into out[PATH_MAX]; 0 or an errno. */
-int fs_real_path_at(int base, const char *path, char out[4096]);
+/* realpath(3) into out[PATH_MAX]; 0 or an errno. */
+int fs_real_path(const struct fs_ctx *ctx, const char *path, char out[4096]);
 
 /* The methods, as fs.c wraps them. */
 #define FS_METHODS(X) \

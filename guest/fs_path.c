@@ -78,22 +78,17 @@ static enum rc path_result(const char *s, size_t n, struct json_object **ret_ok,
 	return *ret_ok ? RC_OK : fs_fail(e, ENOMEM, NULL, NULL);
 }
 
-int fs_real_path_at(int base, const char *path, char out[4096])
+/* Not the kernel's word (O_PATH and /proc), which needs search permission where realpath(3), so Deno, doesn't: "d/../x". */
+int fs_real_path(const struct fs_ctx *ctx, const char *path, char out[4096])
 {
-	_cleanup_fd_ int fd = openat(base, path, O_PATH | O_CLOEXEC);
-	char link[40];
-	ssize_t n;
+	char whole[PATH_MAX];
+	int n = snprintf(whole, sizeof(whole), "%s/%s", *path == '/' ? "" : fs_base_path(ctx), path);
 
-	if (fd < 0)
-		return errno;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, out, PATH_MAX);
-	if (n < 0)
-		return errno;
-	if (n == PATH_MAX)
+	if (!*path)
+		return ENOENT;
+	if (n < 0 || (size_t)n >= sizeof(whole))
 		return ENAMETOOLONG;
-	out[n] = '\0';
-	return 0;
+	return realpath(*path == '/' ? path : whole, out) ? 0 : errno;
 }
 
 enum rc fs_do_realPath(struct fs_ctx *ctx, struct json_object *params, struct json_object **ret_ok, struct fs_error *e)
@@ -107,7 +102,7 @@ enum rc fs_do_realPath(struct fs_ctx *ctx, struct json_object *params, struct js
 		return rc;
 	if (fs_text_has_nul(&path))
 		return fs_fail_input(e, FS_NUL_TEXT, "realpath", &path);
-	sys = fs_real_path_at(fs_base(ctx), path.s, real);
+	sys = fs_real_path(ctx, path.s, real);
 	if (sys)
 		return fs_fail(e, sys, "realpath", &path);
 	return path_result(real, strlen(real), ret_ok, e);

@@ -227,7 +227,7 @@ static enum rc follow(struct fs_walker *w, struct fs_str *path, int *ret_kind, s
 	char real[4096];
 	struct stat st;
 	size_t n, bad, len;
-	int sys = fs_real_path_at(fs_base(w->ctx), path->s, real);
+	int sys = fs_real_path(w->ctx, path->s, real);
 
 	if (sys)
 		return fs_fail(e, sys, "realpath", &link);
