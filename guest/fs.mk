@@ -9,7 +9,7 @@ libnbfs_a_SOURCES = guest/b64.c guest/b64.h guest/fs.c guest/fs.h guest/fs_dir.c
 # What a program that uses libnbfs.a links besides.
 FS_LIBS = libnbfs.a libnbbase.a $(JSONC_LIBS) $(PCRE2_LIBS) -lpthread -lm
 
-EXTRA_DIST += tests/it/fs_differential.mts tests/alone/fs-differential.sh
+EXTRA_DIST += tests/sdk/fs.mjs tests/it/fs_differential.mts tests/alone/fs-differential.sh
 noinst_PROGRAMS += tests/it/fs-driver
 tests_it_fs_driver_SOURCES = tests/it/fs_driver.c
 tests_it_fs_driver_LDADD = $(FS_LIBS)
