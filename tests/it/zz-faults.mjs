@@ -9,7 +9,14 @@ import { assert, done, Sandbox, test } from "../sdk/lib.mjs";
 const { NESTBOX_SV: SV, NESTBOX_RUN: RUN, NESTBOX_STATE: STATE, NESTBOX_CONF: CONF, NESTBOX_PREFIX: PREFIX } = process.env;
 const ctl = (...args) => JSON.parse(execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "--json", ...args], { encoding: "utf8" }));
 const pidOf = (svc) => Number(fs.readFileSync(`${SV}/${svc}/supervise/pid`, "utf8").trim() || 0);
-const alive = (pid) => fs.existsSync(`/proc/${pid}`);
+// A killed process whose parent has not looked yet is no process any more.
+const alive = (pid) => {
+  try {
+    return !/\) [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return false;
+  }
+};
 
 async function until(what, fn, ms = 30000) {
   const end = Date.now() + ms;
@@ -151,7 +158,7 @@ await test("power cut: everything killed at once; daemons come back, losses are 
     const e = await Sandbox.connect(id).then((c) => c.close(), (err) => err);
     return e?.code === "SANDBOX_STOPPED" && e;
   }, 60000);
-  for (const pid of machines) assert(!alive(pid), `machine process ${pid} is left`);
+  for (const pid of machines) await until(`machine process ${pid} ends`, () => !alive(pid));
   await until("directory gone", () => !fs.existsSync(`${STATE}/vms/${id}`));
   assert(!fs.existsSync(`${RUN}/netns/${id}`), "its network namespace is left");
   await until("app serves again", async () => {
