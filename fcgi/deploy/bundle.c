@@ -107,7 +107,9 @@ static la_ssize_t on_tar_bytes(struct archive *a, void *arg, const void *data, s
 {
 	struct bundle_writer *w = arg;
 
-	(void)a;
+	/* Given up: libarchive may not pad an entry to the size that its header promised. */
+	if (w->failed)
+		return -1;
 	if (EVP_DigestUpdate(w->hash, data, n) != 1 || archive_write_data(w->zst, data, n) != (la_ssize_t)n) {
 		archive_set_error(a, errno ? errno : EIO, "could not store the bundle");
 		return -1;
@@ -184,19 +186,15 @@ void bundle_abort(struct bundle_writer *w)
 {
 	if (!w)
 		return;
-	if (w->tar) {
-		archive_write_fail(w->tar);
-		archive_write_free(w->tar);
-	}
-	if (w->zst) {
-		archive_write_fail(w->zst);
-		archive_write_free(w->zst);
-	}
-	EVP_MD_CTX_free(w->hash);
-	if (w->fd >= 0) {
+	/* Closed, not failed: archive_write_fail() would leak what libarchive holds. What it still writes goes nowhere. */
+	w->failed = true;
+	if (w->fd >= 0)
 		unlinkat(w->dirfd, w->tmp, 0);
+	archive_write_free(w->tar);
+	archive_write_free(w->zst);
+	EVP_MD_CTX_free(w->hash);
+	if (w->fd >= 0)
 		close(w->fd);
-	}
 	free(w);
 }
 

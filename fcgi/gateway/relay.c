@@ -97,8 +97,11 @@ static bool way_pump(struct relay *r, int i)
 	struct relay_way *w = &r->way[i];
 	enum step step = STEP_ON;
 
-	/* Without a source there will be no further wake-up; what its socket still holds is bounded by its buffer. */
-	for (int round = 0; !w->done && step == STEP_ON && (round < RELAY_ROUNDS || !r->end[i].source); round++) {
+	/*
+	 * Without a source there will be no further wake-up; what its socket still holds is bounded by its buffer. Nor will there
+	 * be one between reading the end and passing it on.
+	 */
+	for (int round = 0; !w->done && step == STEP_ON && (round < RELAY_ROUNDS || w->eof || !r->end[i].source); round++) {
 		if (w->pending) {
 			step = way_drain(r, i);
 		} else if (w->eof) {

@@ -38,6 +38,8 @@ const freePort = () => new Promise((r) => {
 function start(cmd, args, options = {}) {
 	const child = spawn(cmd, args, { stdio: ["pipe", "pipe", fs.openSync(path.join(DIR, path.basename(cmd) + ".log"), "a")], ...options });
 	children.push(child);
+	child.on("error", (e) => { console.log(`FAIL ${cmd} cannot be started: ${e.message}`); failed++; });
+	child.stdin.on("error", () => {});
 	return child;
 }
 
@@ -90,7 +92,7 @@ async function setUp() {
 	const gateway = gatewayStart();
 	await until("gateway's sockets", () => fs.existsSync(p("run/stream.sock")) && (fs.statSync(p("run/expose")).mode & 0o2000));
 	bed = new Bed();
-	await bed.ready;
+	await Promise.race([bed.ready, new Promise((_, j) => bed.child.on("exit", () => j(new Error("gateway_bed ended"))).on("error", j))]);
 	start("nginx", ["-p", p("run"), "-e", "stderr", "-c", p("nginx.conf"), "-g", "daemon off;"]);
 	await until("nginx", () => new Promise((r) => {
 		const s = net.connect(PORT, "127.0.0.1", () => { s.destroy(); r(true); }).on("error", () => r(false));

@@ -211,6 +211,35 @@ TEST(last_words_through_a_full_pipe)
 	end();
 }
 
+/* However much is under way when the end comes, and however it is taken: the end arrives. */
+TEST(the_end_arrives_after_any_amount)
+{
+	for (size_t amount = 4096; amount < (2u << 20); amount += 8192 * 3 + 512) {
+		uint64_t in = 0, out = 0, n;
+		bool eof = false;
+
+		begin();
+		for (int idle = 0; in < amount && idle < 4; idle = n ? 0 : idle + 1, in += n) {
+			n = feed(server, in, MIN_OF(amount - in, (size_t)8192));
+			loop_once(pool.loop, 0, NULL);
+		}
+		shutdown(server, SHUT_WR);
+		for (int i = 0; i < 3000 && !eof; i++) {
+			loop_once(pool.loop, 0, NULL);
+			/* Taken in bursts, so that the relay finds room for several rounds. */
+			for (int k = 0; k < 64 && !eof && (n = drain(client, out, 8192, &eof)); k++)
+				out += n;
+		}
+		CHECK_EQ(out, in);
+		if (!eof) {
+			CHECK(eof);
+			end();
+			return;
+		}
+		end();
+	}
+}
+
 TEST(a_client_that_vanishes)
 {
 	begin();
