@@ -10,7 +10,7 @@ nestbox_gateway_SOURCES = fcgi/gateway/main.c $(GATEWAY_SOURCES)
 nestbox_gateway_LDADD = libnbschema.a libnbbase.a $(JSONC_LIBS) $(OPENSSL_LIBS) $(HARDEN_LIBS)
 
 dist_man_MANS += doc/man/nestbox-gateway.8
-EXTRA_DIST += nginx/nginx.conf.in
+EXTRA_DIST += doc/gateway.md nginx/nginx.conf.in tests/alone/gateway.mjs tests/it/deploy.mjs
 
 check_PROGRAMS += tests/unit/test_head tests/unit/test_ticket tests/unit/test_relay tests/fuzz/fuzz_head
 tests_unit_test_head_SOURCES = tests/unit/test_head.c fcgi/gateway/head.c

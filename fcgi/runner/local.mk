@@ -5,3 +5,4 @@ nestbox_runner_SOURCES = fcgi/runner/job.c fcgi/runner/job.h fcgi/runner/keep.c 
 	fcgi/runner/link.c fcgi/runner/link.h fcgi/runner/main.c fcgi/runner/progress.c fcgi/runner/progress.h \
 	fcgi/runner/watch.c fcgi/runner/watch.h
 nestbox_runner_LDADD = $(DEPLOY_LIBS) $(FCGI_BASE_LIBS) $(DEPLOY_SYSLIBS) $(HARDEN_LIBS)
+dist_man_MANS += doc/man/nestbox-runner.8
