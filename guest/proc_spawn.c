@@ -276,7 +276,7 @@ static int make_end(bool piped, bool reads, int *mine, int *its)
 	return fcntl(*mine, F_SETFL, O_NONBLOCK) < 0 ? errno : 0;
 }
 
-static struct json_object *spawn_error(const struct proc_spec *spec, int sys, bool bad_cwd)
+static struct json_object *spawn_error(const struct proc_spec *spec, const char *home, int sys, bool bad_cwd)
 {
 	static const struct {
 		int sys;
@@ -302,7 +302,7 @@ static struct json_object *spawn_error(const struct proc_spec *spec, int sys, bo
 	}
 	if (bad_cwd)
 		snprintf(message, sizeof(message), "Failed to spawn '%.2000s': No such cwd '%.2000s': %s (os error %d)",
-			 spec->command, spec->cwd, text, sys);
+			 spec->command, spec->cwd ? spec->cwd : home, text, sys);
 	else
 		snprintf(message, sizeof(message), "Failed to spawn '%.4000s': %s (os error %d)", spec->command, text, sys);
 	return rpc_error_new(class_name, code, message);
@@ -349,7 +349,7 @@ enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc 
 
 	p = s->n_running < PROC_RUNNING_MAX ? calloc(1, sizeof(*p)) : NULL;
 	if (!p) {
-		*ret_error = spawn_error(spec, EAGAIN, false);
+		*ret_error = spawn_error(spec, s->home, EAGAIN, false);
 		return RC_LIMIT;
 	}
 	pid = start(s, spec, &e, &bad_cwd);
@@ -359,7 +359,7 @@ enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc 
 		pid = -EAGAIN;
 	}
 	if (pid < 0) {
-		*ret_error = spawn_error(spec, -pid, bad_cwd);
+		*ret_error = spawn_error(spec, s->home, -pid, bad_cwd);
 		free(p);
 		return rc_from_errno(-pid);
 	}

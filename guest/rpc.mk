@@ -23,7 +23,9 @@ nestbox_session_test_SOURCES = guest/session_test_main.c
 nestbox_session_test_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestbox_session_test_LDADD = $(SESSION_LIBS)
 
-check_PROGRAMS += tests/unit/test_ws tests/unit/test_rpc tests/unit/test_http_guest
+check_PROGRAMS += tests/unit/test_ws tests/unit/test_rpc tests/unit/test_http_guest tests/unit/test_session
+tests_unit_test_session_SOURCES = tests/unit/test_session.c
+tests_unit_test_session_LDADD = $(SESSION_LIBS)
 tests_unit_test_ws_SOURCES = tests/unit/test_ws.c
 tests_unit_test_ws_LDADD = $(SESSION_LIBS)
 tests_unit_test_rpc_SOURCES = tests/unit/test_rpc.c tests/lib/rpc_bed.h
@@ -41,4 +43,4 @@ tests_fuzz_fuzz_rpc_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 tests_fuzz_fuzz_http_guest_SOURCES = tests/fuzz/fuzz_http_guest.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_http_guest_LDADD = $(SESSION_LIBS)
 tests_fuzz_fuzz_http_guest_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
-EXTRA_DIST += tests/lib/ws-bridge.mjs tests/sdk/lib.mjs tests/sdk/process.mjs tests/sdk/deno.mjs tests/sdk/fetch.mjs tests/sdk/hostile.mjs
+EXTRA_DIST += doc/rpc.md tests/alone/session.sh tests/lib/ws-bridge.mjs tests/sdk/lib.mjs tests/sdk/process.mjs tests/sdk/deno.mjs tests/sdk/fetch.mjs tests/sdk/hostile.mjs
