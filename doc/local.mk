@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Manual pages of programs are named by the programs' own lists.
-dist_man_MANS += doc/man/nestbox-runner.8 doc/man/nestbox-vmm.8 doc/man/nestbox.conf.5
+dist_man_MANS += doc/man/nestbox-vmm.8 doc/man/nestbox.conf.5
 EXTRA_DIST += doc
 
 # Test programs that are scripts: all there are, so that a new one is not forgotten. (The directories themselves can't be in
