@@ -329,9 +329,10 @@ static void reconcile(struct watch *w)
 		free(lost);
 		return;
 	}
-	/* A row younger than its create's deadline may not have reached the broker yet. */
-	db_start(&q, w->db, "SELECT id FROM sandboxes WHERE status != 'stopped' AND node = ? AND created_ms < ? "
-			    "UNION ALL SELECT id FROM instances WHERE state NOT IN ('ended') AND created_ms < ?");
+	/* One that starts and is younger than its create's deadline may not have reached the broker yet. */
+	db_start(&q, w->db, "SELECT id FROM sandboxes WHERE status != 'stopped' AND node = ? "
+			    "AND (status = 'running' OR created_ms < ?) "
+			    "UNION ALL SELECT id FROM instances WHERE state != 'ended' AND (state = 'running' OR created_ms < ?)");
 	db_text(&q, w->c->node);
 	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
 	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
