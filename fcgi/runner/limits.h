@@ -5,6 +5,7 @@
 
 #define RUNNER_JOBS_MAX 4              /* revisions at once */
 #define RUNNER_POLL_MS 2000            /* looks for work by itself this often */
+#define RUNNER_RECONCILE_MS 10000      /* compares the database with the broker this often */
 #define RUNNER_JOB_MS 900000           /* a whole revision */
 #define RUNNER_COMMAND_MS 600000       /* one install or build command */
 #define RUNNER_READY_MS 60000          /* from start to the first answer of an app's server */

@@ -53,6 +53,7 @@ struct watch {
 	struct running jobs[RUNNER_JOBS_MAX];
 	struct retry retries[RETRIES_MAX];
 	struct keeper *keepers;
+	uint64_t reconcile_at_ms;
 };
 
 /* --- small statements ---------------------------------------------------------------------------------------------- */
@@ -314,7 +315,17 @@ static void on_vm(void *arg, const struct broker_vm_stat *vm)
 		memcpy(s->ids[s->n++], vm->id, BROKER_ID_MAX);
 }
 
-/* After every connect: what the database believes to run, and the broker does not know, ended while nobody looked. */
+/* A job writes its instance down before it asks for the machine. */
+static bool instance_known(struct watch *w, const char *id)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, w->db, "SELECT 1 FROM instances WHERE id = ? AND state != 'ended'");
+	db_text(&q, id);
+	return db_row(&q, NULL) != RC_ABSENT;
+}
+
+/* After every connect and every RUNNER_RECONCILE_MS: what the database believes to run, and the broker does not know, ended while nobody looked. */
 static void reconcile(struct watch *w)
 {
 	struct seen s = { .w = w, .cap = w->c->vm_max + 64 };
@@ -323,6 +334,7 @@ static void reconcile(struct watch *w)
 	size_t n_lost = 0;
 	struct fault f;
 
+	w->reconcile_at_ms = now_ms() + RUNNER_RECONCILE_MS;
 	s.ids = calloc(s.cap, BROKER_ID_MAX);
 	if (!s.ids || !lost || link_vms(&w->link, on_vm, &s, &f)) {
 		free(s.ids);
@@ -345,6 +357,11 @@ static void reconcile(struct watch *w)
 			snprintf(lost[n_lost++], ROW_ID_MAX, "%s", db_col_text(&q, 0));
 	}
 	db_end(&q);
+	for (size_t i = 0; i < s.n; i++)
+		if (!strncmp(s.ids[i], "rev_", 4) && !instance_known(w, s.ids[i])) {
+			log_warn("ending a machine that no revision has instance=%s", s.ids[i]);
+			link_vm_kill(&w->link, s.ids[i], "no revision has it", NULL);
+		}
 	for (size_t i = 0; i < n_lost; i++) {
 		struct broker_vm_stat st;
 		bool known = !link_vm_stat(&w->link, lost[i], &st, NULL);
@@ -450,6 +467,8 @@ static void tick(void *arg)
 		subscribe(w);
 	if (w->events_fd < 0)
 		return;
+	if (now_ms() >= w->reconcile_at_ms)
+		reconcile(w);
 	requeue_orphans(w);
 	start_queued(w);
 	unwant_failed(w);
