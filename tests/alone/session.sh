@@ -7,7 +7,7 @@ export NESTBOX_SESSION_TEST=${NESTBOX_SESSION_TEST:-${NESTBOX_BUILD:?}/nestbox-s
 passed=0 failed=0 skipped=0
 for program in process deno fetch hostile; do
 	echo "$program"
-	result=$("${NESTBOX_NODE:-node}" $program.mjs 2>&1 | tee /dev/stderr | grep -aE '^[0-9]+ passed, ' | tail -n 1)
+	result=$("${NESTBOX_NODE:-node}" $program.mjs 2>&1 | tee >(cat >&2) | grep -aE '^[0-9]+ passed, ' | tail -n 1)
 	read -r p _ f _ s _ <<<"${result:-0 passed, 1 failed, 0 skipped}"
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 done
