@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What is too long for `check`; called by `./bootstrap soak`, in an instance of its own. SOAK_SECONDS (600) and SOAK_WORKERS (4).
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/../.."
+export NESTBOX_INSTANCE=soak
+INST=$NESTBOX_PREFIX/instances/soak
+./bootstrap stop
+rm -rf "$INST"
+trap './bootstrap stop' EXIT
+./bootstrap start
+eval "$(./bootstrap env)"
+NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv \
+	"$NESTBOX_NODE" tests/soak/churn.mjs
