@@ -18,7 +18,7 @@
 struct engine_vm {
 	struct engine_vm *next;
 	char id[41];
-	enum { NO_OP, START, PAUSE, RESUME, SAVE } op;
+	enum { NO_OP, START, PAUSE, RESUME, SAVE, RESIZE } op;
 	bool stopped, gone, bad;
 	engine_done_fn *done;
 	engine_exit_fn *exit;
@@ -194,6 +194,11 @@ static enum rc fake_start(struct engine *e, const struct engine_spec *spec, stru
 	vm->op = START;
 	vm->done = done;
 	snprintf(free_place, sizeof(processes[0]), "%s", spec->id);
+	for (size_t i = 0; i < spec->n_disks; i++) {
+		struct stat st;
+
+		fake.disk_mib[i] = fstat(spec->disks[i].fd, &st) ? -1 : (int)(st.st_size >> 20);
+	}
 	if (spec->log_fd >= 0 && write(spec->log_fd, "kernel log\n", 11) < 0)
 		return RC_SYS;
 	loop_timer_set(vm->turn, now_ms());
@@ -289,9 +294,17 @@ static void fake_engine_free(struct engine *e)
 		vm_drop(vms);
 }
 
+static enum rc fake_disk_resized(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f)
+{
+	if (strncmp(serial, "spare", 5) != 0)
+		return fault_set(ret_f, RC_ABSENT, 0, "no disk '%s'", serial);
+	fake.resizes++;
+	return vm_op(vm, RESIZE, done, ret_f);
+}
+
 static const struct engine_ops fake_ops = {
 	.name = "fake", .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
-	.save = fake_save, .snapshot_open = fake_snapshot_open, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
+	.save = fake_save, .disk_resized = fake_disk_resized, .snapshot_open = fake_snapshot_open, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
 	.stat = fake_stat, .vm_free = vm_drop, .engine_free = fake_engine_free,
 };
 
@@ -392,12 +405,22 @@ static void connection_end(struct connection *c)
 	free(c);
 }
 
+static void control_note(const char *line)
+{
+	const char *op = strstr(line, "\"op\":\"");
+	size_t n = strlen(fake.control_ops);
+
+	if (op)
+		snprintf(fake.control_ops + n, sizeof(fake.control_ops) - n, "%.*s ", (int)strcspn(op + 6, "\""), op + 6);
+}
+
 static void answer(struct connection *c)
 {
 	static char many[200000];
 	const char *text = "{\"ok\":true}\n";
 
 	fake.lines++;
+	control_note(c->line);
 	memcpy(fake.last_line, c->line, c->n);
 	fake.last_line[c->n] = '\0';
 	if (fake.agent_mode == AGENT_SILENT)

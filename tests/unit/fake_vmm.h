@@ -18,8 +18,10 @@ struct fake {
 	int agent_fd, agent_port;
 	struct source *agent_source;
 	enum fake_agent_mode agent_mode;
+	char control_ops[1024]; /* the control operations it was asked, separated by blanks */
+	int disk_mib[ENGINE_DISKS_MAX]; /* of the machine started last */
 	char last_line[65536];  /* what an agent was asked last */
-	unsigned int boots, restores, saves, live_vms, live_nets, live_snapshots, lines;
+	unsigned int boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines;
 	unsigned int bad_boots; /* so many cold boots fail */
 	bool refuse_snapshots;  /* snapshot_open says RC_STATE */
 };

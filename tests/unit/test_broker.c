@@ -408,7 +408,16 @@ TEST(bad_creates_are_refused)
 	REFUSED(q.stop_at_ms = 1, RC_INVALID);
 	REFUSED((q.env = bad_env, q.env_n = sizeof(bad_env)), RC_INVALID);
 	REFUSED((q.env = bad_env, q.env_n = 3), RC_INVALID);
-	REFUSED(strcpy(q.root_volume, "v"), RC_STATE);
+	REFUSED(strcpy(q.root_volume, "v"), RC_ABSENT);
+	REFUSED(strcpy(q.root_volume, "../v"), RC_INVALID);
+	REFUSED(strcpy(q.root_volume, "snapshot:"), RC_INVALID);
+	REFUSED(strcpy(q.root_volume, "snapshot:v"), RC_ABSENT);
+	REFUSED((strcpy(q.root_volume, "v"), strcpy(q.image, "debian-13")), RC_INVALID);
+	REFUSED((q.mounts = bad_env, q.mounts_n = sizeof(bad_env)), RC_INVALID);
+	REFUSED((q.mounts = (const uint8_t *)"v\0/", q.mounts_n = 4), RC_INVALID);
+	REFUSED((q.mounts = (const uint8_t *)"v\0/x", q.mounts_n = 4), RC_INVALID);
+	REFUSED((q.mounts = (const uint8_t *)"../v\0/x", q.mounts_n = 8), RC_INVALID);
+	REFUSED((q.mounts = (const uint8_t *)"v\0/x", q.mounts_n = 5), RC_ABSENT);
 	CHECK(!fake_runs("x"));
 	teardown();
 }
@@ -433,6 +442,191 @@ TEST(host_limits)
 	teardown();
 }
 
+/* --- volumes ---------------------------------------------------------------------------------------------------- */
+
+static struct broker_volume volume;
+
+static enum rc volume_make(const char *name, uint64_t mib, const char *from)
+{
+	struct broker_volume_create q = { .bytes = mib << 20 };
+
+	snprintf(q.name, sizeof(q.name), "%s", name);
+	snprintf(q.from, sizeof(q.from), "%s", from);
+	return ASK(VOLUME_CREATE, broker_volume_create, &q, broker_volume, &volume);
+}
+
+static enum rc volume_snap(const char *name, const char *snapshot)
+{
+	struct broker_volume_snapshot q;
+
+	snprintf(q.name, sizeof(q.name), "%s", name);
+	snprintf(q.snapshot, sizeof(q.snapshot), "%s", snapshot);
+	return ASK(VOLUME_SNAPSHOT, broker_volume_snapshot, &q, broker_volume, &volume);
+}
+
+static enum rc volume_named(uint16_t op, const char *name)
+{
+	struct broker_volume_name q;
+
+	snprintf(q.name, sizeof(q.name), "%s", name);
+	return ask_on(client, op, (message_put_fn *)broker_volume_name_put, &q,
+		      op == BROKER_VOLUME_STAT ? (message_get_fn *)broker_volume_get : (message_get_fn *)broker_none_get, &volume);
+}
+
+static enum rc create_with(const char *id, const char *root, const char *mounts, size_t n)
+{
+	struct broker_vm_create q = create_request(id, 0);
+	struct broker_vm_created created;
+
+	snprintf(q.root_volume, sizeof(q.root_volume), "%s", root);
+	q.mounts = (const uint8_t *)mounts;
+	q.mounts_n = n;
+	return ASK(VM_CREATE, broker_vm_create, &q, broker_vm_created, &created);
+}
+#define WITH(id, root, mounts) create_with(id, root, mounts, sizeof(mounts) - 1)
+
+static void volumes_clear(void)
+{
+	static const char *const made[] = { "v", "w", "r", "snapshot:s", "snapshot:rs" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(made); i++)
+		volume_named(BROKER_VOLUME_DELETE, made[i]);
+	CHECK_EQ(files_below("state/volumes"), 0);
+	CHECK_EQ(files_below("state/snapshots"), 0);
+}
+
+TEST(volume_is_made_told_of_and_deleted)
+{
+	setup();
+	CHECK_EQ(volume_make("v", 64, ""), RC_OK);
+	CHECK_EQ(volume.bytes, 64u << 20);
+	CHECK(volume.used_bytes > 0 && volume.used_bytes < 16u << 20);
+	CHECK_EQ(volume.bootable, 0);
+	CHECK_EQ(volume_make("v", 64, ""), RC_EXISTS);
+	CHECK_EQ(volume_make("../v", 64, ""), RC_INVALID);
+	CHECK_EQ(volume_make(".v", 64, ""), RC_INVALID);
+	CHECK_EQ(volume_make("w", 1, ""), RC_INVALID);
+	CHECK_EQ(volume_make("w", 1u << 30, ""), RC_INVALID);
+	CHECK_EQ(volume_make("w", 64, "image:no-such"), RC_ABSENT);
+	CHECK_EQ(volume_make("w", 64, "image:../x"), RC_INVALID);
+	CHECK_EQ(volume_make("w", 64, "snapshot:no-such"), RC_ABSENT);
+	CHECK_EQ(volume_make("w", 64, "/etc/passwd"), RC_INVALID);
+	CHECK_EQ(volume_named(BROKER_VOLUME_STAT, "v"), RC_OK);
+	CHECK_EQ(volume.bytes, 64u << 20);
+	CHECK_EQ(volume_named(BROKER_VOLUME_STAT, "w"), RC_ABSENT);
+	CHECK_EQ(volume_named(BROKER_VOLUME_STAT, "../vms"), RC_INVALID);
+	CHECK_EQ(volume_named(BROKER_VOLUME_DELETE, "../vms"), RC_INVALID);
+	CHECK_EQ(volume_named(BROKER_VOLUME_DELETE, "v"), RC_OK);
+	CHECK_EQ(volume_named(BROKER_VOLUME_DELETE, "v"), RC_ABSENT);
+	volumes_clear();
+	teardown();
+}
+
+TEST(volume_has_one_machine_at_a_time)
+{
+	setup();
+	CHECK_EQ(volume_make("v", 64, ""), RC_OK);
+	CHECK_EQ(volume_make("w", 32, ""), RC_OK);
+	CHECK_EQ(WITH("a", "", "v\0/data\0w\0/more\0"), RC_OK);
+	CHECK_STR(strstr(fake.control_ops, "mount"), "mount mount identity ");
+	CHECK_EQ(fake.resizes, 2);
+	CHECK_EQ(fake.disk_mib[2], 64);
+	CHECK_EQ(fake.disk_mib[3], 32);
+	CHECK_EQ(fake.disk_mib[4], 1);
+	CHECK_EQ(volume_named(BROKER_VOLUME_STAT, "w"), RC_OK);
+	CHECK_STR(volume.used_by, "a");
+	CHECK_EQ(WITH("b", "", "w\0/data\0"), RC_STATE);
+	CHECK(strstr(last.text, "attached to machine 'a'") != NULL);
+	CHECK_EQ(WITH("b", "v", ""), RC_STATE);
+	CHECK_EQ(volume_named(BROKER_VOLUME_DELETE, "v"), RC_STATE);
+	/* A new broker still knows. */
+	broker_down();
+	broker_up();
+	CHECK_EQ(WITH("b", "", "w\0/data\0"), RC_STATE);
+	fake.control_ops[0] = '\0';
+	CHECK_EQ(vm_kill("a"), RC_OK);
+	CHECK(strstr(fake.control_ops, "sync ") != NULL);
+	CHECK_EQ(WITH("b", "", "w\0/data\0"), RC_OK);
+	CHECK_EQ(WITH("c", "", "v\0/1\0v\0/2\0"), RC_STATE);
+	CHECK_EQ(WITH("c", "", "v\0/1\0"), RC_OK);
+	CHECK_EQ(vm_kill("b"), RC_OK);
+	/* An agent that does not answer costs time, not the end. */
+	fake.agent_mode = AGENT_CLOSES;
+	CHECK_EQ(vm_kill("c"), RC_OK);
+	fake.agent_mode = AGENT_OK;
+	volumes_clear();
+	teardown();
+}
+
+TEST(snapshots_and_what_comes_from_them)
+{
+	setup();
+	CHECK_EQ(volume_make("v", 64, ""), RC_OK);
+	CHECK_EQ(volume_snap("w", "s"), RC_ABSENT);
+	CHECK_EQ(volume_snap("v", "../s"), RC_INVALID);
+	CHECK_EQ(WITH("a", "", "v\0/data\0"), RC_OK);
+	fake.control_ops[0] = '\0';
+	CHECK_EQ(volume_snap("v", "s"), RC_OK);
+	CHECK_STR(fake.control_ops, "freeze thaw ");
+	CHECK_EQ(volume.bytes, 64u << 20);
+	CHECK_EQ(volume_snap("v", "s"), RC_EXISTS);
+	/* A guest that cannot freeze is thawed, and nothing is left. */
+	fake.agent_mode = AGENT_ERROR;
+	CHECK_EQ(volume_snap("v", "rs"), RC_GUEST);
+	fake.agent_mode = AGENT_OK;
+	CHECK(strstr(fake.control_ops, "freeze thaw freeze thaw ") == fake.control_ops);
+	CHECK_EQ(files_below("state/snapshots"), 1);
+	CHECK_EQ(vm_kill("a"), RC_OK);
+	CHECK_EQ(volume_make("w", 32, "snapshot:s"), RC_INVALID);
+	CHECK_EQ(volume_make("w", 96, "snapshot:s"), RC_OK);
+	CHECK_EQ(volume.bytes, 96u << 20);
+	CHECK_EQ(WITH("a", "snapshot:s", ""), RC_INVALID);
+	CHECK_EQ(volume_named(BROKER_VOLUME_STAT, "snapshot:s"), RC_OK);
+	volumes_clear();
+	teardown();
+}
+
+TEST(root_volumes_and_root_snapshots)
+{
+	unsigned int boots;
+
+	setup();
+	CHECK_EQ(volume_make("v", 64, ""), RC_OK);
+	CHECK_EQ(WITH("a", "v", ""), RC_INVALID);
+	CHECK(strstr(last.text, "not bootable") != NULL);
+	CHECK_EQ(volume_make("r", 48, "image:debian-13"), RC_OK);
+	CHECK_EQ(volume.bootable, 1);
+	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	boots = fake.boots;
+	CHECK_EQ(WITH("a", "r", "v\0/data\0"), RC_OK);
+	CHECK_EQ(fake.boots, boots + 1);
+	CHECK_EQ(fake.disk_mib[1], 48);
+	CHECK_EQ(fake.disk_mib[2], 64);
+	CHECK_EQ(WITH("b", "r", ""), RC_STATE);
+	CHECK_EQ(volume_snap("r", "rs"), RC_OK);
+	CHECK_EQ(volume.bootable, 1);
+	CHECK_EQ(WITH("b", "snapshot:rs", ""), RC_OK);
+	CHECK_EQ(fake.disk_mib[1], 48);
+	CHECK_EQ(WITH("c", "snapshot:rs", ""), RC_OK);
+	CHECK_EQ(volume_named(BROKER_VOLUME_DELETE, "snapshot:rs"), RC_OK);
+	CHECK_EQ(vm_kill("a"), RC_OK);
+	CHECK_EQ(vm_kill("b"), RC_OK);
+	CHECK_EQ(vm_kill("c"), RC_OK);
+	volumes_clear();
+	teardown();
+}
+
+TEST(unfinished_volumes_go_at_the_next_start)
+{
+	setup();
+	CHECK_EQ(mkdir("state/volumes/.half", 0700), 0);
+	CHECK_EQ(mkdir("state/snapshots/.half", 0700), 0);
+	broker_down();
+	broker_up();
+	CHECK(access("state/volumes/.half", F_OK) < 0 && access("state/snapshots/.half", F_OK) < 0);
+	teardown();
+}
+
 /* Whatever step fails: the create either succeeds or leaves nothing, and the broker goes on. */
 TEST(every_step_of_a_create_may_fail)
 {
@@ -440,12 +634,16 @@ TEST(every_step_of_a_create_may_fail)
 
 	setup();
 	UNTIL(fake.live_snapshots == 1 && !b->n_machines);
+	CHECK_EQ(volume_make("v", 64, ""), RC_OK);
 	for (n = 1; n < 200; n++) {
 		struct broker_vm_create q = create_request("nth", 0);
-		enum rc rc = ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q);
 		struct broker_vm_created created;
 		bool used_up;
+		enum rc rc;
 
+		q.mounts = (const uint8_t *)"v\0/data";
+		q.mounts_n = sizeof("v\0/data");
+		rc = ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q);
 		REQUIRE(!rc);
 		fake_fail(n);
 		rc = ask_receive(client, BROKER_VM_CREATE, (message_get_fn *)broker_vm_created_get, &created);
@@ -471,6 +669,7 @@ TEST(every_step_of_a_create_may_fail)
 	printf("  %u steps, %u of them fatal to the create\n", n - 1, failures);
 	CHECK(n > 15 && n < 200 && failures > 8);
 	CHECK_EQ(create("after", 0), RC_OK);
+	volumes_clear();
 	teardown();
 }
 

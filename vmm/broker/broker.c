@@ -11,6 +11,7 @@
 #include "vmm/broker/peer.h"
 #include "vmm/broker/template.h"
 #include "vmm/net/net.h"
+#include "vmm/broker/volume.h"
 #include "vmm/store/copy.h"
 
 #include <ctype.h>
@@ -106,10 +107,12 @@ enum rc broker_new(struct loop *loop, const struct config *config, struct engine
 	*b = (struct broker){ .loop = loop, .config = config, .engine = engine, .verdict = *verdict,
 			      .started_ms = wall_ms(), .memory_mib_max = host_memory_mib(config), .state_dirfd = -1,
 			      .vms_dirfd = -1, .images_dirfd = -1, .templates_dirfd = -1, .exposures_dirfd = -1,
-			      .logs_dirfd = -1, .stop_timer_fd = -1 };
+			      .logs_dirfd = -1, .volumes_dirfd = -1, .snapshots_dirfd = -1, .stop_timer_fd = -1 };
 	installation_tag(config, tag);
 	cgroup_host_init(&b->cgroup, tag);
 	rc = dirs_open(b, ret_f);
+	if (!rc)
+		rc = volumes_init(b, ret_f);
 	if (!rc)
 		rc = machines_init(b, ret_f);
 	if (!rc)
@@ -129,6 +132,7 @@ void broker_free(struct broker *b)
 	b->closing = true;
 	source_drop(&b->close_timer);
 	templates_free(b);
+	volumes_free(b);
 	peers_free(b);
 	expose_free(b);
 	machines_free(b);

@@ -15,6 +15,7 @@
 
 struct machine;
 struct template;
+struct volume_op;
 
 /* A machine that is no more: what VM_STAT still answers. */
 struct gone {
@@ -30,7 +31,7 @@ struct broker {
 	struct engine_verdict verdict;
 	uint64_t started_ms;      /* wall clock */
 	uint64_t memory_mib_max;  /* sum of machines' memory */
-	int state_dirfd, vms_dirfd, images_dirfd, templates_dirfd, exposures_dirfd, logs_dirfd;
+	int state_dirfd, vms_dirfd, images_dirfd, templates_dirfd, exposures_dirfd, logs_dirfd, volumes_dirfd, snapshots_dirfd;
 
 	struct cgroup_host cgroup;
 	struct machine **machines; /* by id */
@@ -44,6 +45,7 @@ struct broker {
 	struct source *close_timer;
 	uint64_t close_by_ms;
 
+	struct volume_op *volume_ops;
 	struct expose_set *expose;
 	struct template_set *templates;
 	struct peer_set *peers;

@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/broker/agent_link.h"
+#include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/store/copy.h"
@@ -310,32 +311,10 @@ static void on_booting(void *arg, enum rc rc, const struct fault *f)
 		ask(d, HELLO, TEMPLATE_BOOT_MS, on_asked);
 }
 
-/* The image knows how its kernel is started; what an accelerator needs besides, the engine adds. */
-static enum rc cmdline_read(int image_dirfd, char **ret, struct fault *ret_f)
-{
-	_cleanup_free_ char *text = NULL;
-	struct json_object *root, *v;
-	size_t n;
-	enum rc rc = file_read_at(image_dirfd, "image.json", IMAGE_JSON_MAX, &text, &n, ret_f);
-
-	if (rc)
-		return rc;
-	root = json_tokener_parse(text);
-	if (json_object_is_type(root, json_type_object) && json_object_object_get_ex(root, "cmdline", &v) &&
-	    json_object_is_type(v, json_type_string))
-		*ret = strdup(json_object_get_string(v));
-	else
-		*ret = strdup(BUILD_CMDLINE);
-	json_object_put(root);
-	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-}
-
 static void step_boot(void *arg, enum rc rc, const struct fault *f)
 {
 	struct build *d = arg;
-	_cleanup_fd_ int kernel = -1, initrd = -1;
-	_cleanup_free_ char *cmdline = NULL;
-	struct machine_boot boot;
+	_cleanup_(image_boot_close) struct image_boot boot = { -1, -1, NULL };
 	struct fault ff;
 
 	d->task = NULL;
@@ -343,32 +322,12 @@ static void step_boot(void *arg, enum rc rc, const struct fault *f)
 		build_fail(d, f);
 		return;
 	}
-	kernel = openat(d->image_dirfd, "kernel", O_RDONLY | O_CLOEXEC);
-	initrd = openat(d->image_dirfd, "initrd", O_RDONLY | O_CLOEXEC);
-	if (kernel < 0 || initrd < 0)
-		rc = fault_set(&ff, RC_ABSENT, errno, "image '%s' has no kernel or no initrd", d->image);
-	else
-		rc = cmdline_read(d->image_dirfd, &cmdline, &ff);
-	boot = (struct machine_boot){ kernel, initrd, cmdline };
+	rc = image_boot_open(d->image_dirfd, d->image, &boot, &ff);
 	if (!rc)
-		rc = machine_launch(d->m, &boot, NULL, on_booting, d, &ff);
+		rc = machine_launch(d->m, &(struct machine_boot){ boot.kernel_fd, boot.initrd_fd, boot.cmdline }, NULL,
+				    on_booting, d, &ff);
 	if (rc)
 		build_fail(d, &ff);
-}
-
-static enum rc image_open(struct broker *b, const char *image, int *ret_dirfd, int *ret_fd, struct fault *ret_f)
-{
-	_cleanup_fd_ int dirfd = openat(b->images_dirfd, image, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
-
-	if (dirfd < 0)
-		return fault_set(ret_f, RC_ABSENT, errno, "no image '%s'", image);
-	fd = openat(dirfd, "root.erofs", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return fault_set(ret_f, RC_ABSENT, errno, "image '%s' has no root.erofs", image);
-	if (ret_dirfd)
-		*ret_dirfd = take_fd(&dirfd);
-	*ret_fd = take_fd(&fd);
-	return RC_OK;
 }
 
 static enum rc dirs_make(struct build *d, struct fault *ret_f)

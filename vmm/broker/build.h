@@ -8,8 +8,6 @@
 #define TEMPLATE_NAME_MAX 200
 #define BUILD_COLD_ID "_cold"   /* machines of the one build that runs */
 #define BUILD_CHECK_ID "_check"
-/* Where image.json has no "cmdline". */
-#define BUILD_CMDLINE "console=ttyS0 loglevel=4 panic=-1 nestbox.root=image"
 
 struct build;
 /* RC_OK: templates/<name>/ is there and good, and use is the callee's. Comes once; the build and its machines are gone. */

@@ -4,10 +4,15 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/broker/attach.h"
+#include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/template.h"
+#include "vmm/broker/volume.h"
+#include "vmm/store/task.h"
+#include "vmm/store/volume.h"
 
 #include <string.h>
 #include <time.h>
@@ -22,6 +27,12 @@ struct create {
 	char hostname[64];
 	uint8_t *env;
 	size_t env_n;
+	uint8_t *mounts;             /* the request's */
+	struct attach_list list;     /* in mounts */
+	size_t n_mounted;
+	bool cold;                   /* no template has this root */
+	struct image_boot boot;
+	struct task *task;           /* copies the snapshot that it starts from */
 	uint64_t begun_us, prepared_us, started_us, restored_us;
 	struct fault f; /* why it fails; text empty: because the machine ended */
 };
@@ -42,6 +53,9 @@ static void create_free(struct create *c)
 	source_drop(&c->ca_wait);
 	if (c->env)
 		explicit_bzero(c->env, c->env_n);
+	task_cancel(c->task);
+	image_boot_close(&c->boot);
+	free(c->mounts);
 	free(c->env);
 	free(c);
 }
@@ -61,8 +75,10 @@ static void on_machine_end(void *arg, const char *reason)
 
 	template_cancel(c->wait);
 	agent_cancel(c->call);
+	task_cancel(c->task);
 	c->wait = NULL;
 	c->call = NULL;
+	c->task = NULL;
 	source_drop(&c->deadline);
 	source_drop(&c->ca_wait);
 	c->m->on_ca = NULL;
@@ -85,7 +101,7 @@ static void on_deadline(void *arg)
 
 	fault_set(&f, RC_TIMEOUT, 0, "the machine was not ready in %u ms (waiting for %s)",
 		  (unsigned int)c->b->config->create_timeout_ms,
-		  c->wait ? "its template" : c->call ? "its agent" : "its process");
+		  c->wait ? "its template" : c->call ? "its agent" : c->task ? "its disk" : "its process");
 	create_fail(c, &f);
 }
 
@@ -144,7 +160,8 @@ static void identity_send(struct create *c)
 	c->m->on_ca = NULL;
 	source_drop(&c->ca_wait);
 	if (identity_line(c->hostname, c->env, c->env_n, c->m->ca_pem, &line, &f) ||
-	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS, on_identity, c, &c->call, &f))
+	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + (c->cold ? TEMPLATE_BOOT_MS : AGENT_ANSWER_MS),
+		       on_identity, c, &c->call, &f))
 		create_fail(c, &f);
 	if (line)
 		explicit_bzero(line, strlen(line));
@@ -164,10 +181,91 @@ static void on_ca_late(void *arg)
 	identity_send(c);
 }
 
-static void on_restored(void *arg, enum rc rc, const struct fault *f)
+static void identity_begin(struct create *c)
+{
+	struct fault f;
+
+	/* Asked for when the network was made, long before this: it is there, or something is wrong. */
+	if (!c->m->egress_told || c->m->ca_pem) {
+		identity_send(c);
+		return;
+	}
+	c->m->on_ca = on_ca;
+	if (loop_timer(c->b->loop, now_ms() + EGRESS_CA_MS, on_ca_late, c, &c->ca_wait, &f))
+		create_fail(c, &f);
+}
+
+/* --- volumes ---------------------------------------------------------------------------------------------------- */
+
+static void mounts_next(struct create *c);
+
+static void on_mounted(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
 {
 	struct create *c = arg;
 	struct fault ff;
+
+	(void)fd;
+	(void)answer;
+	c->call = NULL;
+	if (!rc) {
+		c->n_mounted++;
+		mounts_next(c);
+		return;
+	}
+	ff = *f;
+	fault_wrap(&ff, "volume '%.60s'", c->list.mounts[c->n_mounted].volume);
+	create_fail(c, &ff);
+}
+
+static void mount_send(struct create *c)
+{
+	struct json_object *o = json_object_new_object();
+	struct fault f;
+
+	json_object_object_add(o, "service", json_object_new_string("control"));
+	json_object_object_add(o, "op", json_object_new_string("mount"));
+	json_object_object_add(o, "device", json_object_new_int((int)c->n_mounted));
+	json_object_object_add(o, "path", json_object_new_string(c->list.mounts[c->n_mounted].path));
+	if (agent_call(c->b->loop, &c->m->net, AGENT_ASK, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN),
+		       now_ms() + (c->cold ? TEMPLATE_BOOT_MS : AGENT_ANSWER_MS), on_mounted, c, &c->call, &f))
+		create_fail(c, &f);
+	json_object_put(o);
+}
+
+static void on_resized(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+
+	if (c->m->ending)
+		return;
+	if (rc)
+		create_fail(c, f);
+	else
+		mount_send(c);
+}
+
+/* A template has placeholders where the volumes are now, and has to hear of their size. */
+static void mounts_next(struct create *c)
+{
+	struct fault f;
+	char serial[16];
+
+	if (c->n_mounted == c->list.n) {
+		identity_begin(c);
+	} else if (c->cold) {
+		mount_send(c);
+	} else {
+		snprintf(serial, sizeof(serial), "spare%zu", c->n_mounted);
+		if (machine_disk_resized(c->m, serial, on_resized, c, &f))
+			create_fail(c, &f);
+	}
+}
+
+/* --- starting ----------------------------------------------------------------------------------------------------- */
+
+static void on_restored(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
 
 	/* A start that failed has ended the machine before it comes here. */
 	if (c->m->ending) {
@@ -177,14 +275,7 @@ static void on_restored(void *arg, enum rc rc, const struct fault *f)
 	}
 	(void)rc;
 	c->restored_us = clock_us();
-	/* Asked for when the network was made, long before this: it is there, or something is wrong. */
-	if (!c->m->egress_told || c->m->ca_pem) {
-		identity_send(c);
-		return;
-	}
-	c->m->on_ca = on_ca;
-	if (loop_timer(c->b->loop, now_ms() + EGRESS_CA_MS, on_ca_late, c, &c->ca_wait, &ff))
-		create_fail(c, &ff);
+	mounts_next(c);
 }
 
 static void create_start(struct create *c, const struct template_use *use)
@@ -213,6 +304,77 @@ static void on_template(void *arg, const struct template_use *use, const struct 
 		create_start(c, use);
 }
 
+static void cold_launch(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+	struct machine_boot boot = { c->boot.kernel_fd, c->boot.initrd_fd, c->boot.cmdline };
+	struct fault ff;
+
+	c->task = NULL;
+	if (!rc) {
+		c->started_us = clock_us();
+		rc = machine_launch(c->m, &boot, NULL, on_restored, c, &ff);
+		f = &ff;
+	}
+	if (rc)
+		create_fail(c, f);
+}
+
+/* From a volume, or from a copy of a snapshot: a template has another root mounted, so the kernel is booted. */
+static void create_cold(struct create *c, const struct volume *snapshot)
+{
+	_cleanup_fd_ int image_dirfd = -1, image_fd = -1;
+	struct fault f;
+	enum rc rc = image_open(c->b, c->m->image, &image_dirfd, &image_fd, &f);
+
+	if (!rc)
+		rc = image_boot_open(image_dirfd, c->m->image, &c->boot, &f);
+	c->prepared_us = clock_us();
+	if (!rc)
+		rc = machine_prepare(c->m, image_fd, -1, &f);
+	if (!rc && snapshot)
+		rc = task_copy(c->b->loop, snapshot->fd, c->m->disks[1], cold_launch, c, &c->task, &f);
+	if (rc)
+		create_fail(c, &f);
+	else if (!snapshot)
+		cold_launch(c, RC_OK, NULL);
+}
+
+static void create_from_volume(struct create *c, const char *root)
+{
+	bool is_snapshot = !strncmp(root, VOLUME_SNAPSHOT_PREFIX, strlen(VOLUME_SNAPSHOT_PREFIX));
+	struct volume snapshot;
+	struct fault f;
+
+	c->cold = true;
+	if (!is_snapshot) {
+		create_cold(c, NULL);
+		return;
+	}
+	if (volume_snapshot_root(c->b, root, &snapshot, &f)) {
+		create_fail(c, &f);
+		return;
+	}
+	snprintf(c->m->image, sizeof(c->m->image), "%s", snapshot.image);
+	create_cold(c, &snapshot);
+	close_fd(&snapshot.fd);
+}
+
+static enum rc create_attach(struct create *c, const struct broker_vm_create *q, struct fault *ret_f)
+{
+	bool is_snapshot = !strncmp(q->root_volume, VOLUME_SNAPSHOT_PREFIX, strlen(VOLUME_SNAPSHOT_PREFIX));
+	enum rc rc;
+
+	if (q->mounts_n) {
+		c->mounts = malloc(q->mounts_n);
+		if (!c->mounts)
+			return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+		memcpy(c->mounts, q->mounts, q->mounts_n);
+	}
+	rc = attach_parse(c->mounts, q->mounts_n, &c->list, ret_f);
+	return rc ? rc : attach_volumes(c->m, is_snapshot ? "" : q->root_volume, &c->list, ret_f);
+}
+
 static enum rc create_check(struct broker *b, const struct broker_vm_create *q, struct fault *ret_f)
 {
 	const struct config *cf = b->config;
@@ -228,8 +390,8 @@ static enum rc create_check(struct broker *b, const struct broker_vm_create *q, 
 		return fault_set(ret_f, RC_INVALID, 0, "the end of its lifetime is in the past");
 	if (*q->image && !broker_name_ok(q->image))
 		return fault_set(ret_f, RC_INVALID, 0, "not an image's name");
-	if (*q->root_volume || q->mounts_n)
-		return fault_set(ret_f, RC_STATE, 0, "volumes are not built into this broker yet");
+	if (*q->root_volume && *q->image)
+		return fault_set(ret_f, RC_INVALID, 0, "a root volume knows its image");
 	if (b->closing)
 		return fault_set(ret_f, RC_AGAIN, 0, "the broker is ending");
 	return RC_OK;
@@ -251,6 +413,7 @@ static enum rc create_new(struct broker *b, const struct broker_vm_create *q, st
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	}
 	c->b = b;
+	c->boot = (struct image_boot){ -1, -1, NULL };
 	c->begun_us = clock_us();
 	c->env_n = q->env_n;
 	if (q->env_n)
@@ -287,6 +450,14 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 	c->r = r;
 	c->m->on_end = on_machine_end;
 	c->m->arg = c;
+	if (create_attach(c, q, &f)) {
+		create_fail(c, &f);
+		return;
+	}
+	if (*q->root_volume) {
+		create_from_volume(c, q->root_volume);
+		return;
+	}
 	rc = template_get(b, q->image, q->memory_mib, on_template, c, &use, &c->wait, &f);
 	if (rc == RC_OK)
 		create_start(c, &use);

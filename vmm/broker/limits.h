@@ -25,6 +25,13 @@
 #define CLOSE_CHECK_MS 10
 #define RECORD_MAX 16384
 
+/* Volumes */
+#define VOLUME_BYTES_MIN (16ull << 20)
+#define VOLUME_BYTES_MAX (1ull << 40)
+#define VOLUME_OPS_MAX 16         /* creates and snapshots under way */
+#define SETTLE_MS 5000            /* a machine that ends may take this long to flush its volumes */
+#define THAW_TRIES 3
+
 /* Agents */
 #define DIAL_MS 3000              /* deadline of a connection to an agent */
 #define DIAL_ATTEMPT_MS 500       /* of one connect(2): a guest that just started may miss the first packet */

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 noinst_LIBRARIES += libnbbroker.a
 libnbbroker_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/store/task.h \
+libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/store/task.h vmm/store/volume.c vmm/store/volume.h \
 	vmm/broker/agent_link.c vmm/broker/agent_link.h vmm/broker/broker.c vmm/broker/broker.h vmm/broker/build.c \
 	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/create.c vmm/broker/create.h \
 	vmm/broker/dial.c vmm/broker/dial.h vmm/broker/expose.c vmm/broker/expose.h vmm/broker/identity.c \
+	vmm/broker/image.c vmm/broker/image.h vmm/broker/attach.c vmm/broker/attach.h vmm/broker/volume.c vmm/broker/volume.h \
 	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
 	vmm/broker/orphan.c vmm/broker/orphan.h vmm/broker/peer.c vmm/broker/peer.h vmm/broker/record.c \
 	vmm/broker/record.h vmm/broker/template.c vmm/broker/template.h

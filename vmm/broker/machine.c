@@ -5,12 +5,14 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "schema/agent.h"
+#include "vmm/broker/attach.h"
 #include "vmm/broker/dial.h"
 #include "vmm/broker/expose.h"
 #include "vmm/broker/list.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/record.h"
+#include "vmm/broker/volume.h"
 #include "vmm/store/copy.h"
 
 #include <fcntl.h>
@@ -64,6 +66,7 @@ static void machine_free(struct machine *m)
 {
 	for (size_t i = 0; i < ENGINE_DISKS_MAX; i++)
 		close_fd(&m->disks[i]);
+	agent_cancel(m->settle);
 	source_drop(&m->lease);
 	source_drop(&m->grace);
 	source_drop(&m->finish);
@@ -161,23 +164,28 @@ static enum rc record_put(struct machine *m, struct fault *ret_f)
 
 	snprintf(r.engine, sizeof(r.engine), "%s", m->b->verdict.name);
 	snprintf(r.image, sizeof(r.image), "%s", m->image);
+	attach_text(m, r.volumes);
 	return record_write(m->dirfd, &r, ret_f);
 }
 
 static enum rc disks_make(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
 	uint64_t bytes = overlay_fd < 0 ? m->b->config->vm_disk_mib << 20 : 0;
-	enum rc rc;
+	enum rc rc = RC_OK;
 
 	m->disks[DISK_IMAGE] = fcntl(image_fd, F_DUPFD_CLOEXEC, 3);
 	if (m->disks[DISK_IMAGE] < 0)
 		return fault_set(ret_f, RC_SYS, errno, "duplicate image");
-	rc = disk_make_at(m->dirfd, "overlay", bytes, &m->disks[DISK_OVERLAY], ret_f);
-	if (!rc && overlay_fd >= 0)
-		rc = copy_disk(overlay_fd, m->disks[DISK_OVERLAY], NULL, ret_f);
+	if (m->disks[DISK_OVERLAY] < 0) {
+		rc = disk_make_at(m->dirfd, "overlay", bytes, &m->disks[DISK_OVERLAY], ret_f);
+		if (!rc && overlay_fd >= 0)
+			rc = copy_disk(overlay_fd, m->disks[DISK_OVERLAY], NULL, ret_f);
+	}
 	for (int i = 0; !rc && i < AGENT_SPARE_DISKS; i++) {
 		char name[16];
 
+		if (m->disks[DISK_SPARE + i] >= 0)
+			continue;
 		snprintf(name, sizeof(name), "spare%d", i);
 		rc = disk_make_at(m->dirfd, name, SPARE_BYTES, &m->disks[DISK_SPARE + i], ret_f);
 	}
@@ -405,6 +413,17 @@ enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void 
 	return rc;
 }
 
+enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f)
+{
+	enum rc rc = engine_begin(m, done, arg, ret_f);
+
+	if (!rc) {
+		rc = m->b->engine->ops->disk_resized(m->vm, serial, on_engine_done, ret_f);
+		engine_begun(m, rc);
+	}
+	return rc;
+}
+
 enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
 	enum rc rc = engine_begin(m, done, arg, ret_f);
@@ -418,8 +437,19 @@ enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *a
 
 /* --- the end ---------------------------------------------------------------------------------------------------- */
 
+/* What its users wrote to volumes is worth a flush; true if that is under way and stops it afterwards. */
+static bool settles(struct machine *m, enum broker_vm_state was)
+{
+	if (!m->has_volumes || (was != BROKER_VM_RUNNING && was != BROKER_VM_PAUSED))
+		return false;
+	if (was == BROKER_VM_PAUSED && !m->busy && !m->b->engine->ops->resume(m->vm, on_engine_done, NULL))
+		m->busy = true;
+	return attach_settle(m);
+}
+
 void machine_end(struct machine *m, const char *fmt, ...)
 {
+	enum broker_vm_state was = m->state;
 	void (*on_end)(void *, const char *) = m->on_end;
 	va_list ap;
 
@@ -435,12 +465,13 @@ void machine_end(struct machine *m, const char *fmt, ...)
 	source_drop(&m->grace);
 	machine_timers_update(m->b);
 	dials_cancel(m);
+	volume_machine_ends(m);
 	if (on_end)
 		on_end(m->arg, m->reason);
-	if (m->vm && !m->exited)
-		m->b->engine->ops->stop(m->vm);
-	else
+	if (!m->vm || m->exited)
 		loop_timer_set(m->finish, now_ms());
+	else if (!settles(m, was))
+		m->b->engine->ops->stop(m->vm);
 }
 
 enum rc machine_wait_gone(struct machine *m, struct request *r, struct fault *ret_f)
@@ -457,6 +488,8 @@ static bool host_release(struct machine *m)
 	struct fault f;
 	enum rc rc;
 
+	agent_cancel(m->settle);
+	m->settle = NULL;
 	if (m->vm) {
 		m->b->engine->ops->vm_free(m->vm);
 		m->vm = NULL;
@@ -635,6 +668,8 @@ enum rc machine_adopt(struct broker *b, const char *id, const struct record *r, 
 	m->cgroup.made = m->has_dir = m->has_net = true;
 	snprintf(m->cgroup.id, sizeof(m->cgroup.id), "%s", id);
 	snprintf(m->net.id, sizeof(m->net.id), "%s", id);
+	if (!attach_from_text(m, r->volumes))
+		log_warn("machine's record names no valid volumes id=%s", id);
 	rc = loop_timer(b->loop, UINT64_MAX, machine_finish, m, &m->finish, ret_f);
 	if (!rc)
 		rc = dir_open_at(b->vms_dirfd, id, 0700, &m->dirfd, ret_f);
@@ -652,5 +687,7 @@ enum rc machine_adopt(struct broker *b, const char *id, const struct record *r, 
 		machine_end(m, "the broker ended while it was being made");
 	else
 		log_info("machine adopted id=%s", id);
+	if (!m->ending && m->has_volumes && m->state == BROKER_VM_RUNNING)
+		attach_thaw(m);
 	return RC_OK;
 }

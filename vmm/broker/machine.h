@@ -16,10 +16,12 @@
 #ifndef NB_BROKER_MACHINE_H
 #define NB_BROKER_MACHINE_H
 
+#include "schema/agent.h"
 #include "vmm/broker/agent_link.h"
 #include "vmm/broker/broker.h"
 
 #define MACHINE_WAITERS_MAX 16
+#define MACHINE_VOLUMES (1 + AGENT_SPARE_DISKS)
 
 struct dial;
 struct request;
@@ -34,6 +36,9 @@ struct machine {
 	char image[BROKER_NAME_MAX], reason[BROKER_REASON_MAX];
 	uint8_t *policy;
 	size_t policy_n;
+	char volumes[MACHINE_VOLUMES][BROKER_NAME_MAX]; /* attach.h; "": none in this slot */
+	bool has_volumes;
+	struct agent_call *settle;   /* its agent flushes or thaws the volumes */
 
 	int dirfd;
 	bool has_dir;
@@ -74,7 +79,8 @@ struct machine_spec {
 
 /* Takes a uid and a place in the list after checking the host's limits. */
 enum rc machine_new(struct broker *b, const struct machine_spec *spec, struct machine **ret, struct fault *ret_f);
-/* Directory, record, disks, network, cgroup. overlay_fd: copied; -1: an empty file of the configured size. */
+/* Directory, record, disks, network, cgroup. overlay_fd: copied; -1: an empty file of the configured size. Disks that m has
+ * already (attach.h) stay. */
 enum rc machine_prepare(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f);
 struct machine_boot {
 	int kernel_fd, initrd_fd;
@@ -86,6 +92,8 @@ enum rc machine_launch(struct machine *m, const struct machine_boot *boot, struc
 /* STARTING -> RUNNING: written down, announced. */
 void machine_running(struct machine *m);
 enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void *arg, struct fault *ret_f);
+/* The disk with this serial has another size than the snapshot knows. */
+enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f);
 enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *arg, struct fault *ret_f);
 
 /* Begins the end; the first reason stays. */

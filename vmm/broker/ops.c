@@ -13,6 +13,7 @@
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
+#include "vmm/broker/volume.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -269,7 +270,11 @@ HANDLER(op_vm_pause)
 	struct fault f;
 
 	(void)b, (void)msg;
-	if (machine_pause(m, true, on_paused, r, &f))
+	/* Nobody can thaw a machine that is paused. */
+	if (volume_machine_busy(m)) {
+		fault_set(&f, RC_AGAIN, 0, "a snapshot of a volume of machine '%s' is being made", m->id);
+		request_fail(r, &f);
+	} else if (machine_pause(m, true, on_paused, r, &f))
 		request_fail(r, &f);
 }
 
@@ -290,6 +295,34 @@ HANDLER(op_later)
 	UNUSED_BM, (void)msg;
 	fault_set(&f, RC_STATE, 0, "not built into this broker yet");
 	request_fail(r, &f);
+}
+
+HANDLER(op_volume_create)
+{
+	(void)m;
+	volume_create(b, r, msg);
+}
+
+HANDLER(op_volume_delete)
+{
+	const struct broker_volume_name *q = msg;
+
+	(void)m;
+	volume_remove(b, r, q->name);
+}
+
+HANDLER(op_volume_stat)
+{
+	const struct broker_volume_name *q = msg;
+
+	(void)m;
+	volume_stat(b, r, q->name);
+}
+
+HANDLER(op_volume_snapshot)
+{
+	(void)m;
+	volume_snapshot(b, r, msg);
 }
 
 HANDLER(op_node_stat)
@@ -352,11 +385,15 @@ static const struct op ops[] = {
 	ROW_VM(VM_RESUME, API, PAUSED, broker_vm_id, op_vm_resume),
 	/* Like VM_CREATE, n times. */
 	ROW_VM(VM_FORK, API, RUNNING, broker_vm_fork, op_later),
-	/* Files below volumes/, names checked to have no path in them. */
-	ROW(VOLUME_CREATE, API, 0, broker_volume_create, op_later),
-	ROW(VOLUME_DELETE, API, 0, broker_volume_name, op_later),
-	ROW(VOLUME_STAT, API, 0, broker_volume_name, op_later),
-	ROW(VOLUME_SNAPSHOT, API, 0, broker_volume_snapshot, op_later),
+	/* A sparse file below volumes/, its size bounded, its name checked to have no path in it; from an image of the operator's
+	 * or a snapshot. At worst the disk fills up to DISK_RESERVE_MIB. */
+	ROW(VOLUME_CREATE, API, 0, broker_volume_create, op_volume_create),
+	/* Removes data that the API may change as it likes anyway; never what a machine has now. */
+	ROW(VOLUME_DELETE, API, 0, broker_volume_name, op_volume_delete),
+	/* Sizes and who has it. */
+	ROW(VOLUME_STAT, API, 0, broker_volume_name, op_volume_stat),
+	/* A copy below snapshots/; a machine that has the volume cannot write for as long as that takes. */
+	ROW(VOLUME_SNAPSHOT, API, 0, broker_volume_snapshot, op_volume_snapshot),
 	/* Sums. */
 	ROW(NODE_STAT, API, 0, broker_none, op_node_stat),
 };

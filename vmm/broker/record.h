@@ -8,9 +8,11 @@
 #define NB_BROKER_RECORD_H
 
 #include "schema/broker.h"
+#include "vmm/broker/machine.h"
 
 struct record {
 	char engine[16], image[BROKER_NAME_MAX];
+	char volumes[MACHINE_VOLUMES * BROKER_NAME_MAX]; /* attach.h */
 	uint32_t state, flags, memory_mib, vcpus, slot;
 	uint64_t created_ms, stop_at_ms;
 };

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/broker/build.h"
+#include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/store/copy.h"
@@ -79,7 +80,7 @@ static enum rc identity_text(struct broker *b, const char *image, uint32_t memor
 		return fault_wrap(ret_f, "image '%s'", image);
 	if (buf_printf(text, "format " TEMPLATE_FORMAT " version " NB_VERSION " engine %s memory %u vcpus %" PRIu64
 			     " disk %" PRIu64 "\n%s\n%s\n",
-		       b->verdict.name, memory_mib, b->config->vm_vcpus, b->config->vm_disk_mib, BUILD_CMDLINE, json))
+		       b->verdict.name, memory_mib, b->config->vm_vcpus, b->config->vm_disk_mib, IMAGE_CMDLINE, json))
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	rc = hash_file(text, dirfd, "kernel", ret_f);
 	if (!rc)

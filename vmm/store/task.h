@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define TASK_TIMEOUT_MS 60000
+#define TASK_COPY_MS 600000 /* of a volume of the largest size to a slow disk */
 
 struct task;
 
@@ -19,6 +20,14 @@ typedef void task_done_fn(void *arg, enum rc rc, const struct fault *f);
 enum rc task_mkfs(struct loop *loop, int fd, task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f);
 /* Everything of the file system that fd is on to stable storage. */
 enum rc task_flush(struct loop *loop, int fd, task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f);
+/* The same for a volume, whose size its owner chose: the journal is as large as that deserves. */
+enum rc task_mkfs_volume(struct loop *loop, int fd, task_done_fn *done, void *arg, struct task **ret,
+			 struct fault *ret_f);
+/* This file alone to stable storage. */
+enum rc task_fsync(struct loop *loop, int fd, task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f);
+/* copy_disk() of files that may be large: what `to` had before is gone. */
+enum rc task_copy(struct loop *loop, int from, int to, task_done_fn *done, void *arg, struct task **ret,
+		  struct fault *ret_f);
 /* Kills, and reaps in the background; done is not called. NULL is fine. */
 void task_cancel(struct task *t);
 
