@@ -283,11 +283,15 @@ static enum rc row_drop(struct db *db, const char *sql, const char *id, struct f
 	return db_run(&q, ret_f);
 }
 
-/* RC_STATE is the broker's word for an operation that its engine lacks. */
-static enum api_code storage_code(struct request *r, const struct fault *f)
+/* state: what it means if the broker has the volume in another state. */
+static enum api_code storage_code(struct request *r, const struct fault *f, enum api_code state)
 {
-	return f->rc == RC_STATE ? api_fail(r, API_NOT_SUPPORTED, "volumes: %s", f->text) :
-				   broker_code(r, f, API_INTERNAL);
+	/* What was asked is in order otherwise: it was checked before. */
+	if (f->rc == RC_INVALID)
+		return api_fail(r, API_INVALID_CAPACITY, "%s", f->text);
+	if (f->rc == RC_STATE)
+		return api_fail(r, state, "volumes: %s", f->text);
+	return broker_code(r, f, f->rc == RC_ABSENT ? API_SNAPSHOT_NOT_FOUND : API_INTERNAL);
 }
 
 enum api_code volume_create(struct request *r)
@@ -304,7 +308,7 @@ enum api_code volume_create(struct request *r)
 	if (rc)
 		return rc == RC_EXISTS ? API_SLUG_TAKEN : api_fault(r, &f);
 	if (broker_volume_make(r->api, v.id, (uint64_t)v.capacity, v.base, &f)) {
-		code = storage_code(r, &f);
+		code = storage_code(r, &f, API_NOT_SUPPORTED);
 		row_drop(r->api->db, "DELETE FROM volumes WHERE id = ?", v.id, NULL);
 		return code;
 	}
@@ -410,7 +414,7 @@ static enum api_code snapshot_make(struct request *r, const char *id, const char
 	struct fault f = { 0 };
 
 	if (broker_volume_snapshot_make(r->api, volume_id, id, &stat, &f)) {
-		enum api_code code = storage_code(r, &f);
+		enum api_code code = storage_code(r, &f, API_VOLUME_IN_USE);
 
 		row_drop(r->api->db, "DELETE FROM snapshots WHERE id = ?", id, NULL);
 		return code;
@@ -442,9 +446,6 @@ enum api_code volume_snapshot(struct request *r)
 	if (!slug || !slug_is_valid(slug))
 		return API_INVALID_SLUG;
 	snprintf(volume_id, sizeof(volume_id), "%s", db_col_text(&q, 1));
-	code = unused_check(r, volume_id);
-	if (code)
-		return code;
 	id_regional(id, "snp", db_col_text(&q, 3));
 	rc = snapshot_insert(r, id, slug, &q, &f);
 	if (rc)
