@@ -59,6 +59,7 @@ enum rc agent_net_listen(int *ret_fd, struct fault *ret_f);
 void agent_net_forget_neighbours(void);
 /* "/dev/vdc" of the disk with this virtio serial. */
 enum rc agent_disk_find(const char *serial, char *out, size_t size, struct fault *ret_f);
+void agent_fs_grow(const char *disk, const char *path);
 /* The start of a file of /proc or /sys, whose size nobody knows before; "" if it cannot be read. */
 void agent_proc_read(const char *path, char *out, size_t size);
 /* Overwrites a small file in place. */

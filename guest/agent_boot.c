@@ -17,12 +17,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/vfs.h>
 #include <time.h>
+
+#define EXT4_RESIZE _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS, in no header of user space */
 
 struct pseudo {
 	const char *source, *target, *type, *options;
@@ -138,6 +143,21 @@ static enum rc disk_wait(const char *serial, char *out, size_t size, struct faul
 	return rc;
 }
 
+/* A copy of a smaller disk: the file system is as large as that was. Nothing happens if it fits already. */
+void agent_fs_grow(const char *disk, const char *path)
+{
+	_cleanup_fd_ int disk_fd = open(disk, O_RDONLY | O_CLOEXEC);
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statfs st;
+	uint64_t bytes, blocks;
+
+	if (disk_fd < 0 || fd < 0 || ioctl(disk_fd, BLKGETSIZE64, &bytes) < 0 || fstatfs(fd, &st) < 0 || st.f_bsize <= 0)
+		return;
+	blocks = bytes / (uint64_t)st.f_bsize;
+	if (ioctl(fd, EXT4_RESIZE, &blocks) < 0)
+		log_warn("file system could not grow errno=%d", errno);
+}
+
 static enum rc disk_mount(const char *serial, const char *at, const char *type, unsigned long flags, const char *options,
 			  struct fault *ret_f)
 {
@@ -149,6 +169,8 @@ static enum rc disk_mount(const char *serial, const char *at, const char *type, 
 	mkdir(at, 0755);
 	if (mount(disk, at, type, flags, options) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "mount disk \"%s\": %s", serial, strerrordesc_np(errno));
+	if (!(flags & MS_RDONLY))
+		agent_fs_grow(disk, at);
 	return RC_OK;
 }
 

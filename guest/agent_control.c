@@ -101,6 +101,7 @@ static enum rc do_mount(const struct mount_job *j, struct fault *ret_f)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "make the mount point: %s", strerrordesc_np(errno));
 	if (mount_disk(disk, j->path) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "mount disk %s: %s", serial, strerrordesc_np(errno));
+	agent_fs_grow(disk, j->path);
 	/* A new file system belongs to root; the user shall be able to use it. */
 	if (stat(j->path, &st) == 0 && st.st_uid == 0 && chown(j->path, AGENT_UID, AGENT_GID) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "chown of the volume");
