@@ -19,6 +19,7 @@ void log_init(const char *program)
 	const char *level = getenv("NESTBOX_LOG");
 
 	log_program = program;
+	tzset(); /* else the first line does it and opens a file, which a confined process may not */
 	log_journal = getenv("JOURNAL_STREAM") != NULL;
 	if (!level)
 		return;

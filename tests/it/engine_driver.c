@@ -3,7 +3,7 @@
  * engine-driver: takes an engine through a machine's whole life and prints what each step took. A check that fails ends
  * it with status 1; so does a process, descriptor or file that is left over.
  *
- *   engine-driver [-e qemu-tcg|qemu-kvm] [-q qemu] -k vmlinuz -i initrd [-I image] [-O overlay] [-m MiB] [-n runs] [-c cmdline]
+ *   engine-driver [-e qemu-tcg|qemu-kvm|kvm] [-q qemu or nestbox-vmm] -k vmlinuz -i initrd [-I image] [-O overlay] [-m MiB] [-n runs] [-c cmdline]
  *                 [-H hello-line] [-d directory] [-B boots: cold starts only, this many]
  */
 #include "base/cleanup.h"
@@ -258,9 +258,11 @@ static void machine_stop(struct machine *m)
 	until(&m->gone, 10000);
 	note("stop", us() - t);
 	engine->ops->vm_free(m->vm);
-	snprintf(path, sizeof(path), "%s/qmp.sock", m->dir);
-	if (access(path, F_OK) == 0)
-		die("control socket is left over");
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%s", m->dir, i ? "vmm.sock" : "qmp.sock");
+		if (access(path, F_OK) == 0)
+			die("control socket is left over");
+	}
 }
 
 /* One line to the agent's port, one line back. False: not yet there. */
@@ -357,6 +359,14 @@ static void confined(struct machine *m)
 	if (access(path, F_OK) == 0)
 		die("the machine's process sees an /etc");
 	note("confined: open descriptors", count((snprintf(path, sizeof(path), "/proc/%d/fd", (int)st.pid), path)) - 2);
+}
+
+static void engine_make(void)
+{
+	if (!strcmp(opt.engine, "kvm"))
+		MUST(engine_kvm_new(loop, opt.qemu, &engine, f));
+	else
+		MUST(engine_qemu_new(loop, opt.qemu, !strcmp(opt.engine, "qemu-kvm"), &engine, f));
 }
 
 /* --- the life ---- */
@@ -488,12 +498,12 @@ static void resize(struct machine *m)
 }
 
 /* The broker restarts: forget and find again. */
-static void adopt(struct machine *m, bool kvm)
+static void adopt(struct machine *m)
 {
 	uint64_t t;
 
 	engine->ops->engine_free(engine);
-	MUST(engine_qemu_new(loop, opt.qemu, kvm, &engine, f));
+	engine_make();
 	t = us();
 	MUST(engine->ops->adopt(engine, &m->spec, on_exit_, m, &m->vm, f));
 	for (;;) {
@@ -636,7 +646,7 @@ static void fork_interrupted(struct machine *parent)
 	engine->ops->vm_free(parent->vm);
 }
 
-static void life(bool kvm)
+static void life(void)
 {
 	char snap_dir[300], second_dir[300];
 	struct engine_snapshot *snap;
@@ -665,7 +675,7 @@ static void life(bool kvm)
 			pause_resume(&b);
 		}
 		if (i + 1 == opt.runs) {
-			adopt(&b, kvm);
+			adopt(&b);
 			live_fork(&b);
 			live_fork(&b);
 			save(&b, second_dir);
@@ -726,11 +736,9 @@ int main(int argc, char **argv)
 	int status = 0;
 	size_t fds;
 	pid_t pid;
-	bool kvm;
 
 	options(argc, argv);
 	log_init("engine-driver");
-	kvm = !strcmp(opt.engine, "qemu-kvm");
 	snprintf(command, sizeof(command), "for m in $(grep -o '%s/[^ ]*' /proc/mounts | tac); do umount $m; done;"
 		 "rm -rf '%s' && mkdir -p '%s/run'", opt.dir, opt.dir, opt.dir);
 	snprintf(run_dir, sizeof(run_dir), "%s/run", opt.dir);
@@ -739,11 +747,11 @@ int main(int argc, char **argv)
 	MUST(net_init(run_dir, f));
 	fds = count("/proc/self/fd");
 	MUST(loop_new(&loop, f));
-	MUST(engine_qemu_new(loop, opt.qemu, kvm, &engine, f));
+	engine_make();
 	if (opt.boots)
 		boots();
 	else
-		life(kvm);
+		life();
 	engine->ops->engine_free(engine);
 	loop_free(loop);
 	figures();

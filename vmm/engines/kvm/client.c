@@ -53,7 +53,8 @@ struct fork_group;
 struct engine_vm {
 	struct kvm_engine *e;
 	struct engine_vm *next, *prev;
-	char id[41], why[160];
+	char id[41], why[160], serials[ENGINE_DISKS_MAX][21];
+	size_t n_disks;
 	struct process process;
 	int dirfd, fd; /* fd: control connection */
 	struct source *source, *timer;
@@ -82,6 +83,7 @@ struct fork_group {
 	uint32_t layers;
 };
 
+static void group_free(struct engine_vm *parent);
 static void group_failed(struct engine_vm *parent, const struct fault *f);
 static void group_forked(struct engine_vm *parent, struct wire *w);
 static void group_resumed(struct engine_vm *parent, struct wire *w);
@@ -139,10 +141,10 @@ static enum rc op_send(struct engine_vm *vm, uint16_t op, message_put_fn *put, c
 
 static enum rc op_begin(struct engine_vm *vm, unsigned int states, struct fault *ret_f)
 {
+	if (vm->op && !vm->stopped)
+		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
 	if (vm->stopped || !(states & 1u << vm->state))
 		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not in the right state", vm->id);
-	if (vm->op)
-		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
 	return RC_OK;
 }
 
@@ -213,10 +215,21 @@ static void on_control(void *arg, uint32_t events)
 
 /* --- life ---------------------------------------------------------------------------------------------------------- */
 
+/* A child that ended before it was born may be freed before its siblings are. */
+static void group_forget(const struct engine_vm *child)
+{
+	for (struct engine_vm *p = child->e->vms; p; p = p->next)
+		for (size_t i = 0; p->group && i < p->group->n; i++)
+			if (p->group->children[i] == child)
+				p->group->children[i] = NULL;
+}
+
 static void release(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
+	group_forget(vm);
+	group_free(vm);
 	process_close(&vm->process);
 	source_drop(&vm->source);
 	source_drop(&vm->timer);
@@ -265,6 +278,9 @@ static enum rc vm_new(struct kvm_engine *e, const struct engine_spec *spec, engi
 	vm->exit = exit;
 	vm->arg = arg;
 	memcpy(vm->id, spec->id, sizeof(vm->id));
+	vm->n_disks = MIN_OF(spec->n_disks, (size_t)ENGINE_DISKS_MAX);
+	for (size_t i = 0; i < vm->n_disks; i++)
+		memcpy(vm->serials[i], spec->disks[i].serial, sizeof(vm->serials[i]));
 	vm->next = e->vms;
 	if (vm->next)
 		vm->next->prev = vm;
@@ -442,8 +458,10 @@ static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct faul
 {
 	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
 
+	if (rc)
+		return rc;
 	vm->after = PAUSED;
-	rc = rc ?: op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	rc = op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
 }
@@ -452,8 +470,10 @@ static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fau
 {
 	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
 
+	if (rc)
+		return rc;
 	vm->after = RUNNING;
-	rc = rc ?: op_send(vm, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	rc = op_send(vm, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
 }
@@ -479,10 +499,17 @@ static enum rc kvm_disk_resized(struct engine_vm *vm, const char *serial, engine
 {
 	struct control_resized m;
 	enum rc rc = op_begin(vm, 1u << RUNNING | 1u << PAUSED, ret_f);
+	size_t i = 0;
 
+	if (rc)
+		return rc;
+	while (i < vm->n_disks && strcmp(vm->serials[i], serial))
+		i++;
+	if (i == vm->n_disks)
+		return fault_set(ret_f, RC_ABSENT, 0, "the machine has no such disk");
 	snprintf(m.serial, sizeof(m.serial), "%s", serial);
 	vm->after = vm->state;
-	rc = rc ?: op_send(vm, CONTROL_RESIZED, (message_put_fn *)control_resized_put, &m, NULL, 0, COMMAND_MS, ret_f);
+	rc = op_send(vm, CONTROL_RESIZED, (message_put_fn *)control_resized_put, &m, NULL, 0, COMMAND_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
 }
@@ -623,7 +650,8 @@ static void group_failed(struct engine_vm *parent, const struct fault *f)
 	struct fork_group *g = parent->group;
 
 	for (size_t i = 0; i < g->n; i++)
-		condemn(g->children[i], "%s", f->text);
+		if (g->children[i])
+			condemn(g->children[i], "%s", f->text);
 	group_free(parent);
 }
 
@@ -658,6 +686,8 @@ static void group_resumed(struct engine_vm *parent, struct wire *w)
 	for (size_t i = 0; i < g->n; i++) {
 		struct engine_vm *child = g->children[i];
 
+		if (!child)
+			continue;
 		child->times.pause_us = m.pause_us;
 		child->times.private_bytes = parent->times.private_bytes;
 		if (child->state == STARTING)

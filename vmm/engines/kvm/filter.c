@@ -32,6 +32,7 @@ static const struct harden_call main_calls[] = {
 	CALL(memfd_create, "delta and state of a fork"),
 	CALL(eventfd2, "waking threads"),
 	CALL(dup, "base of a fork"),
+	CALL(seccomp, "vCPU threads narrow themselves further"),
 	CALL(timerfd_create, "timers"),
 	CALL(timerfd_settime, "timers"),
 	CALL(set_tid_address, "threads"),
@@ -74,6 +75,9 @@ enum rc filter_vcpu(struct fault *ret_f)
 	scmp_filter_ctx ctx = seccomp_init(mode && !strcmp(mode, "log") ? SCMP_ACT_LOG : SCMP_ACT_KILL_PROCESS);
 	int err = ctx ? 0 : -ENOMEM;
 
+	/* Set by the jail already; prctl() is not allowed any more. */
+	if (!err)
+		err = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0);
 	for (size_t i = 0; !err && i < ARRAY_SIZE(calls); i++)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
 	if (!err)
