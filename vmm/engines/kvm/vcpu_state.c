@@ -292,7 +292,8 @@ enum rc vcpu_load(struct vcpu *c, struct wire *w, struct fault *ret_f)
 	rc = rc ?: set(c->fd, KVM_SET_REGS, &p->regs, "KVM_SET_REGS", ret_f);
 	rc = rc ?: set(c->fd, KVM_SET_SREGS, &p->sregs, "KVM_SET_SREGS", ret_f);
 	rc = rc ?: set(c->fd, KVM_SET_XSAVE, xsave, "KVM_SET_XSAVE", ret_f);
-	rc = rc ?: set(c->fd, KVM_SET_XCRS, &p->xcrs, "KVM_SET_XCRS", ret_f);
+	if (p->xcrs.nr_xcrs) /* none on a processor without XSAVE, where the call is refused */
+		rc = rc ?: set(c->fd, KVM_SET_XCRS, &p->xcrs, "KVM_SET_XCRS", ret_f);
 	rc = rc ?: set(c->fd, KVM_SET_DEBUGREGS, &p->debug, "KVM_SET_DEBUGREGS", ret_f);
 	rc = rc ?: set(c->fd, KVM_SET_LAPIC, &p->lapic, "KVM_SET_LAPIC", ret_f);
 	rc = rc ?: msrs_set(c, m, ret_f);
