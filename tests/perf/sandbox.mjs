@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each step of create, exec and a stream costs through the whole system, beside the same work without the control plane.
 import { execFileSync } from "node:child_process";
+import fs from "node:fs";
 import { Sandbox } from "@deno/sandbox";
 import { direct, env, finish, memory, row, timed } from "./lib.mjs";
 
@@ -69,8 +70,18 @@ const stat = JSON.parse(execFileSync(`${env.NESTBOX_PREFIX}/sbin/nestboxctl`, ["
 const idle = await Sandbox.create();
 await new Promise((r) => setTimeout(r, 3000));
 const quiet = JSON.parse(execFileSync(`${env.NESTBOX_PREFIX}/sbin/nestboxctl`, ["-c", env.NESTBOX_CONF, "--json", "stat", idle.id], { encoding: "utf8" }));
+// What the VM process holds beyond the mapping of guest memory.
+function beyond(pid) {
+  let kb = 0, guest = false;
+  for (const line of fs.readFileSync(`/proc/${pid}/smaps`, "utf8").split("\n")) {
+    if (/^[0-9a-f]+-[0-9a-f]+ /.test(line)) guest = /memfd:/.test(line);
+    else if (line.startsWith("Pss:") && !guest) kb += Number(line.replace(/\D/g, ""));
+  }
+  return kb / 1024;
+}
 const mib = (o) => (o.memory_private ?? o.memory_private_bytes ?? 0) / 1048576;
 row("PSS of an idle sandbox's VM process", "MiB", [mib(quiet)]);
+row("  of which beyond guest memory", "MiB", [beyond(quiet.pid)]);
 row("PSS of a used sandbox's VM process", "MiB", [mib(stat)]);
 await idle.close();
 await s.close();
