@@ -4,6 +4,8 @@
 # A suite is a program whose last line is "N passed, N failed, N skipped". One that ends without such a line, or by a
 # signal, or after its time limit, counts as one failure; so does a non-zero exit without a failed test.
 set -uo pipefail
+# Some suites hold more than a thousand connections.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null
 cd "$(dirname "$(readlink -f "$0")")"
 SRC=$(cd .. && pwd)
 PREFIX=$NESTBOX_PREFIX
