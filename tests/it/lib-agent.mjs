@@ -255,7 +255,9 @@ test("line-in-pieces", async () => {
 });
 test("connections-and-deadline", async () => {
 	// More than the bound: those beyond it are closed at once, the silent ones at their deadline, with a reason.
-	const all = await Promise.all(Array.from({ length: 1040 }, () => connect()));
+	// In portions that the accept queue holds: what overflows it is a connection to the client alone.
+	const all = [];
+	while (all.length < 1040) all.push(...(await Promise.all(Array.from({ length: 40 }, () => connect()))));
 	await eventually(() => all.filter((c) => c.ended).length >= 16, "the surplus is closed");
 	ok(all.filter((c) => c.ended && !c.data.length).length < 40, "no more than the surplus");
 	const kept = all.filter((c) => !c.ended);
