@@ -27,7 +27,9 @@ static int usage(FILE *to, int status)
 	      "  token create --org NAME [--name TEXT]               one organization's token, ddo_...\n"
 	      "  token create --personal --org NAME [--org NAME]...  a person's token, ddp_...; needs X-Deno-Org\n"
 	      "  token list [--org NAME]\n"
-	      "  token revoke ID\n",
+	      "  token revoke ID\n"
+	      "  volume deleted                                      volumes and snapshots that can be restored\n"
+	      "  volume restore ID                                   within a day after it was deleted\n",
 	      to);
 	return status;
 }
@@ -134,10 +136,59 @@ static enum rc token_create_print(struct db *db, const struct options *o, struct
 	return RC_OK;
 }
 
+static enum rc volume_deleted(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	static const char *const columns[] = { "id", "org", "slug", "deleted", NULL };
+	_cleanup_json_ struct json_object *list = json_object_new_array();
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "SELECT v.id, o.name, v.slug, v.deleted_ms FROM (SELECT id, org_id, slug, deleted_ms FROM volumes UNION ALL "
+		 "SELECT id, org_id, slug, deleted_ms FROM snapshots) v JOIN organizations o ON o.id = v.org_id "
+		 "WHERE v.deleted_ms > 1 ORDER BY v.deleted_ms");
+	while (!(rc = db_row(&q, ret_f))) {
+		struct json_object *row = json_object_new_object();
+
+		json_add_str(row, "id", db_col_text(&q, 0));
+		json_add_str(row, "org", db_col_text(&q, 1));
+		json_add_str(row, "slug", db_col_text(&q, 2));
+		json_add_time(row, "deleted", db_col_int(&q, 3));
+		json_object_array_add(list, row);
+	}
+	if (rc != RC_ABSENT)
+		return rc;
+	print_list(list, columns, o->json);
+	return RC_OK;
+}
+
+/* deleted_ms 1: the runner is removing it now. */
+static enum rc volume_restore(struct db *db, const char *id, struct fault *ret_f)
+{
+	static const char *const sqls[] = {
+		"UPDATE volumes SET deleted_ms = NULL WHERE id = ? AND deleted_ms > 1 RETURNING id",
+		"UPDATE snapshots SET deleted_ms = NULL WHERE id = ? AND deleted_ms > 1 RETURNING id",
+	};
+	enum rc rc = RC_ABSENT;
+
+	for (size_t i = 0; rc == RC_ABSENT && i < ARRAY_SIZE(sqls); i++) {
+		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+		db_start(&q, db, sqls[i]);
+		db_text(&q, id);
+		rc = db_row(&q, ret_f);
+		if (!rc)
+			db_row(&q, NULL); /* to its end, so that it takes effect */
+	}
+	if (rc == RC_EXISTS)
+		return fault_set(ret_f, RC_EXISTS, 0, "its slug was taken since");
+	return rc == RC_ABSENT ? fault_set(ret_f, RC_ABSENT, 0, "no deleted volume or snapshot '%.60s'", id) : rc;
+}
+
 static enum rc run(struct db *db, int argc, char **argv, const struct options *o, struct fault *ret_f)
 {
 	const char *noun = argc > 0 ? argv[0] : "", *verb = argc > 1 ? argv[1] : "";
-	bool org = !strcmp(noun, "org"), token = !strcmp(noun, "token");
+	bool org = !strcmp(noun, "org"), token = !strcmp(noun, "token"), volume = !strcmp(noun, "volume");
 
 	if (org && !strcmp(verb, "create") && argc == 3)
 		return org_create_print(db, argv[2], o, ret_f);
@@ -149,6 +200,10 @@ static enum rc run(struct db *db, int argc, char **argv, const struct options *o
 		return token_list(db, o, ret_f);
 	if (token && !strcmp(verb, "revoke") && argc == 3)
 		return token_revoke(db, argv[2], ret_f);
+	if (volume && !strcmp(verb, "deleted") && argc == 2)
+		return volume_deleted(db, o, ret_f);
+	if (volume && !strcmp(verb, "restore") && argc == 3)
+		return volume_restore(db, argv[2], ret_f);
 	return fault_set(ret_f, RC_INVALID, 0, "no such command; nestboxadm --help lists them");
 }
 

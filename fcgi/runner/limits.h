@@ -15,6 +15,7 @@
 #define RUNNER_APP_PORT 8000
 #define RUNNER_APP_MEMORY_MIB 1280
 #define RUNNER_DRAIN_MS 3000           /* an old revision goes on this long after the new one took over */
+#define PURGE_KEEP_MS 86400000ull     /* what was deleted can be restored for so long */
 #define RUNNER_BACKOFF_MAX_MS 60000    /* between attempts to start a production revision again */
 
 #endif

@@ -107,6 +107,16 @@ enum rc link_unexpose(struct link *l, const char *host, struct fault *ret_f)
 	return rc == RC_ABSENT ? RC_OK : rc;
 }
 
+enum rc link_volume_delete(struct link *l, const char *name, struct fault *ret_f)
+{
+	struct broker_volume_name m = { .name = "" };
+	enum rc rc;
+
+	snprintf(m.name, sizeof(m.name), "%s", name);
+	rc = call(l, prepare(BROKER_VOLUME_DELETE, (message_put_fn *)broker_volume_name_put, &m, NULL, NULL), ret_f);
+	return rc == RC_ABSENT ? RC_OK : rc;
+}
+
 enum rc link_vms(struct link *l, link_vm_fn *fn, void *arg, struct fault *ret_f)
 {
 	struct broker_cursor cursor = { .after = "" };

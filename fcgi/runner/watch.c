@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "fcgi/runner/limits.h"
+#include "fcgi/runner/purge.h"
 #include "fcgi/runner/link.h"
 #include "fcgi/sandbox_store.h"
 
@@ -341,6 +342,7 @@ static void reconcile(struct watch *w)
 		free(lost);
 		return;
 	}
+	purge_run(w->db, &w->link);
 	/* One that starts and is younger than its create's deadline may not have reached the broker yet. */
 	db_start(&q, w->db, "SELECT id FROM sandboxes WHERE status != 'stopped' AND node = ? "
 			    "AND (status = 'running' OR created_ms < ?) "
