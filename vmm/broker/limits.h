@@ -27,7 +27,7 @@
 
 /* Volumes */
 #define VOLUME_BYTES_MIN (16ull << 20)
-#define VOLUME_BYTES_MAX (1ull << 40)
+#define VOLUME_BYTES_MAX (1024ull << 30)
 #define VOLUME_OPS_MAX 16         /* creates and snapshots under way */
 #define SETTLE_MS 5000            /* a machine that ends may take this long to flush its volumes */
 #define THAW_TRIES 3
