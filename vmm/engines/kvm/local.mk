@@ -15,3 +15,12 @@ nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
 # The broker's side, into the engines' library.
 libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
 	vmm/engines/process.c vmm/engines/process.h
+
+VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/blk.c vmm/engines/kvm/virtio.c vmm/engines/kvm/memory.c
+check_PROGRAMS += tests/unit/test_vmm_virtio tests/fuzz/fuzz_virtio
+tests_unit_test_vmm_virtio_SOURCES = tests/unit/test_vmm_virtio.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_vmm_virtio_LDADD = $(UNIT_LIBS)
+tests_fuzz_fuzz_virtio_SOURCES = tests/fuzz/fuzz_virtio.c $(FUZZ_DRIVER) $(VIRTIO_TEST_SOURCES)
+tests_fuzz_fuzz_virtio_LDADD = $(UNIT_LIBS)
+tests_fuzz_fuzz_virtio_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+EXTRA_DIST += tests/kvmbed/bed tests/kvmbed/run.sh tests/kvmbed/job.sh
