@@ -23,4 +23,3 @@ tests_unit_test_vmm_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_SOURCES = tests/fuzz/fuzz_virtio.c $(FUZZ_DRIVER) $(VIRTIO_TEST_SOURCES)
 tests_fuzz_fuzz_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
-EXTRA_DIST += tests/kvmbed/bed tests/kvmbed/run.sh tests/kvmbed/job.sh
