@@ -240,7 +240,6 @@ static enum rc keep_built(struct job *j, struct fault *ret_f)
 
 static struct json_object *server_argv(struct job *j)
 {
-	static const char static_server[] = "jsr:@std/http/file-server";
 	struct json_object *runtime = NULL, *v = NULL, *argv;
 	const char *entrypoint = "main.ts";
 
@@ -251,7 +250,6 @@ static struct json_object *server_argv(struct job *j)
 
 		if (json_object_object_get_ex(runtime, "cwd", &v) && json_object_is_type(v, json_type_string))
 			root = json_object_get_string(v);
-		(void)static_server;
 		return json_strings((const char *[]){ "python3", "-m", "http.server", "8000", "--directory", root, NULL });
 	}
 	if (json_object_is_type(runtime, json_type_object) && json_object_object_get_ex(runtime, "entrypoint", &v) &&
