@@ -452,7 +452,8 @@ try {
 	failed++;
 	console.log(`FAIL set-up\n  ${e.stack}`);
 } finally {
-	for (const c of children) c.kill("SIGKILL");
+	// nginx is asked: a master that is killed leaves its worker.
+	for (const c of children) c.kill(c.spawnargs[0] === "nginx" ? "SIGTERM" : "SIGKILL");
 	for (const c of children) await c.done;
 	if (failed) console.log(`logs: ${DIR}`);
 	else fs.rmSync(DIR, { recursive: true });
