@@ -99,12 +99,11 @@ try {
       say(`revision ${b.id}`);
       return b;
     });
-    const revision = await step("wait until it is built, started and routed", async (say) => {
+    await step("wait until it is built, started and routed", async (say) => {
       const r = await build.done;
       if (r.status !== "succeeded") console.error(r);
       must(r.status === "succeeded", `the revision ended as '${r.status}'`);
       for (const t of r.timelines ?? []) for (const d of t.domains ?? []) say(`https://${d.domain ?? d}`);
-      return r;
     });
     await step("fetch the production URL", async (say) => {
       const host = new URL(process.env.DENO_DEPLOY_ENDPOINT);
@@ -112,7 +111,6 @@ try {
       say(url);
       say(await get(url, `${version} revision at`));
     });
-    void revision;
   }
 } finally {
   await step("close the connection: the sandbox ends with it", () => sandbox.close());

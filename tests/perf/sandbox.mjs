@@ -29,7 +29,7 @@ row("create to first command's output", "ms", first, { name: "broker and agent d
 row("create", "ms", created, { name: "broker directly", values: us("create") });
 row("  of which: engine restores the template", "ms", us("restore"));
 row("  of which: agent takes its identity", "ms", us("agent"));
-const over = row("control plane's share of create", "ms", created.map((v, i) => v - lone[i].create / 1000));
+row("control plane's share of create", "ms", created.map((v, i) => v - lone[i].create / 1000));
 
 const s = await Sandbox.create();
 const run = async () => {
@@ -85,6 +85,5 @@ row("  of which beyond guest memory", "MiB", [beyond(quiet.pid)]);
 row("PSS of a used sandbox's VM process", "MiB", [mib(stat)]);
 await idle.close();
 await s.close();
-void over;
 finish("sandbox");
 process.exit(0);
