@@ -21,6 +21,9 @@
 #define BROKER_MOUNTS_MAX 4096   /* "volume\0path\0" repeated */
 #define BROKER_LINE_MAX 4096     /* a service line of the agent protocol */
 #define BROKER_LIST_MAX 32       /* rows in one answer */
+#define BROKER_CAPTURE_MAX 65    /* a capture's name, [a-z0-9_-]{1,64} */
+#define BROKER_FORK_MAX 16       /* children of one fork */
+#define BROKER_CHILDREN_MAX 122880 /* bytes of all children's rows: their environments and policies together */
 
 /*      op                 number  request                      reply */
 #define BROKER_OPS(X)                                                                                            \
@@ -40,13 +43,16 @@
 	X(EGRESS_ATTACH,  14, broker_none,            broker_none)           /* egress only; then EGRESS_* events */ \
 	X(VM_PAUSE,       15, broker_vm_id,           broker_none)                                                \
 	X(VM_RESUME,      16, broker_vm_id,           broker_none)                                                \
-	X(VM_FORK,        17, broker_vm_fork,         broker_vm_forked)                                           \
+	X(VM_FORK,        17, broker_vm_fork,         broker_vm_forked)      /* all children or none */           \
 	X(VOLUME_CREATE,  18, broker_volume_create,   broker_volume)                                              \
 	X(VOLUME_DELETE,  19, broker_volume_name,     broker_none)                                                \
 	X(VOLUME_STAT,    20, broker_volume_name,     broker_volume)                                              \
 	X(VOLUME_SNAPSHOT,21, broker_volume_snapshot, broker_volume)                                              \
 	X(NODE_STAT,      22, broker_none,            broker_node)                                                \
-	X(EGRESS_CA,      23, broker_egress_ca,       broker_none)           /* egress's answer to EGRESS_VM and _POLICY */
+	X(EGRESS_CA,      23, broker_egress_ca,       broker_none)           /* egress's answer to EGRESS_VM and _POLICY */ \
+	X(VM_CAPTURE,     24, broker_vm_capture,      broker_vm_captured)    /* a running machine, kept on disk */  \
+	X(CAPTURE_DELETE, 25, broker_capture_name,    broker_none)                                                \
+	X(CAPTURE_LIST,   26, broker_cursor,          broker_capture_list)
 
 enum broker_op {
 #define X(name, number, request, reply) BROKER_##name = (number),
@@ -92,7 +98,8 @@ MESSAGE_DECLARE(broker_hello, BROKER_HELLO_FIELDS)
 	F(STR, root_volume, BROKER_NAME_MAX) /* empty: ephemeral overlay on the image */                 \
 	F(BLOB, mounts, BROKER_MOUNTS_MAX)                                                               \
 	F(BLOB, env, BROKER_ENV_MAX)         /* given to every process of the sandbox */                 \
-	F(BLOB, policy, BROKER_POLICY_MAX)   /* egress policy; opaque to the broker */
+	F(BLOB, policy, BROKER_POLICY_MAX)   /* egress policy; opaque to the broker */                   \
+	F(STR, capture, BROKER_CAPTURE_MAX)  /* start from what VM_CAPTURE kept: image, root_volume and mounts empty */
 MESSAGE_DECLARE(broker_vm_create, BROKER_VM_CREATE_FIELDS)
 
 #define BROKER_VM_CREATED_FIELDS(F)                                                       \
@@ -151,10 +158,45 @@ MESSAGE_DECLARE(broker_expose_list, BROKER_EXPOSE_LIST_FIELDS)
 #define BROKER_VM_POLICY_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX)
 MESSAGE_DECLARE(broker_vm_policy, BROKER_VM_POLICY_FIELDS)
 
-#define BROKER_VM_FORK_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(U32, n, 0) F(STR, prefix, BROKER_ID_MAX)
+/*
+ * Children of a running machine without volumes. children: n rows of broker_fork_child, encoded one after the other; env
+ * replaces the parent's for what the child starts from now on. The answer has a row for each, in the same order.
+ */
+#define BROKER_VM_FORK_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(U32, n, 0) F(BLOB, children, BROKER_CHILDREN_MAX)
 MESSAGE_DECLARE(broker_vm_fork, BROKER_VM_FORK_FIELDS)
-#define BROKER_VM_FORKED_FIELDS(F) F(U32, pause_us, 0) F(U64, private_bytes, 0)
+#define BROKER_FORK_CHILD_FIELDS(F)                                                                      \
+	F(STR, id, BROKER_ID_MAX)                                                                        \
+	F(U64, stop_at_ms, 0)                                                                            \
+	F(STR, hostname, 64)                                                                             \
+	F(BLOB, env, BROKER_ENV_MAX)                                                                     \
+	F(BLOB, policy, BROKER_POLICY_MAX)
+MESSAGE_DECLARE(broker_fork_child, BROKER_FORK_CHILD_FIELDS)
+#define BROKER_VM_FORKED_FIELDS(F)                                                                       \
+	F(U32, pause_us, 0)      /* how long the parent stood still */                                   \
+	F(U64, private_bytes, 0) /* memory that had to be copied */                                      \
+	F(U32, n, 0)                                                                                     \
+	F(BLOB, children, 4096)  /* rows of broker_fork_row */
 MESSAGE_DECLARE(broker_vm_forked, BROKER_VM_FORKED_FIELDS)
+/* ready_us: from the request until the child had taken its identity. */
+#define BROKER_FORK_ROW_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(U32, state, 0) F(U32, ready_us, 0)
+MESSAGE_DECLARE(broker_fork_row, BROKER_FORK_ROW_FIELDS)
+
+/* A running machine without volumes, with its memory and disk, below a name; one of that name before is replaced. The
+ * machine goes on, also when this fails. */
+#define BROKER_VM_CAPTURE_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(STR, name, BROKER_CAPTURE_MAX)
+MESSAGE_DECLARE(broker_vm_capture, BROKER_VM_CAPTURE_FIELDS)
+#define BROKER_VM_CAPTURED_FIELDS(F) F(U32, pause_us, 0) F(U64, bytes, 0)
+MESSAGE_DECLARE(broker_vm_captured, BROKER_VM_CAPTURED_FIELDS)
+#define BROKER_CAPTURE_NAME_FIELDS(F) F(STR, name, BROKER_CAPTURE_MAX)
+MESSAGE_DECLARE(broker_capture_name, BROKER_CAPTURE_NAME_FIELDS)
+/* bytes: what it takes on disk. last_used_ms: the last machine made from it, 0: none. */
+#define BROKER_CAPTURE_ROW_FIELDS(F)                                                                     \
+	F(STR, name, BROKER_CAPTURE_MAX) F(U64, bytes, 0) F(U64, created_ms, 0) F(U64, last_used_ms, 0)  \
+	F(U32, memory_mib, 0)
+MESSAGE_DECLARE(broker_capture_row, BROKER_CAPTURE_ROW_FIELDS)
+/* n rows of broker_capture_row. Fewer than BROKER_LIST_MAX: the end. */
+#define BROKER_CAPTURE_LIST_FIELDS(F) F(U32, n, 0) F(BLOB, rows, MESSAGE_MAX)
+MESSAGE_DECLARE(broker_capture_list, BROKER_CAPTURE_LIST_FIELDS)
 
 /* from: empty: an empty ext4; "image:<name>": bootable; "snapshot:<name>". */
 #define BROKER_VOLUME_CREATE_FIELDS(F) \

@@ -1043,7 +1043,7 @@ TEST(who_may_ask_what)
 		{ PEER_EGRESS, " HELLO EGRESS_ATTACH EGRESS_CA" },
 		{ PEER_API, " HELLO VM_CREATE VM_KILL VM_STAT VM_LIST VM_EXTEND VM_DIAL EXPOSE_ADD EXPOSE_DELETE EXPOSE_LIST"
 			    " EXPOSE_DIAL SUBSCRIBE VM_POLICY VM_PAUSE VM_RESUME VM_FORK VOLUME_CREATE VOLUME_DELETE"
-			    " VOLUME_STAT VOLUME_SNAPSHOT NODE_STAT" },
+			    " VOLUME_STAT VOLUME_SNAPSHOT NODE_STAT VM_CAPTURE CAPTURE_DELETE CAPTURE_LIST" },
 	};
 	static const struct { const char *name; uint16_t op; } ops[] = {
 #define X(name, number, request, reply) { #name, number },
@@ -1065,7 +1065,7 @@ TEST(who_may_ask_what)
 		CHECK_STR(allowed, peers[i].allowed);
 		close(fd);
 	}
-	CHECK_EQ(ask_on(client, 24, NULL, NULL, NULL, NULL), RC_PROTO);
+	CHECK_EQ(ask_on(client, 27, NULL, NULL, NULL, NULL), RC_PROTO);
 	CHECK_EQ(ask_on(client, 0, NULL, NULL, NULL, NULL), RC_PROTO);
 	CHECK_EQ(ask_on(client, 0x3fff, NULL, NULL, NULL, NULL), RC_PROTO);
 	teardown();

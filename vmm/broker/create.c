@@ -392,6 +392,8 @@ static enum rc create_check(struct broker *b, const struct broker_vm_create *q, 
 		return fault_set(ret_f, RC_INVALID, 0, "not an image's name");
 	if (*q->root_volume && *q->image)
 		return fault_set(ret_f, RC_INVALID, 0, "a root volume knows its image");
+	if (*q->capture)
+		return fault_set(ret_f, RC_STATE, 0, "captures are not built into this broker yet");
 	if (b->closing)
 		return fault_set(ret_f, RC_AGAIN, 0, "the broker is ending");
 	return RC_OK;

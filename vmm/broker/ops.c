@@ -394,6 +394,12 @@ static const struct op ops[] = {
 	ROW(VOLUME_STAT, API, 0, broker_volume_name, op_volume_stat),
 	/* A copy below snapshots/; a machine that has the volume cannot write for as long as that takes. */
 	ROW(VOLUME_SNAPSHOT, API, 0, broker_volume_snapshot, op_volume_snapshot),
+	/* A copy of memory and disk below captures/, whose number and bytes are bounded; root's alone, as the machine's own are. */
+	ROW_VM(VM_CAPTURE, API, RUNNING, broker_vm_capture, op_later),
+	/* Removes what the API made. */
+	ROW(CAPTURE_DELETE, API, 0, broker_capture_name, op_later),
+	/* Names, sizes and dates of what the API made. */
+	ROW(CAPTURE_LIST, API, 0, broker_cursor, op_later),
 	/* Sums. */
 	ROW(NODE_STAT, API, 0, broker_none, op_node_stat),
 };
