@@ -307,42 +307,81 @@ static int is_migration(const struct dirent *d)
 	       !strcmp(d->d_name + n - 4, ".sql");
 }
 
-static enum rc version_get(struct db *db, int64_t *ret, struct fault *ret_f)
+/*
+ * Which migrations a database has is a table of their numbers, because one of a lower number may come later than one of a higher.
+ * A database from before that table has all up to its user_version.
+ */
+static enum rc migrations_table(struct db *db, struct fault *ret_f)
+{
+	static const char sql[] =
+		"CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY) STRICT;"
+		"WITH RECURSIVE had(n) AS (SELECT user_version FROM pragma_user_version UNION ALL SELECT n - 1 FROM had WHERE n > 1) "
+		"INSERT INTO migrations SELECT n FROM had WHERE n > 0 AND NOT EXISTS (SELECT 1 FROM migrations);";
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
+	enum rc rc = db_begin(&txn, db, ret_f);
+
+	if (!rc)
+		rc = exec(db, sql, ret_f);
+	return rc ? rc : db_commit(&txn, ret_f);
+}
+
+static enum rc migration_is_applied(struct db *db, int64_t number, bool *ret, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum rc rc;
 
-	db_start(&q, db, "PRAGMA user_version");
+	db_start(&q, db, "SELECT 1 FROM migrations WHERE number = ?");
+	db_int(&q, number);
 	rc = db_row(&q, ret_f);
-	if (!rc)
-		*ret = db_col_int(&q, 0);
-	return rc;
+	*ret = !rc;
+	return rc == RC_ABSENT ? RC_OK : rc;
 }
 
 static enum rc migrate_one(struct db *db, int dirfd, const char *name, int64_t number, struct fault *ret_f)
 {
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
 	_cleanup_free_ char *sql = NULL;
-	char pragma[64];
-	int64_t version;
+	char note[160];
+	bool applied = false;
 	enum rc rc = file_read_at(dirfd, name, DB_MIGRATION_MAX, &sql, NULL, ret_f);
 
 	if (!rc)
 		rc = db_begin(&txn, db, ret_f);
-	/* Read again inside the transaction: another process may have been quicker. */
+	/* Asked again inside the transaction: another process may have been quicker. */
 	if (!rc)
-		rc = version_get(db, &version, ret_f);
-	if (rc || number <= version)
+		rc = migration_is_applied(db, number, &applied, ret_f);
+	if (rc || applied)
 		return rc;
-	if (number != version + 1)
-		return fault_set(ret_f, RC_STATE, 0, "migration %s follows version %lld", name, (long long)version);
 	rc = exec(db, sql, ret_f);
-	snprintf(pragma, sizeof(pragma), "PRAGMA user_version = %lld", (long long)number);
+	snprintf(note, sizeof(note), "INSERT INTO migrations VALUES (%lld)", (long long)number);
 	if (!rc)
-		rc = exec(db, pragma, ret_f);
+		rc = exec(db, note, ret_f);
+	/* For people who look at the file; nothing here reads it again. */
+	snprintf(note, sizeof(note), "PRAGMA user_version = %lld", (long long)number);
+	if (!rc)
+		rc = exec(db, note, ret_f);
 	if (rc)
 		return fault_wrap(ret_f, "migration %s", name);
 	return db_commit(&txn, ret_f);
+}
+
+/* RC_STATE: it has one that this program does not know. */
+static enum rc unknown_check(struct db *db, struct dirent **names, int n, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db, "SELECT number FROM migrations ORDER BY number");
+	while (!(rc = db_row(&q, ret_f))) {
+		bool known = false;
+
+		for (int i = 0; i < n && !known; i++)
+			known = strtol(names[i]->d_name, NULL, 10) == db_col_int(&q, 0);
+		if (!known)
+			return fault_set(ret_f, RC_STATE, 0, "the database has migration %lld, which this program does not know",
+					 (long long)db_col_int(&q, 0));
+	}
+	return rc == RC_ABSENT ? RC_OK : rc;
 }
 
 static void names_free(struct dirent **names, int n)
@@ -357,7 +396,6 @@ enum rc db_migrate(struct db *db, const char *dir, struct fault *ret_f)
 	const char *from = dir ? dir : getenv("NESTBOX_SCHEMA_DIR");
 	_cleanup_fd_ int dirfd = -1;
 	struct dirent **names = NULL;
-	int64_t number = 0, version = 0;
 	enum rc rc;
 	int n;
 
@@ -367,15 +405,17 @@ enum rc db_migrate(struct db *db, const char *dir, struct fault *ret_f)
 	n = dirfd < 0 ? -1 : scandirat(dirfd, ".", &names, is_migration, alphasort);
 	if (n < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "migrations in %s", from);
-	rc = version_get(db, &version, ret_f);
+	rc = migrations_table(db, ret_f);
+	if (!rc)
+		rc = unknown_check(db, names, n, ret_f);
 	for (int i = 0; !rc && i < n; i++) {
-		number = strtol(names[i]->d_name, NULL, 10);
-		if (number > version)
+		int64_t number = strtol(names[i]->d_name, NULL, 10);
+		bool applied = false;
+
+		rc = migration_is_applied(db, number, &applied, ret_f);
+		if (!rc && !applied)
 			rc = migrate_one(db, dirfd, names[i]->d_name, number, ret_f);
 	}
 	names_free(names, n);
-	if (!rc && version > number)
-		rc = fault_set(ret_f, RC_STATE, 0, "the database is of version %lld, this program knows %lld",
-			       (long long)version, (long long)number);
 	return rc;
 }

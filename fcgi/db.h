@@ -38,8 +38,8 @@ static inline void db_cleanup(struct db **db)
 }
 #define _cleanup_db_ _cleanup_(db_cleanup)
 
-/* Applies `dir`/NNN-*.sql above the database's version, in order, each in one transaction. RC_STATE if the database is
- * newer than the directory. dir NULL: $NESTBOX_SCHEMA_DIR, else where `make install` put it. */
+/* Applies those of `dir`/NNN-*.sql that the database does not have yet, in order, each in one transaction. RC_STATE if the
+ * database has one that is not in the directory. dir NULL: $NESTBOX_SCHEMA_DIR, else where `make install` put it. */
 enum rc db_migrate(struct db *db, const char *dir, struct fault *ret_f);
 
 struct db_q {

@@ -77,6 +77,32 @@ TEST(migrates_and_is_idempotent)
 	away(db);
 }
 
+/* A database from before the table of migrations, and one of a lower number that comes later. */
+TEST(a_missing_migration_is_applied)
+{
+	struct db *db = fresh(NULL);
+	struct fault f = { 0 };
+	char m[96];
+	int dfd;
+
+	REQUIRE(db);
+	snprintf(m, sizeof(m), "%s/m", dir);
+	REQUIRE(mkdir(m, 0700) == 0);
+	dfd = open(m, O_RDONLY | O_DIRECTORY);
+	REQUIRE(dfd >= 0);
+	CHECK_EQ(file_write_at(dfd, "001-a.sql", "CREATE TABLE a (x);", 19, 0600, &f), RC_OK);
+	CHECK_EQ(file_write_at(dfd, "003-c.sql", "CREATE TABLE c (x);", 19, 0600, &f), RC_OK);
+	CHECK_EQ(db_migrate(db, m, &f), RC_OK);
+	CHECK_EQ(count(db, "SELECT count(*) FROM sqlite_master WHERE name IN ('a', 'c')"), 2);
+	CHECK_EQ(file_write_at(dfd, "002-b.sql", "CREATE TABLE b (x);", 19, 0600, &f), RC_OK);
+	CHECK_EQ(db_migrate(db, m, &f), RC_OK);
+	CHECK_EQ(count(db, "SELECT count(*) FROM sqlite_master WHERE name = 'b'"), 1);
+	CHECK_EQ(count(db, "SELECT count(*) FROM migrations"), 3);
+	CHECK_EQ(db_migrate(db, m, &f), RC_OK);
+	close(dfd);
+	away(db);
+}
+
 TEST(newer_database_and_gap_refused)
 {
 	struct db *db = fresh(schema_dir());
