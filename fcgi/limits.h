@@ -30,6 +30,7 @@
 #define VOLUMES_MAX 4
 #define MOUNT_PATH_MAX 512
 #define SECRET_HOSTS_MAX 32
+#define EGRESS_RULES_MAX 128 /* entries of egress.rules */
 #define ENV_NAME_MAX 127
 #define ENV_VALUE_MAX 32768
 #define ENV_VARS_MAX 256

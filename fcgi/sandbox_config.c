@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fcgi/sandbox_config.h"
 
+#include "fcgi/egress_config.h"
 #include "fcgi/ids.h"
 #include "fcgi/json.h"
 #include "schema/policy.h"
 
-#include <arpa/inet.h>
-#include <ctype.h>
 #include <string.h>
 
 static const char *const config_keys[] = { "stop_at_ms", "memory_mb", "labels", "root", "volumes", "allow_net",
-					   "secrets", NULL };
+					   "secrets", "egress", NULL };
 static const char *const root_keys[] = { "volume", NULL };
 static const char *const volume_keys[] = { "volume", "path", NULL };
-static const char *const secret_keys[] = { "hosts", "value", NULL };
+static const char *const secret_keys[] = { "hosts", "value", "methods", "paths", "headers", "query", NULL };
 
 struct parse {
 	const struct sandbox_bounds *bounds;
@@ -132,14 +131,12 @@ static enum rc parse_allow_net(struct parse *p)
 
 	for (size_t i = 0; !rc && p->c->allow_net && i < json_object_array_length(p->c->allow_net); i++) {
 		rc = json_as_str(json_object_array_get_idx(p->c->allow_net, i), "allow_net", POLICY_PATTERN_MAX, &s, p->f);
-		if (!rc && !net_pattern_is_valid(s))
+		if (!rc && !policy_pattern_ok(s))
 			rc = fault_set(p->f, RC_INVALID, 0, "allow_net: '%s' is no host, *.suffix, address or host:port",
 				       shown(s));
 	}
 	return rc;
 }
-
-static bool host_is_valid(const char *s, size_t n);
 
 static enum rc parse_secret(struct parse *p, const char *name, struct json_object *v)
 {
@@ -165,11 +162,10 @@ static enum rc parse_secret(struct parse *p, const char *name, struct json_objec
 		return fault_set(p->f, RC_INVALID, 0, "secrets: the value of %s has a line break", name);
 	for (size_t i = 0; !rc && i < json_object_array_length(hosts); i++) {
 		rc = json_as_str(json_object_array_get_idx(hosts, i), "secrets: host", POLICY_PATTERN_MAX, &host, p->f);
-		if (!rc && !host_is_valid(!strncmp(host, "*.", 2) ? host + 2 : host,
-					  strlen(host) - (!strncmp(host, "*.", 2) ? 2 : 0)))
+		if (!rc && (strchr(host, ':') || !policy_host_ok(host)))
 			rc = fault_set(p->f, RC_INVALID, 0, "secrets: '%s' is no host name", shown(host));
 	}
-	return rc;
+	return rc ? rc : egress_secret_check(name, v, p->f);
 }
 
 static enum rc parse_secrets(struct parse *p)
@@ -187,6 +183,13 @@ static enum rc parse_secrets(struct parse *p)
 			return rc;
 	}
 	return RC_OK;
+}
+
+static enum rc parse_egress(struct parse *p)
+{
+	enum rc rc = json_get_object(p->c->json, "egress", &p->c->egress, p->f);
+
+	return rc || !p->c->egress ? rc : egress_config_check(p->c->egress, p->f);
 }
 
 static enum rc parse_json(struct parse *p, const char *text)
@@ -212,7 +215,7 @@ enum rc sandbox_config_parse(const char *text, const struct sandbox_bounds *boun
 			     enum api_code *ret_code, struct fault *ret_f)
 {
 	static enum rc (*const steps[])(struct parse *) = { parse_stop_at, parse_memory,    parse_labels, parse_root,
-							    parse_mounts,  parse_allow_net, parse_secrets };
+							    parse_mounts,  parse_allow_net, parse_secrets, parse_egress };
 	struct fault local = { 0 };
 	struct sandbox_config c = { 0 };
 	struct parse p = { .bounds = bounds, .c = &c, .code = API_INVALID_CONFIG, .f = ret_f ? ret_f : &local };
@@ -261,116 +264,12 @@ struct json_object *sandbox_config_record(const struct sandbox_config *c)
 		{
 			struct json_object *one = json_object_new_object();
 
-			json_add(one, "hosts", json_object_get(json_get(secret, "hosts")));
+			for (const char *const *k = secret_keys; *k; k++)
+				if (strcmp(*k, "value") != 0 && json_get(secret, *k))
+					json_add(one, *k, json_object_get(json_get(secret, *k)));
 			json_add(secrets, name, one);
 		}
 		json_add(o, "secrets", secrets);
 	}
 	return o;
-}
-
-/* "10.0.0.1", "0x7f000001": some program would take it for an address, so it is no name. */
-static bool is_numeric(const char *label, size_t n)
-{
-	if (n >= 2 && label[0] == '0' && (label[1] | 0x20) == 'x') {
-		label += 2;
-		n -= 2;
-		for (size_t i = 0; i < n; i++)
-			if (!isxdigit((unsigned char)label[i]))
-				return false;
-		return true;
-	}
-	for (size_t i = 0; i < n; i++)
-		if (!isdigit((unsigned char)label[i]))
-			return false;
-	return true;
-}
-
-/* A DNS name: labels of letters, digits, - and _, no - at an end; at least one label; at most 253 bytes. */
-static bool host_is_valid(const char *s, size_t n)
-{
-	if (!n || n > 253)
-		return false;
-	for (size_t i = 0; i < n;) {
-		size_t k = i;
-
-		while (k < n && s[k] != '.') {
-			if (!s[k] || !strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", s[k]))
-				return false;
-			k++;
-		}
-		if (k == i || k - i > 63 || s[i] == '-' || s[k - 1] == '-' || k == n - 1 ||
-		    (k == n && is_numeric(s + i, k - i)))
-			return false;
-		i = k + 1;
-	}
-	return true;
-}
-
-static bool port_is_valid(const char *s)
-{
-	size_t n = strlen(s);
-	unsigned long v = 0;
-
-	if (!n || n > 5 || strspn(s, "0123456789") != n || *s == '0')
-		return false;
-	for (size_t i = 0; i < n; i++)
-		v = v * 10 + (unsigned long)(s[i] - '0');
-	return v <= 65535;
-}
-
-static bool address_parse(int family, const char *s, size_t n, uint8_t bytes[16])
-{
-	char text[64];
-
-	if (!n || n >= sizeof(text))
-		return false;
-	memcpy(text, s, n);
-	text[n] = '\0';
-	return inet_pton(family, text, bytes) == 1;
-}
-
-/* "base/bits"; bits of the base behind the prefix would be a mistake of whoever wrote it. */
-static bool cidr_is_valid(const char *s, const char *slash)
-{
-	bool v4 = !memchr(s, ':', (size_t)(slash - s));
-	unsigned int max = v4 ? 32 : 128, bits = 0;
-	size_t n = strlen(slash + 1);
-	uint8_t base[16];
-
-	if (!n || n > 3 || strspn(slash + 1, "0123456789") != n || (slash[1] == '0' && n > 1))
-		return false;
-	for (const char *p = slash + 1; *p; p++)
-		bits = bits * 10 + (unsigned int)(*p - '0');
-	if (bits > max || !address_parse(v4 ? AF_INET : AF_INET6, s, (size_t)(slash - s), base))
-		return false;
-	for (unsigned int i = bits; i < max; i++)
-		if (base[i / 8] & (0x80 >> i % 8))
-			return false;
-	return true;
-}
-
-bool net_pattern_is_valid(const char *s)
-{
-	const char *slash = strchr(s, '/'), *colon, *bracket;
-	size_t n = strlen(s);
-	uint8_t bytes[16];
-
-	if (n > POLICY_PATTERN_MAX)
-		return false;
-	if (*s == '[') {
-		bracket = strchr(s, ']');
-		if (!bracket || !address_parse(AF_INET6, s + 1, (size_t)(bracket - s - 1), bytes))
-			return false;
-		return !bracket[1] || (bracket[1] == ':' && port_is_valid(bracket + 2));
-	}
-	if (slash)
-		return cidr_is_valid(s, slash);
-	colon = strchr(s, ':');
-	if (colon && !port_is_valid(colon + 1))
-		return false;
-	n = colon ? (size_t)(colon - s) : n;
-	if (!strncmp(s, "*.", 2))
-		return host_is_valid(s + 2, n - 2);
-	return address_parse(AF_INET, s, n, bytes) || host_is_valid(s, n);
 }

@@ -38,6 +38,7 @@ struct sandbox_config {
 	size_t n_mounts;
 	struct json_object *allow_net; /* NULL: open to the public internet */
 	struct json_object *secrets;   /* NULL: none */
+	struct json_object *egress;    /* NULL: none; see egress_config.h */
 };
 
 /* text NULL means an absent header: all defaults. The fault's text is for the client, *ret_code is its code. */
@@ -47,8 +48,6 @@ void sandbox_config_free(struct sandbox_config *c);
 
 /* For the record: the same configuration without the secrets' values. Freed by the caller (json_object_put). */
 struct json_object *sandbox_config_record(const struct sandbox_config *c);
-
-bool net_pattern_is_valid(const char *s); /* as schema/policy.h lists them */
 
 struct sandbox_policy {
 	char *policy; /* text of schema/policy.h */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/buf.h"
+#include "fcgi/egress_config.h"
 #include "fcgi/ids.h"
 #include "fcgi/json.h"
 #include "fcgi/sandbox_config.h"
@@ -48,6 +49,8 @@ static enum rc put_secret(struct buf *policy, struct buf *env, const char *name,
 	if (!rc)
 		rc = buf_puts(policy, "\n");
 	if (!rc)
+		rc = egress_secret_put(name, secret, policy);
+	if (!rc)
 		rc = buf_printf(env, "%s=%s", name, placeholder);
 	if (!rc)
 		rc = buf_put(env, "", 1);
@@ -66,6 +69,8 @@ static enum rc put_policy(const struct sandbox_config *c, const char *vm_id, con
 		if (!rc)
 			rc = buf_puts(policy, "\n");
 	}
+	if (!rc && c->egress)
+		rc = egress_config_put(c->egress, policy);
 	if (rc || !c->secrets)
 		return rc;
 	json_object_object_foreach(c->secrets, name, secret)
@@ -75,6 +80,16 @@ static enum rc put_policy(const struct sandbox_config *c, const char *vm_id, con
 			return rc;
 	}
 	return RC_OK;
+}
+
+/* More, and the proxy would take the whole policy for invalid. */
+static enum rc lines_fit(const struct buf *policy)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < buf_len(policy); i++)
+		n += buf_data(policy)[i] == '\n';
+	return n > POLICY_LINES_MAX ? RC_LIMIT : RC_OK;
 }
 
 static enum rc take_text(struct buf *b, char **ret, size_t *ret_n)
@@ -104,12 +119,14 @@ enum rc sandbox_policy_make(const struct sandbox_config *c, const char *vm_id, c
 		return fault_set(ret_f, RC_STATE, 0, "secrets need the key file %s", POLICY_KEY_FILE);
 	rc = put_policy(c, vm_id, org, key, &policy, &env, ret_f);
 	if (!rc)
+		rc = lines_fit(&policy);
+	if (!rc)
 		rc = take_text(&policy, &p.policy, &n);
 	if (!rc)
 		rc = take_text(&env, &p.env, &p.env_n);
 	if (rc) {
 		sandbox_policy_free(&p);
-		return rc == RC_LIMIT ? fault_set(ret_f, rc, 0, "allow_net and secrets are too large together") :
+		return rc == RC_LIMIT ? fault_set(ret_f, rc, 0, "allow_net, egress and secrets are too large together") :
 					fault_set(ret_f, rc, 0, "egress policy");
 	}
 	*ret = p;

@@ -42,7 +42,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct buf out = BUF_INIT(1 << 24), whole = BUF_INIT(1 << 24), cut = BUF_INIT(1 << 24);
 	struct http_head h, again;
-	const char *why, *used, *strange;
+	const char *why;
+	struct judged j = { .place = { .host = "api.test", .port = 443 }, .verdict.rule = "" };
+	struct secret_report report = { 0 };
 	bool request, found = false;
 	enum http_framing framing;
 
@@ -52,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (http_parse(data + 1, size - 1, request, &h, &why) != HTTP_OK)
 		return 0;
 	framing = request ? h.framing : http_response_framing(&h, data[0] & 2);
-	if (request ? rewrite_request(&h, "api.test", 443, NULL, &out, &used, &strange)
+	if (request ? rewrite_request(&h, &j, NULL, &out, &report)
 		    : rewrite_response(&h, NULL, framing, h.close, &out, &found))
 		abort();
 	/* Ours are two headers more at most. */

@@ -18,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	policy_evaluate_name(p, "a.test", 443, &v);
 	policy_has_secret_for(p, "a.test", 443);
+	policy_evaluate_request(p, "a.test", 443, "GET", "/v1/x", &v);
 	/* No text opens a private address. */
 	if (policy_evaluate_address(p, &a, 80, &none, &v) || policy_evaluate_resolved(p, &a, 80, &none, &v))
 		abort();

@@ -449,6 +449,55 @@ TEST(a_long_answer_comes_whole_and_is_held_back_by_a_slow_reader)
 	server_end(&s);
 }
 
+/* One request on a connection of its own; the answer is in c. */
+static void ask(struct client *c, const char *request)
+{
+	REQUIRE(client_open(c, "api.test"));
+	CHECK(client_send(c, request));
+	CHECK(client_read(c, "\r\n\r\n"));
+	client_close(c);
+}
+
+TEST(rules_of_a_host_and_of_a_secret_hold)
+{
+	struct server s = { .answers = { OK_EMPTY } }, t = { .answers = { OK_EMPTY } }, none = { .answers = { OK_EMPTY } };
+	char policy[3 * SEAL_MAX], pem[BROKER_CA_MAX];
+	struct client c;
+
+	UP();
+	policy_text(policy, sizeof(policy), VALUE);
+	strcat(policy, "rule api.test GET,POST /v1/\nrule other.test GET /\nsecret-rule KEY methods=GET headers=x-key query=key\n");
+	bed_send_policy(&bed, policy);
+	CHECK(bed_ca(&bed, pem));
+	server_start(&s, BED_WEB);
+	ask(&c, "GET /v1/./m?key=" PH "&o=" PH " HTTP/1.1\r\nHost: api.test\r\nX-Key: " PH "\r\nAuthorization: " PH "\r\n\r\n");
+	server_end(&s);
+	CHECK(strstr(s.got, "GET /v1/m?key=" VALUE "&o=" PH " HTTP/1.1\r\n"));
+	CHECK(strstr(s.got, "\r\nX-Key: " VALUE "\r\n"));
+	CHECK(strstr(s.got, "\r\nAuthorization: " PH "\r\n"));
+	CHECK(bed_ledger(&bed, "\"rule\":\"rule GET,POST /v1/\"", "where its secret may not go", "\"secret\":\"KEY\"", NULL));
+	server_start(&t, BED_WEB);
+	ask(&c, "POST /v1/m HTTP/1.1\r\nHost: api.test\r\nX-Key: " PH "\r\nContent-Length: 0\r\n\r\n");
+	server_end(&t);
+	CHECK(strstr(t.got, "\r\nX-Key: " PH "\r\n"));
+	server_start(&none, BED_WEB);
+	ask(&c, "DELETE /v1/m HTTP/1.1\r\nHost: api.test\r\nX-Key: " PH "\r\n\r\n");
+	CHECK(!strncmp(c.text, "HTTP/1.1 403 Forbidden\r\n", 24));
+	server_end(&none);
+	CHECK_EQ(none.n, 0);
+	none.n = 0;
+	server_start(&none, BED_WEB);
+	ask(&c, "GET /v1/..%2f..%2fadmin HTTP/1.1\r\nHost: api.test\r\nX-Key: " PH "\r\n\r\n");
+	CHECK(!strncmp(c.text, "HTTP/1.1 400 Bad Request\r\n", 24));
+	server_end(&none);
+	CHECK_EQ(none.n, 0);
+	/* Nor is there a port on which nobody would look. */
+	CHECK_EQ(bed_end_of(bed_connect(&bed, "other.test", 22)), 'R');
+	policy_text(policy, sizeof(policy), VALUE);
+	bed_send_policy(&bed, policy);
+	CHECK(bed_ca(&bed, pem));
+}
+
 TEST(no_value_is_in_the_ledger)
 {
 	UP();

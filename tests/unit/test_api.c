@@ -170,7 +170,7 @@ TEST(policy_is_valid_for_the_proxy)
 	struct fault f = { 0 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		if (net_pattern_is_valid(bad[i])) {
+		if (policy_pattern_ok(bad[i])) {
 			printf("  taken: '%s'\n", bad[i]);
 			check_failed_here++;
 		}
@@ -190,6 +190,71 @@ TEST(policy_is_valid_for_the_proxy)
 		sandbox_policy_free(&p);
 		sandbox_config_free(&c);
 	}
+}
+
+TEST(egress_is_translated_to_lines_the_proxy_takes)
+{
+	static const char json[] =
+		"{\"egress\":{\"deny\":[\"Bad.test\",\"10.0.0.0/8\"],\"rules\":[{\"host\":\"Api.test\",\"methods\":[\"GET\",\"POST\"],"
+		"\"paths\":[\"/v1/\",\"/v2\"]},{\"host\":\"*.svc.test:8443\"}],\"limits\":{\"bytes_per_second\":1000,\"total_bytes\":5}},"
+		"\"secrets\":{\"K\":{\"hosts\":[\"h.com\"],\"value\":\"hush\",\"methods\":[\"GET\"],\"headers\":[\"X-Key\"],\"query\":[\"key\"]}}}";
+	struct sandbox_config c = { 0 };
+	struct sandbox_policy p = { 0 };
+	struct policy *egress = NULL;
+	struct seal_key key = { { 1 } };
+	struct json_object *o;
+	struct fault f = { 0 };
+	struct verdict v;
+
+	REQUIRE(parse(json, &c) == API_OK);
+	REQUIRE(!sandbox_policy_make(&c, "vm", "org", &key, &p, &f));
+	CHECK(strstr(p.policy, "\ndeny bad.test\ndeny 10.0.0.0/8\nrule api.test GET,POST /v1/\nrule api.test GET,POST /v2\n"
+			       "rule *.svc.test:8443 * /\nlimit bytes_per_s=1000 total_bytes=5\nsecret K "));
+	CHECK(strstr(p.policy, "\nsecret-rule K methods=GET headers=x-key query=key\n"));
+	REQUIRE(!policy_parse(p.policy, strlen(p.policy), &egress, &f));
+	CHECK(!policy_evaluate_name(egress, "bad.test", 443, &v));
+	CHECK(policy_evaluate_request(egress, "api.test", 443, "GET", "/v1/x", &v));
+	CHECK(!policy_evaluate_request(egress, "api.test", 443, "PUT", "/v1/x", &v));
+	policy_free(egress);
+	o = sandbox_config_record(&c);
+	CHECK(strstr(json_text(o), "\"rules\"") && strstr(json_text(o), "\"query\":[\"key\"]") && !strstr(json_text(o), "hush"));
+	json_object_put(o);
+	sandbox_policy_free(&p);
+	sandbox_config_free(&c);
+}
+
+TEST(egress_refusals)
+{
+	static const char *const bad[] = {
+		"{\"egress\":[]}", "{\"egress\":{\"x\":1}}", "{\"egress\":{\"deny\":\"a\"}}", "{\"egress\":{\"deny\":[\"a b\"]}}",
+		"{\"egress\":{\"deny\":[\"a\\nallow b\"]}}", "{\"egress\":{\"rules\":{}}}", "{\"egress\":{\"rules\":[1]}}",
+		"{\"egress\":{\"rules\":[{}]}}", "{\"egress\":{\"rules\":[{\"host\":\"1.2.3.4\"}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"methods\":[]}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"methods\":[\"get\"]}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"paths\":[\"v1\"]}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"paths\":[\"/a/../b\"]}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"paths\":[\"/a b\"]}]}}",
+		"{\"egress\":{\"rules\":[{\"host\":\"a.test\",\"path\":[\"/\"]}]}}",
+		"{\"egress\":{\"limits\":{\"bytes_per_second\":0}}}", "{\"egress\":{\"limits\":{\"bytes_per_second\":\"1\"}}}",
+		"{\"egress\":{\"limits\":{\"bytes\":1}}}",
+		"{\"secrets\":{\"K\":{\"hosts\":[\"h.com\"],\"value\":\"v\",\"headers\":[\"a b\"]}}}",
+		"{\"secrets\":{\"K\":{\"hosts\":[\"h.com\"],\"value\":\"v\",\"query\":\"a\"}}}",
+		"{\"secrets\":{\"K\":{\"hosts\":[\"h.com:443\"],\"value\":\"v\"}}}",
+		"{\"allow_net\":[\"::ffff:1.2.3.0/120\"]}", "{\"allow_net\":[\"a.0xab\"]}",
+	};
+	char many[16384] = "{\"egress\":{\"rules\":[";
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		if (refused(bad[i]) != API_INVALID_CONFIG) {
+			printf("  taken: %s\n", bad[i]);
+			check_failed_here++;
+		}
+	for (size_t i = 0; i < EGRESS_RULES_MAX; i++)
+		strcat(many, "{\"host\":\"a.test\"},");
+	strcpy(many + strlen(many) - 1, "]}}");
+	CHECK_EQ(refused(many), API_OK);
+	strcpy(many + strlen(many) - 3, ",{\"host\":\"a.test\"}]}}");
+	CHECK_EQ(refused(many), API_INVALID_CONFIG);
 }
 
 TEST(placeholders_differ_and_open_to_the_value)

@@ -117,11 +117,110 @@ TEST(chunks_are_put_together_however_they_are_cut)
 		CHECK_EQ(body(bad[i], 100, out), HTTP_BAD);
 }
 
-static const char *refuses(const char *text)
+static struct policy *policy_of(const char *lines)
 {
-	struct http_head h;
+	struct policy *p = NULL;
+	char text[1024];
 
-	return parse(text, true, &h) == HTTP_OK ? rewrite_refuses(&h, "api.test", 443) : "unreadable";
+	snprintf(text, sizeof(text), POLICY_HEAD "\ndefault public\n%s", lines);
+	policy_parse(text, strlen(text), &p, NULL);
+	return p;
+}
+
+/* 0: may go */
+static int judged(const char *lines, const char *text, struct judged *j)
+{
+	struct policy *p = policy_of(lines);
+	const char *why = NULL;
+	struct http_text host;
+	struct http_head h;
+	int status = 400;
+
+	if (parse(text, true, &h) == HTTP_OK)
+		status = http_find(&h, "host", &host) != 1 ? 421 :
+			 judge_request(p, "api.test", 443, h.method, &host, &h.target, j, &why);
+	policy_free(p);
+	if (status && status != 421)
+		CHECK(why || status == 400);
+	return status;
+}
+
+static int refuses(const char *text)
+{
+	struct judged j;
+
+	return judged("", text, &j);
+}
+
+#define RULES "rule api.test GET,HEAD /v1/\nrule api.test POST /v1/messages\nrule *.test * /any\n"
+
+static int asked(const char *line, struct judged *j)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "%s HTTP/1.1\r\nHost: api.test\r\n\r\n", line);
+	return judged(RULES, text, j);
+}
+
+TEST(rules_are_about_method_and_path)
+{
+	struct judged j;
+
+	CHECK_EQ(asked("GET /v1/models", &j), 0);
+	CHECK_STR(j.verdict.rule, "rule GET,HEAD /v1/");
+	CHECK_EQ(asked("GET /v1/models?x=../../y", &j), 0);
+	CHECK_EQ(asked("DELETE /v1/models", &j), 403);
+	CHECK_EQ(asked("get /v1/models", &j), 403);
+	CHECK_EQ(asked("GET /v1", &j), 403);
+	CHECK_EQ(asked("GET /v10/", &j), 403);
+	CHECK_EQ(asked("POST /v1/messages", &j), 0);
+	CHECK_EQ(asked("POST /v1/messages/x", &j), 0);
+	CHECK_EQ(asked("POST /v1/messagesx", &j), 403);
+	CHECK_EQ(asked("PATCH /any", &j), 0);
+	CHECK_EQ(asked("OPTIONS *", &j), 403);
+	CHECK_EQ(asked("GET /v1/../admin", &j), 403);
+	CHECK_EQ(asked("GET /v1/%2e%2E/admin", &j), 403);
+	CHECK_EQ(asked("GET /x/../%76%31/models", &j), 0);
+	CHECK(j.normal);
+	CHECK_STR(j.path, "/v1/models");
+	/* Without rules the path is nobody's business here. */
+	CHECK_EQ(judged("", "GET //a%2fb/../..;/c HTTP/1.1\r\nHost: api.test\r\n\r\n", &j), 0);
+	CHECK(!j.normal);
+}
+
+TEST(paths_that_servers_read_in_different_ways_are_refused)
+{
+	static const char *const bad[] = { "//v1/x", "/v1//x", "/v1/a%2fb", "/v1/a%2Fb", "/v1/a%5cb", "/v1/a\\b", "/v1/..;/x", "/v1/.;x/y",
+					   "/v1/%2e%2e;a=b/x", "/v1/..%3b/x", "/v1/%252e", "/v1/%00", "/v1/%0a", "/v1/%", "/v1/%4",
+					   "/v1/%zz", "/../v1/x", "/v1/../../x", "/v1/#x", "/.%2e/v1/" };
+	struct judged j;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char line[64];
+
+		snprintf(line, sizeof(line), "GET %s", bad[i]);
+		if (asked(line, &j) != 400) {
+			printf("  not refused: %s\n", bad[i]);
+			check_failed_here++;
+		}
+	}
+}
+
+TEST(normal_forms)
+{
+	static const char *const same[][2] = { { "/", "/" }, { "/a/./b", "/a/b" }, { "/a/b/..", "/a/" }, { "/a/.", "/a/" },
+					       { "/a/../b", "/b" }, { "/%61%2D%7e", "/a-~" }, { "/%c3%a4", "/%C3%A4" },
+					       { "/a%20b", "/a%20b" }, { "/...", "/..." }, { "/a;x/b", "/a;x/b" }, { "/.a;b", "/.a;b" },
+					       { "/a/b/../../c", "/c" }, { "/a/..", "/" } };
+	char out[64], again[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(same); i++) {
+		CHECK_EQ(policy_path_normalize(same[i][0], strlen(same[i][0]), out, sizeof(out)), POLICY_PATH_OK);
+		CHECK_STR(out, same[i][1]);
+		CHECK_EQ(policy_path_normalize(out, strlen(out), again, sizeof(again)), POLICY_PATH_OK);
+		CHECK_STR(out, again);
+	}
+	CHECK_EQ(policy_path_normalize("/aaaa", 5, out, 5), POLICY_PATH_LONG);
 }
 
 TEST(a_request_must_be_for_the_connections_host)
@@ -142,15 +241,16 @@ TEST(a_request_must_be_for_the_connections_host)
 
 TEST(heads_are_written_anew)
 {
-	const char *used, *strange;
+	struct judged j = { .place = { .host = "api.test", .port = 443 } };
+	struct secret_report report = { 0 };
 	struct buf out = BUF_INIT(4096);
 	struct http_head h;
 
 	CHECK_EQ(parse("GET /x HTTP/1.1\r\nHost: API.test\r\nConnection: upgrade\r\nUpgrade: h2c\r\nAccept-Encoding: gzip\r\n"
 		       "TE: trailers\r\nX-A:  1\r\n\r\n", true, &h), HTTP_OK);
-	CHECK_EQ(rewrite_request(&h, "api.test", 443, NULL, &out, &used, &strange), RC_OK);
+	CHECK_EQ(rewrite_request(&h, &j, NULL, &out, &report), RC_OK);
 	buf_put(&out, "", 1);
-	CHECK_STR((char *)buf_data(&out), "GET /x HTTP/1.1\r\nHost: api.test\r\nAccept-Encoding: identity\r\nX-A: 1\r\n\r\n");
+	CHECK_STR((char *)buf_data(&out), "GET /x HTTP/1.1\r\nHost: api.test\r\nAccept-Encoding: gzip\r\nX-A: 1\r\n\r\n");
 	buf_free(&out);
 }
 

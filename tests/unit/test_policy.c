@@ -4,6 +4,8 @@
 
 #define HEAD POLICY_HEAD "\n"
 
+#define SECRET_LINE "secret N placeholder_0123456789 QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB a.test\n"
+
 static const struct prefixes no_private;
 
 static struct policy *parse(const char *text)
@@ -52,6 +54,36 @@ TEST(malformed_policies_are_refused)
 		HEAD "default public\nallow [2001:db8::]/32\n",
 		HEAD "default public\nallow 2001:db8::1\n",
 		HEAD "default public\nforbid a.test\n",
+		HEAD "default public\nallow ::ffff:1.2.3.0/120\n",
+		HEAD "default public\nallow a.0xab\n",
+		HEAD "default public\nallow -a.test\n",
+		HEAD "default public\nrule a.test\n",
+		HEAD "default public\nrule a.test GET\n",
+		HEAD "default public\nrule a.test get /\n",
+		HEAD "default public\nrule a.test GET, /\n",
+		HEAD "default public\nrule a.test *,GET /\n",
+		HEAD "default public\nrule a.test CONNECT /\n",
+		HEAD "default public\nrule a.test GET x\n",
+		HEAD "default public\nrule a.test GET /a/../b\n",
+		HEAD "default public\nrule a.test GET /%41\n",
+		HEAD "default public\nrule a.test GET / x\n",
+		HEAD "default public\nrule 10.0.0.0/8 GET /\n",
+		HEAD "default public\nrule 10.0.0.1 GET /\n",
+		HEAD "default public\nsecret-rule N methods=GET\n",
+		HEAD "default public\nlimit \n",
+		HEAD "default public\nlimit bytes_per_s\n",
+		HEAD "default public\nlimit bytes_per_s=0\n",
+		HEAD "default public\nlimit bytes_per_s=1 bytes_per_s=2\n",
+		HEAD "default public\nlimit bytes_per_s=99999999999999999\n",
+		HEAD "default public\nlimit files=1\n",
+		HEAD "default public\nlimit bytes_per_s=1\nlimit total_bytes=1\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule M methods=GET\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N methods=\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N headers=Authorization\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N query=a&b\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N methods=GET methods=PUT\n",
+		HEAD "default public\n" SECRET_LINE "secret-rule N methods=GET\nsecret-rule N query=a\n",
 		HEAD "default public\norg a b\n",
 		HEAD "default public\nsecret N short AAAA a.test\n",
 		HEAD "default public\nsecret N placeholder_0123456789 !!!! a.test\n",
@@ -209,6 +241,32 @@ TEST(names_become_normal)
 		big[i] = '.';
 	CHECK(name_normalize(out, big, 253));
 	CHECK(!name_normalize(out, big, 255));
+}
+
+TEST(a_host_with_rules_has_no_way_around_them)
+{
+	struct policy *p = parse(HEAD "default public\nrule a.test GET /\nrule b.test:8443 GET /\n" SECRET_LINE
+				      "secret-rule N methods=GET paths=/v1 headers=x-key query=k\nlimit bytes_per_s=10 conns_per_s=3\n");
+	struct address a;
+	struct verdict v;
+
+	REQUIRE(p);
+	CHECK(policy_evaluate_name(p, "a.test", 443, &v) && policy_evaluate_name(p, "a.test", 0, &v));
+	CHECK(!policy_evaluate_name(p, "a.test", 80, &v) && !policy_evaluate_name(p, "a.test", 8443, &v));
+	CHECK(policy_evaluate_name(p, "b.test", 8443, &v) && policy_evaluate_name(p, "b.test", 80, &v));
+	CHECK(policy_evaluate_name(p, "c.test", 80, &v));
+	CHECK(policy_intercepts(p, "a.test", 443) && policy_intercepts(p, "b.test", 8443));
+	CHECK(!policy_intercepts(p, "b.test", 443) && !policy_intercepts(p, "c.test", 443));
+	CHECK(policy_needs_ca(p));
+	CHECK(address_parse(&a, "93.184.216.34") && !policy_evaluate_address(p, &a, 443, &no_private, &v));
+	CHECK(policy_judges_paths(p, "a.test", 443) && !policy_judges_paths(p, "c.test", 443));
+	CHECK_EQ(policy_limits(p).bytes_per_s, 10);
+	CHECK_EQ(policy_limits(p).conns_per_s, 3);
+	CHECK_EQ(policy_limits(p).total_bytes, 0);
+	CHECK(policy_evaluate_request(p, "a.test", 443, "GET", "/x", &v) && !policy_evaluate_request(p, "a.test", 443, "PUT", "/x", &v));
+	CHECK(!policy_evaluate_request(p, "a.test", 443, "GET", NULL, &v));
+	CHECK(policy_evaluate_request(p, "c.test", 443, "PUT", NULL, &v));
+	policy_free(p);
 }
 
 CHECK_MAIN()

@@ -44,8 +44,12 @@ static const char *put(struct secrets *s, const char *host, const char *value, c
 {
 	static char text[4096];
 	struct buf out = BUF_INIT(sizeof(text));
+	struct secret_place at = { .host = host, .port = 443, .method = "GET" };
+	struct secret_report report = { 0 };
 
-	CHECK_EQ(secrets_substitute(s, host, 443, value, strlen(value), &out, used, strange), RC_OK);
+	CHECK_EQ(secrets_put_header(s, &at, "authorization", 13, true, value, strlen(value), &out, &report), RC_OK);
+	*used = report.used;
+	*strange = report.strange;
 	snprintf(text, sizeof(text), "%.*s", (int)buf_len(&out), (const char *)buf_data(&out));
 	buf_free(&out);
 	return text;
@@ -92,6 +96,91 @@ TEST(placeholders_are_replaced_for_their_host_only)
 	CHECK_STR(strange, "KEY");
 	CHECK_STR(put(s, "api.test", "nbsecret_0123456789abcde", &used, &strange), "nbsecret_0123456789abcde");
 	CHECK(!used && !strange);
+	secrets_unref(s);
+}
+
+static struct secrets *open_ruled(const char *rule)
+{
+	char a[SEAL_MAX], text[2 * SEAL_MAX];
+	struct secrets *s = NULL;
+	struct policy *p = NULL;
+	size_t bad = 0;
+
+	snprintf(text, sizeof(text), POLICY_HEAD "\ndefault public\nsecret KEY " PH " %s api.test\nsecret-rule KEY %s\n",
+		 seal(key, ID, "KEY", "a value&+", a), rule);
+	if (!policy_parse(text, strlen(text), &p, NULL))
+		secrets_open(p, ID, key, &s, &bad, NULL);
+	policy_free(p);
+	return s;
+}
+
+/* What comes out, and in *ret whether it went in, stayed, or was not there. */
+static const char *ruled(const char *rule, const char *method, const char *path, const char *header, const char *target, char *ret)
+{
+	static char text[1024];
+	struct secrets *s = open_ruled(rule);
+	struct buf out = BUF_INIT(sizeof(text));
+	struct secret_place at = { .host = "api.test", .port = 443, .method = method, .path = path };
+	struct secret_report r = { 0 };
+
+	CHECK(s);
+	if (header)
+		CHECK_EQ(secrets_put_header(s, &at, header, strlen(header), true, PH, strlen(PH), &out, &r), RC_OK);
+	else
+		CHECK_EQ(secrets_put_target(s, &at, target, strlen(target), &out, &r), RC_OK);
+	snprintf(text, sizeof(text), "%.*s", (int)buf_len(&out), (const char *)buf_data(&out));
+	*ret = r.used && r.outside ? 'b' : r.used ? 'u' : r.outside ? 'o' : '-';
+	buf_free(&out);
+	secrets_unref(s);
+	return text;
+}
+
+TEST(rules_of_a_secret_narrow_where_it_goes)
+{
+	char r;
+
+	CHECK_STR(ruled("methods=GET,POST", "POST", NULL, "x", NULL, &r), "a value&+");
+	CHECK_EQ(r, 'u');
+	CHECK_STR(ruled("methods=GET,POST", "PUT", NULL, "x", NULL, &r), PH);
+	CHECK_EQ(r, 'o');
+	CHECK_STR(ruled("paths=/v1,/v2/", "GET", "/v1/x", "x", NULL, &r), "a value&+");
+	CHECK_STR(ruled("paths=/v1,/v2/", "GET", "/v10", "x", NULL, &r), PH);
+	CHECK_STR(ruled("paths=/v1,/v2/", "GET", NULL, "x", NULL, &r), PH);
+	CHECK_EQ(r, 'o');
+	CHECK_STR(ruled("headers=x-key", "GET", NULL, "X-Key", NULL, &r), "a value&+");
+	CHECK_STR(ruled("headers=x-key", "GET", NULL, "x-key2", NULL, &r), PH);
+	CHECK_EQ(r, 'o');
+	/* Query parameters: only those that are named, and only as text. */
+	CHECK_STR(ruled("methods=GET", "GET", NULL, NULL, "/a?k=" PH, &r), "/a?k=" PH);
+	CHECK_EQ(r, 'o');
+	CHECK_STR(ruled("query=k", "GET", NULL, NULL, "/a?k=" PH "&j=" PH "&k=x" PH, &r),
+		  "/a?k=a%20value%26%2B&j=" PH "&k=xa%20value%26%2B");
+	CHECK_EQ(r, 'b');
+	CHECK_STR(ruled("query=k", "GET", NULL, NULL, "/" PH "?" PH "&K=" PH, &r), "/" PH "?" PH "&K=" PH);
+	CHECK_EQ(r, 'o');
+	CHECK_STR(ruled("query=k", "GET", NULL, NULL, "/a", &r), "/a");
+	CHECK_EQ(r, '-');
+}
+
+TEST(a_placeholder_in_a_stream_is_seen_however_it_is_cut)
+{
+	static const char text[] = "some text before " PH " and some behind";
+	struct secrets *s = open_set(VALUE);
+
+	for (size_t step = 1; step < sizeof(text); step++) {
+		struct secret_watch w = { .n = 0 };
+		const char *found = NULL;
+		unsigned int times = 0;
+
+		for (size_t i = 0; i < sizeof(text) - 1; i += step) {
+			const char *hit = secrets_watch(s, &w, (const uint8_t *)text + i, MIN_OF(step, sizeof(text) - 1 - i));
+
+			found = hit ? hit : found;
+			times += hit != NULL;
+		}
+		CHECK_STR(found ? found : "", "KEY");
+		CHECK(times >= 1);
+	}
 	secrets_unref(s);
 }
 

@@ -113,7 +113,7 @@ void conn_refuse(struct conn *c, int status, const char *decision, const char *w
 
 static bool intercepted(const struct conn *c)
 {
-	return c->name[0] && policy_has_secret_for(c->sb->policy, c->name, c->port);
+	return c->name[0] && policy_intercepts(c->sb->policy, c->name, c->port);
 }
 
 static void connected(struct conn *c)
@@ -371,7 +371,8 @@ static void begin(struct conn *c)
 		conn_refuse(c, 403, "deny", NULL);
 		return;
 	}
-	if (e && intercepted(c) && (!c->sb->ca || !c->sb->secrets)) {
+	if (e && intercepted(c) &&
+	    (!c->sb->ca || (!c->sb->secrets && policy_has_secret_for(c->sb->policy, c->name, c->port)))) {
 		conn_end(c, "error", "the secret of this host cannot be opened here", true);
 		return;
 	}
@@ -465,6 +466,10 @@ static bool still_allowed(struct conn *c)
 		return true;
 	if (!judge(c))
 		return false;
+	if (c->state == CONN_RELAY && intercepted(c)) {
+		snprintf(c->verdict.rule, sizeof(c->verdict.rule), "requests of this host are judged now");
+		return false;
+	}
 	if (!c->n_addrs || policy_evaluate_resolved(c->sb->policy, &c->addrs[c->at_addr], c->port, &c->sb->eg->private_ok, &v))
 		return true;
 	c->verdict = v;

@@ -25,6 +25,9 @@
 
 #define ROUNDS 64       /* of pump() before others have their turn */
 #define PATH_ROW_MAX 256
+#define NOTE_STRANGE "a placeholder of a secret that is not bound to this host"
+#define NOTE_OUTSIDE "a placeholder where its secret may not go"
+#define NOTE_BODY "a placeholder in the body, where it is not replaced"
 #define FULL 65536      /* an outgoing buffer with this much gets no more */
 
 enum side_state { SIDE_HANDSHAKE, SIDE_OPEN, SIDE_EOF };
@@ -52,8 +55,9 @@ struct intercept {
 	unsigned int minor;
 	struct secrets *set;
 	struct redactor redactor;
-	char method[HTTP_METHOD_MAX], path[PATH_ROW_MAX], secret[POLICY_SECRET_NAME_MAX];
+	char method[HTTP_METHOD_MAX], path[PATH_ROW_MAX], secret[POLICY_SECRET_NAME_MAX], rule[POLICY_RULE_MAX];
 	const char *note;
+	struct secret_watch watch;
 	unsigned int status;
 	uint64_t started_ms, bytes_out, bytes_in;
 };
@@ -85,7 +89,7 @@ static void request_row(struct intercept *t, const char *decision, const char *r
 	struct conn *c = t->c;
 	char address[ADDRESS_TEXT_MAX];
 	struct ledger_row row = { .protocol = "https", .name = c->name, .port = c->port, .decision = decision,
-				  .address = address_text(&c->addrs[c->at_addr], address), .rule = c->verdict.rule,
+				  .address = address_text(&c->addrs[c->at_addr], address), .rule = t->rule[0] ? t->rule : c->verdict.rule,
 				  .reason = reason ? reason : t->note, .method = t->method, .path = t->path,
 				  .secret = t->secret, .status = t->status, .bytes_out = t->bytes_out,
 				  .bytes_in = t->bytes_in, .duration_ms = conn_now(c) - t->started_ms };
@@ -122,19 +126,29 @@ static void request_begin(struct intercept *t, const struct http_head *h)
 	t->bytes_out = t->bytes_in = 0;
 	t->status = 0;
 	t->note = NULL;
-	t->secret[0] = '\0';
+	t->secret[0] = t->rule[0] = '\0';
+	t->watch.n = 0;
 	memcpy(t->method, h->method, sizeof(t->method));
 	snprintf(t->path, sizeof(t->path), "%.*s", (int)MIN_OF(path_n, (size_t)PATH_ROW_MAX - 1), h->target.at);
 	secrets_unref(t->set);
 	t->set = secrets_ref(t->c->sb->secrets);
 }
 
+static const char *status_text(int status)
+{
+	return status == 400 ? "Bad Request" : status == 403 ? "Forbidden" : status == 414 ? "URI Too Long" : "Misdirected Request";
+}
+
 static bool request_head(struct intercept *t)
 {
 	struct buf *in = &t->guest.in;
-	const char *why = NULL, *used, *strange;
+	struct judged j = { .verdict.rule = "" };
+	struct secret_report report = { 0 };
+	const char *why = NULL;
+	struct http_text host;
 	struct http_head h;
 	enum http_result r = http_parse(buf_data(in), buf_len(in), true, &h, &why);
+	int status;
 
 	if (r == HTTP_MORE && buf_len(in) < EGRESS_HEAD_MAX)
 		return false;
@@ -145,21 +159,28 @@ static bool request_head(struct intercept *t)
 		return true;
 	}
 	request_begin(t, &h);
-	why = rewrite_refuses(&h, t->c->name, t->c->port);
-	if (why || t->up_failed) {
-		answer(t, why ? 421 : 502, why ? "Misdirected Request" : "Bad Gateway", why ? why : t->up_failed);
-		request_row(t, why ? "deny" : "error", why ? why : t->up_failed);
+	status = http_find(&h, "host", &host) == 1
+			 ? judge_request(t->c->sb->policy, t->c->name, t->c->port, t->method, &host, &h.target, &j, &why)
+			 : 421;
+	if (status == 421 && !why)
+		why = "not exactly one Host header";
+	snprintf(t->rule, sizeof(t->rule), "%s", j.verdict.rule);
+	if (status || t->up_failed) {
+		answer(t, status ? (unsigned int)status : 502, status ? status_text(status) : "Bad Gateway", status ? why : t->up_failed);
+		request_row(t, status ? "deny" : "error", status ? why : t->up_failed);
 		return true;
 	}
-	if (rewrite_request(&h, t->c->name, t->c->port, t->set, &t->up.out, &used, &strange)) {
+	if (rewrite_request(&h, &j, t->set, &t->up.out, &report)) {
 		answer(t, 431, "Bad Request", "the head is too long");
 		request_row(t, "deny", "the head is too long");
 		return true;
 	}
-	if (used)
-		snprintf(t->secret, sizeof(t->secret), "%s", used);
-	if (strange)
-		t->note = "a placeholder of a secret that is not bound to this host";
+	if (report.used)
+		snprintf(t->secret, sizeof(t->secret), "%s", report.used);
+	if (report.strange)
+		t->note = NOTE_STRANGE;
+	else if (report.outside)
+		t->note = NOTE_OUTSIDE;
 	t->request_out = h.framing;
 	http_body_start(&t->request_body, h.framing, h.length);
 	t->request_done = t->request_body.done;
@@ -182,6 +203,8 @@ static bool request_piece(struct intercept *t)
 		return true;
 	}
 	t->bytes_out += piece.n;
+	if (piece.n && secrets_watch(t->set, &t->watch, (const uint8_t *)piece.at, piece.n))
+		t->note = NOTE_BODY;
 	if (t->request_out == HTTP_CHUNKED && (piece.n || t->request_body.done)) {
 		if (rewrite_chunk(&t->up.out, piece.at, piece.n))
 			t->reason = "out of memory";

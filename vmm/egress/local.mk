@@ -5,7 +5,7 @@ libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/dns.c vmm/egress/dns.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
-	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
+	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h
 
 sbin_PROGRAMS += nestbox-egress
@@ -56,3 +56,7 @@ tests_fuzz_fuzz_clienthello_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 tests_fuzz_fuzz_policy_SOURCES = tests/fuzz/fuzz_policy.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_policy_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_policy_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+check_PROGRAMS += tests/fuzz/fuzz_rules
+tests_fuzz_fuzz_rules_SOURCES = tests/fuzz/fuzz_rules.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_rules_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_rules_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

@@ -12,14 +12,24 @@
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 struct rules {
 	struct policy_pattern *at;
 	size_t n;
 };
 
+/* What may be asked of a host. */
+struct request_rule {
+	struct policy_pattern host;
+	char *methods, *path;
+};
+
 struct policy {
-	bool public, has_default;
+	bool public, has_default, has_limits;
+	struct policy_limits limits;
+	struct request_rule *requests;
+	size_t n_requests;
 	char org[POLICY_ORG_MAX];
 	struct rules allow, deny;
 	struct policy_secret *secrets;
@@ -98,7 +108,7 @@ static bool pattern_parse(struct policy_pattern *ret, const char *in)
 	char text[POLICY_PATTERN_MAX + 1];
 	char *colon, *host = text;
 
-	if (strlen(in) > POLICY_PATTERN_MAX)
+	if (!policy_pattern_ok(in))
 		return false;
 	memcpy(text, in, strlen(in) + 1);
 	if (*text == '[') {
@@ -181,7 +191,7 @@ static bool secret_hosts(struct policy_secret *s, char *text)
 	bool ok = true;
 
 	for (char *h = strtok_r(text, ",", &save); h && ok; h = strtok_r(NULL, ",", &save))
-		ok = hosts.n < POLICY_SECRET_HOSTS_MAX && rules_add(&hosts, h) &&
+		ok = hosts.n < POLICY_SECRET_HOSTS_MAX && policy_host_ok(h) && rules_add(&hosts, h) &&
 		     hosts.at[hosts.n - 1].kind != PATTERN_NET;
 	s->hosts = hosts.at;
 	s->n_hosts = hosts.n;
@@ -211,6 +221,116 @@ static bool secret_parse(struct policy *p, char *text)
 	return sealed_parse(s, sealed) && secret_hosts(s, hosts);
 }
 
+static bool words_ok(const char *list, bool (*ok)(const char *))
+{
+	size_t count = 0, n;
+
+	for (;; list += n + 1) {
+		char word[POLICY_WORD_MAX + 1];
+
+		n = strcspn(list, ",");
+		if (n > POLICY_WORD_MAX || ++count > POLICY_WORDS_MAX)
+			return false;
+		memcpy(word, list, n);
+		word[n] = '\0';
+		if (!ok(word))
+			return false;
+		if (!list[n])
+			return true;
+	}
+}
+
+/* "rule HOST METHODS PREFIX" */
+static bool rule_parse(struct policy *p, char *text)
+{
+	struct request_rule *more, *r;
+	char *save = NULL;
+	char *host = strtok_r(text, " ", &save), *methods = strtok_r(NULL, " ", &save), *path = strtok_r(NULL, " ", &save);
+
+	if (!path || strtok_r(NULL, " ", &save) || !policy_host_ok(host) || !policy_path_ok(path) ||
+	    (strcmp(methods, "*") != 0 && !words_ok(methods, policy_method_ok)))
+		return false;
+	more = reallocarray(p->requests, p->n_requests + 1, sizeof(*more));
+	if (!more)
+		return false;
+	p->requests = more;
+	r = &more[p->n_requests++];
+	memset(r, 0, sizeof(*r));
+	r->path = strdup(path);
+	r->methods = strdup(methods);
+	return r->path && r->methods && pattern_parse(&r->host, host) && r->host.kind != PATTERN_NET;
+}
+
+static bool secret_word(struct policy_secret *s, const char *word)
+{
+	const struct {
+		const char *key;
+		char **to;
+		bool (*ok)(const char *);
+	} keys[] = { { "methods=", &s->methods, policy_method_ok },
+		     { "paths=", &s->paths, policy_path_ok },
+		     { "headers=", &s->headers, policy_header_ok },
+		     { "query=", &s->query, policy_query_ok } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		size_t n = strlen(keys[i].key);
+
+		if (strncmp(word, keys[i].key, n) != 0)
+			continue;
+		if (*keys[i].to || !words_ok(word + n, keys[i].ok))
+			return false;
+		*keys[i].to = strdup(word + n);
+		return *keys[i].to != NULL;
+	}
+	return false;
+}
+
+/* "secret-rule NAME [methods=..] [paths=..] [headers=..] [query=..]" */
+static bool secret_rule_parse(struct policy *p, char *text)
+{
+	char *save = NULL, *name = strtok_r(text, " ", &save);
+	struct policy_secret *s = NULL;
+
+	for (size_t i = 0; name && i < p->n_secrets; i++)
+		if (!strcmp(p->secrets[i].name, name))
+			s = &p->secrets[i];
+	if (!s || s->methods || s->paths || s->headers || s->query)
+		return false;
+	for (char *word; (word = strtok_r(NULL, " ", &save));)
+		if (!secret_word(s, word))
+			return false;
+	return s->methods || s->paths || s->headers || s->query;
+}
+
+static bool limit_parse(struct policy *p, char *text)
+{
+	char *save = NULL;
+
+	if (p->has_limits)
+		return false;
+	for (char *word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+		char *value = strchr(word, '=');
+		uint64_t *to, v = 0;
+
+		if (!value || !value[1] || strlen(value + 1) > 16 || value[1] == '0')
+			return false;
+		*value++ = '\0';
+		to = !strcmp(word, "bytes_per_s") ? &p->limits.bytes_per_s :
+		     !strcmp(word, "total_bytes") ? &p->limits.total_bytes :
+		     !strcmp(word, "conns_per_s") ? &p->limits.conns_per_s : NULL;
+		for (; *value; value++) {
+			if (!isdigit((unsigned char)*value))
+				return false;
+			v = v * 10 + (uint64_t)(*value - '0');
+		}
+		if (!to || *to || v > POLICY_NUMBER_MAX)
+			return false;
+		*to = v;
+		p->has_limits = true;
+	}
+	return p->has_limits;
+}
+
 static bool line_parse(struct policy *p, char *line)
 {
 	char *rest = strchr(line, ' ');
@@ -229,8 +349,14 @@ static bool line_parse(struct policy *p, char *line)
 		return rules_add(&p->allow, rest);
 	if (!strcmp(line, "deny"))
 		return rules_add(&p->deny, rest);
+	if (!strcmp(line, "rule"))
+		return rule_parse(p, rest);
+	if (!strcmp(line, "limit"))
+		return limit_parse(p, rest);
 	if (!strcmp(line, "secret"))
 		return secret_parse(p, rest);
+	if (!strcmp(line, "secret-rule"))
+		return secret_rule_parse(p, rest);
 	if (!strcmp(line, "org") && token_ok(rest, sizeof(p->org)) && !*p->org) {
 		memcpy(p->org, rest, strlen(rest) + 1);
 		return true;
@@ -279,7 +405,16 @@ void policy_free(struct policy *p)
 	for (size_t i = 0; i < p->n_secrets; i++) {
 		free(p->secrets[i].sealed);
 		free(p->secrets[i].hosts);
+		free(p->secrets[i].methods);
+		free(p->secrets[i].paths);
+		free(p->secrets[i].headers);
+		free(p->secrets[i].query);
 	}
+	for (size_t i = 0; i < p->n_requests; i++) {
+		free(p->requests[i].methods);
+		free(p->requests[i].path);
+	}
+	free(p->requests);
 	free(p->secrets);
 	free(p->allow.at);
 	free(p->deny.at);
@@ -322,6 +457,58 @@ bool policy_has_secret_for(const struct policy *p, const char *name, uint16_t po
 			if ((q->port || port == 443) && policy_pattern_matches(q, name, port))
 				return true;
 		}
+	return false;
+}
+
+struct policy_limits policy_limits(const struct policy *p)
+{
+	return p ? p->limits : (struct policy_limits){ 0 };
+}
+
+bool policy_list_has(const char *list, const char *word, size_t n, bool any_case)
+{
+	for (; *list; list += *list == ',') {
+		size_t k = strcspn(list, ",");
+
+		if (k == n && !(any_case ? strncasecmp(list, word, n) : memcmp(list, word, n)))
+			return true;
+		list += k;
+	}
+	return false;
+}
+
+/* As with secrets, a rule without a port is about 443; other ports of its host are closed (policy_evaluate_name). */
+static bool rule_is_for(const struct request_rule *r, const char *name, uint16_t port)
+{
+	return (r->host.port || port == 443) && policy_pattern_matches(&r->host, name, port);
+}
+
+static bool has_rules_for(const struct policy *p, const char *name, uint16_t port)
+{
+	for (size_t i = 0; p && i < p->n_requests; i++)
+		if (rule_is_for(&p->requests[i], name, port))
+			return true;
+	return false;
+}
+
+bool policy_intercepts(const struct policy *p, const char *name, uint16_t port)
+{
+	return has_rules_for(p, name, port) || policy_has_secret_for(p, name, port);
+}
+
+bool policy_needs_ca(const struct policy *p)
+{
+	return p && (p->n_secrets || p->n_requests);
+}
+
+bool policy_judges_paths(const struct policy *p, const char *name, uint16_t port)
+{
+	if (has_rules_for(p, name, port))
+		return true;
+	for (size_t i = 0; p && i < p->n_secrets; i++)
+		for (size_t k = 0; p->secrets[i].paths && k < p->secrets[i].n_hosts; k++)
+			if (policy_pattern_matches(&p->secrets[i].hosts[k], name, port))
+				return true;
 	return false;
 }
 
@@ -371,6 +558,43 @@ static bool decide_pattern(struct verdict *v, bool allowed, const struct policy_
 	return allowed;
 }
 
+/* A host whose requests are judged has no port on which they could not be. */
+static bool closed_port(const struct policy *p, const char *name, uint16_t port)
+{
+	bool closed = false;
+
+	if (!port || port == 443)
+		return false;
+	for (size_t i = 0; i < p->n_requests; i++) {
+		if (rule_is_for(&p->requests[i], name, port))
+			return false;
+		closed |= !p->requests[i].host.port && policy_pattern_matches(&p->requests[i].host, name, port);
+	}
+	return closed;
+}
+
+bool policy_evaluate_request(const struct policy *p, const char *name, uint16_t port, const char *method, const char *path,
+			     struct verdict *ret)
+{
+	const struct request_rule *named = NULL;
+
+	if (!p)
+		return decide(ret, false, "no valid policy");
+	for (size_t i = 0; i < p->n_requests; i++) {
+		const struct request_rule *r = &p->requests[i];
+
+		if (!rule_is_for(r, name, port))
+			continue;
+		named = r;
+		if ((!strcmp(r->methods, "*") || policy_list_has(r->methods, method, strlen(method), false)) &&
+		    path && policy_path_has(r->path, path)) {
+			snprintf(ret->rule, sizeof(ret->rule), "rule %.40s %.40s", r->methods, r->path);
+			return ret->allowed = true;
+		}
+	}
+	return named ? decide(ret, false, "no rule of this host allows the method and path") : (ret->allowed = true);
+}
+
 static bool decide_default(const struct policy *p, struct verdict *v)
 {
 	if (p->public && !p->allow.n)
@@ -388,6 +612,8 @@ bool policy_evaluate_name(const struct policy *p, const char *name, uint16_t por
 	/* Asked for any port, a rule that denies one port does not deny the name. */
 	if (q && (port || !q->port))
 		return decide_pattern(ret, false, q);
+	if (closed_port(p, name, port))
+		return decide(ret, false, "rules about its requests leave this host only port 443");
 	q = find_name(&p->allow, name, port);
 	if (q)
 		return decide_pattern(ret, true, q);
@@ -426,6 +652,9 @@ bool policy_evaluate_address(const struct policy *p, const struct address *a, ui
 	if (!public_or_permitted(a, private_ok, ret))
 		return false;
 	q = find_address(&p->allow, a, port);
+	/* A host with rules would be asked under its address instead. */
+	if (!q && p->n_requests)
+		return decide(ret, false, "with rules about requests, an address needs an allow rule");
 	return q ? decide_pattern(ret, true, q) : decide_default(p, ret);
 }
 

@@ -34,27 +34,25 @@ static const char *const ours_in_responses[] = { "content-length", "transfer-enc
 static const char *const echoed[] = { "user-agent", "referer", "origin", "forwarded", "via", "x-request-id",
 				      "x-correlation-id", "traceparent", "tracestate", "range", "expect", "date", "from", NULL };
 
-static bool may_carry_secrets(const struct http_text *name)
+bool rewrite_is_ours_in_requests(const struct http_text *name)
+{
+	return in_list(name, ours_in_requests);
+}
+
+bool rewrite_is_ours_in_responses(const struct http_text *name)
+{
+	return in_list(name, ours_in_responses);
+}
+
+bool rewrite_is_encoded(const struct http_text *value)
+{
+	return value->n && !http_is(value, "identity");
+}
+
+bool rewrite_may_carry_secrets(const struct http_text *name)
 {
 	return !in_list(name, echoed) && !starts(name, "x-forwarded-") && !starts(name, "accept") && !starts(name, "content-") &&
 	       !starts(name, "if-") && !starts(name, "sec-") && !starts(name, "access-control-");
-}
-
-const char *rewrite_refuses(const struct http_head *h, const char *host, uint16_t port)
-{
-	char with_port[POLICY_NAME_MAX + 8];
-	struct http_text t;
-
-	snprintf(with_port, sizeof(with_port), "%s:%u", host, port);
-	if (http_find(h, "host", &t) != 1)
-		return "not exactly one Host header";
-	if (!http_is(&t, with_port) && !(http_is(&t, host) && port))
-		return "the Host header is not the connection's host";
-	if (!strcmp(h->method, "CONNECT") || !strcmp(h->method, "TRACE"))
-		return "method not passed on";
-	if (h->target.at[0] != '/' && !(h->target.n == 1 && h->target.at[0] == '*' && !strcmp(h->method, "OPTIONS")))
-		return "the target is not a path";
-	return NULL;
 }
 
 static enum rc put_text(struct buf *out, const struct http_text *t)
@@ -62,32 +60,32 @@ static enum rc put_text(struct buf *out, const struct http_text *t)
 	return buf_put(out, t->at, t->n);
 }
 
-enum rc rewrite_request(const struct http_head *h, const char *host, uint16_t port, struct secrets *set, struct buf *out,
-			const char **ret_used, const char **ret_strange)
+enum rc rewrite_request(const struct http_head *h, const struct judged *j, struct secrets *set, struct buf *out,
+			struct secret_report *report)
 {
-	enum rc rc = buf_printf(out, "%s %.*s HTTP/1.1\r\nHost: %s", h->method, (int)h->target.n, h->target.at, host);
+	enum rc rc = buf_printf(out, "%s ", h->method);
 
-	*ret_used = *ret_strange = NULL;
-	if (!rc && port != 443)
-		rc = buf_printf(out, ":%u", port);
 	if (!rc)
-		rc = buf_puts(out, "\r\nAccept-Encoding: identity\r\n");
+		rc = judge_put_target(j, &h->target, set, out, report);
+	if (!rc)
+		rc = buf_printf(out, " HTTP/1.1\r\nHost: %s", j->place.host);
+	if (!rc && j->place.port != 443)
+		rc = buf_printf(out, ":%u", j->place.port);
+	if (!rc)
+		rc = buf_puts(out, set ? "\r\nAccept-Encoding: identity\r\n" : "\r\n");
 	for (size_t i = 0; !rc && i < h->n_headers; i++) {
 		const struct http_header *e = &h->headers[i];
-		const char *used = NULL, *strange = NULL;
 
-		if (in_list(&e->name, ours_in_requests))
+		if (rewrite_is_ours_in_requests(&e->name) && !(!set && http_is(&e->name, "accept-encoding")))
 			continue;
 		rc = put_text(out, &e->name);
 		if (!rc)
 			rc = buf_puts(out, ": ");
 		if (!rc)
-			rc = secrets_substitute(may_carry_secrets(&e->name) ? set : NULL, host, port, e->value.at, e->value.n, out,
-						&used, &strange);
+			rc = secrets_put_header(set, &j->place, e->name.at, e->name.n, rewrite_may_carry_secrets(&e->name),
+						e->value.at, e->value.n, out, report);
 		if (!rc)
 			rc = buf_puts(out, "\r\n");
-		*ret_used = used ? used : *ret_used;
-		*ret_strange = strange ? strange : *ret_strange;
 	}
 	if (!rc && h->close)
 		rc = buf_puts(out, "Connection: close\r\n");
@@ -120,7 +118,7 @@ enum rc rewrite_response(const struct http_head *h, struct secrets *set, enum ht
 	for (size_t i = 0; !rc && i < h->n_headers; i++) {
 		const struct http_header *e = &h->headers[i];
 
-		if (in_list(&e->name, ours_in_responses))
+		if (rewrite_is_ours_in_responses(&e->name))
 			continue;
 		rc = buf_puts(out, "\r\n");
 		if (!rc)

@@ -4,12 +4,17 @@
 #define NB_EGRESS_REWRITE_H
 
 #include "vmm/egress/http1.h"
-#include "vmm/egress/secrets.h"
+#include "vmm/egress/judge.h"
 
-/* NULL, or why this request is not for this host: Host, target and method have to agree with where it goes. */
-const char *rewrite_refuses(const struct http_head *h, const char *host, uint16_t port);
-enum rc rewrite_request(const struct http_head *h, const char *host, uint16_t port, struct secrets *set, struct buf *out,
-			const char **ret_used, const char **ret_strange);
+/* Headers that are never passed on, or not with a value in them; for http1 and http2 alike. */
+bool rewrite_is_ours_in_requests(const struct http_text *name);
+bool rewrite_is_ours_in_responses(const struct http_text *name);
+bool rewrite_may_carry_secrets(const struct http_text *name);
+/* "identity" has to be asked for, and answers in other codings refused: there are values to look for. */
+bool rewrite_is_encoded(const struct http_text *value);
+
+enum rc rewrite_request(const struct http_head *h, const struct judged *j, struct secrets *set, struct buf *out,
+			struct secret_report *report);
 /* framing: how the body will be sent. */
 enum rc rewrite_response(const struct http_head *h, struct secrets *set, enum http_framing framing, bool close, struct buf *out,
 			 bool *ret_found);

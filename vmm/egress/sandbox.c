@@ -137,7 +137,7 @@ static void secrets_renew(struct sandbox *sb)
 		log_warn("%zu secrets of %s do not open with this key", bad, sb->id);
 	secrets_unref(sb->secrets);
 	sb->secrets = set;
-	if (set && !sb->ca && ca_new(sb->eg->key, sb->id, &sb->ca, &f))
+	if (sb->eg->has_key && policy_needs_ca(sb->policy) && !sb->ca && ca_new(sb->eg->key, sb->id, &sb->ca, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "certificate authority of %s", sb->id);
 }
 

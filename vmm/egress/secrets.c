@@ -32,6 +32,7 @@ struct secret {
 	size_t n;
 	struct policy_pattern *hosts;
 	size_t n_hosts;
+	char *methods, *paths, *headers, *query; /* see policy.h */
 	struct form forms[FORMS];
 	size_t n_forms;
 };
@@ -40,6 +41,7 @@ struct secrets {
 	unsigned int refs;
 	size_t n, longest;
 	bool first[256]; /* bytes that a form starts with */
+	bool first_placeholder[256];
 	struct secret at[];
 };
 
@@ -162,6 +164,17 @@ static void secret_clear(struct secret *s)
 	for (size_t i = 0; i < s->n_forms; i++)
 		private_free(s->forms[i].text, s->forms[i].n);
 	free(s->hosts);
+	free(s->methods);
+	free(s->paths);
+	free(s->headers);
+	free(s->query);
+}
+
+/* Absent stays absent: NULL means "no restriction", so a copy that fails must not look like it. */
+static bool copy_list(char **to, const char *from)
+{
+	*to = from ? strdup(from) : NULL;
+	return !from || *to;
 }
 
 static bool secret_open(const struct policy_secret *in, const char *id, const uint8_t key[EGRESS_KEY_BYTES], struct secret *s)
@@ -170,7 +183,8 @@ static bool secret_open(const struct policy_secret *in, const char *id, const ui
 	memcpy(s->name, in->name, sizeof(s->name));
 	memcpy(s->placeholder, in->placeholder, sizeof(s->placeholder));
 	s->hosts = calloc(in->n_hosts, sizeof(*s->hosts));
-	if (s->hosts && unseal(in, id, key, s) && forms_make(s)) {
+	if (s->hosts && copy_list(&s->methods, in->methods) && copy_list(&s->paths, in->paths) &&
+	    copy_list(&s->headers, in->headers) && copy_list(&s->query, in->query) && unseal(in, id, key, s) && forms_make(s)) {
 		memcpy(s->hosts, in->hosts, in->n_hosts * sizeof(*s->hosts));
 		s->n_hosts = in->n_hosts;
 		return true;
@@ -201,6 +215,7 @@ enum rc secrets_open(const struct policy *p, const char *id, const uint8_t key[E
 			continue;
 		}
 		s->n++;
+		s->first_placeholder[(unsigned char)one->placeholder[0]] = true;
 		for (size_t k = 0; k < one->n_forms; k++) {
 			s->longest = MAX_OF(s->longest, one->forms[k].n);
 			s->first[(unsigned char)one->forms[k].text[0]] = true;
@@ -234,30 +249,89 @@ static bool bound_to(const struct secret *s, const char *host, uint16_t port)
 	return false;
 }
 
-/* Plain replacement, left to right; what was put in is not looked at again. */
-static enum rc replace(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
-		       const char **ret_used, const char **ret_strange)
+static bool path_in(const char *list, const char *path)
 {
-	size_t start = 0;
+	char word[POLICY_WORD_MAX + 1];
+
+	for (; path && *list; list += *list == ',') {
+		size_t k = strcspn(list, ",");
+
+		memcpy(word, list, k);
+		word[k] = '\0';
+		if (policy_path_has(word, path))
+			return true;
+		list += k;
+	}
+	return false;
+}
+
+/* One text in which placeholders are looked for. */
+struct where {
+	const struct secret_place *at;
+	const char *name; /* of the header or query parameter */
+	size_t name_n;
+	bool query, usual;
+	struct secret_report *report;
+};
+
+static bool may_go(const struct secret *s, const struct where *w)
+{
+	const char *method = w->at->method;
+
+	if (!bound_to(s, w->at->host, w->at->port)) {
+		w->report->strange = s->name;
+		return false;
+	}
+	if ((s->methods && !(method && policy_list_has(s->methods, method, strlen(method), false))) ||
+	    (s->paths && !path_in(s->paths, w->at->path)) ||
+	    (w->query ? !s->query || !policy_list_has(s->query, w->name, w->name_n, false) :
+	     s->headers ? !policy_list_has(s->headers, w->name, w->name_n, true) : !w->usual)) {
+		w->report->outside = s->name;
+		return false;
+	}
+	w->report->used = s->name;
+	return true;
+}
+
+static struct secret *placeholder_at(struct secrets *s, const char *p, size_t n, size_t *ret_n)
+{
+	if (!s->first_placeholder[(unsigned char)*p])
+		return NULL;
+	for (size_t j = 0; j < s->n; j++) {
+		size_t k = strlen(s->at[j].placeholder);
+
+		if (k <= n && !memcmp(p, s->at[j].placeholder, k)) {
+			*ret_n = k;
+			return &s->at[j];
+		}
+	}
+	return NULL;
+}
+
+/* Plain replacement, left to right; what was put in is not looked at again. */
+static enum rc replace(struct secrets *s, const struct where *w, const char *value, size_t n, struct buf *out)
+{
+	size_t start = 0, k = 0;
 
 	for (size_t i = 0; i < n;) {
-		struct secret *hit = NULL;
-		size_t k = 0;
+		struct secret *hit = placeholder_at(s, value + i, n - i, &k);
 
-		for (size_t j = 0; j < s->n && !hit; j++) {
-			k = strlen(s->at[j].placeholder);
-			if (k <= n - i && !memcmp(value + i, s->at[j].placeholder, k))
-				hit = &s->at[j];
-		}
 		if (!hit) {
 			i++;
 			continue;
 		}
-		if (!bound_to(hit, host, port)) {
-			*ret_strange = hit->name;
-		} else {
-			*ret_used = hit->name;
-			if (buf_put(out, value + start, i - start) || buf_put(out, hit->value, hit->n))
+		if (may_go(hit, w)) {
+			enum rc rc = buf_put(out, value + start, i - start);
+
+			if (!rc && !w->query)
+				rc = buf_put(out, hit->value, hit->n);
+			if (!rc && w->query) {
+				char *text = private_alloc(hit->n * 3 + 1);
+
+				rc = text ? buf_put(out, text, percent(hit->value, hit->n, text)) : RC_NOMEM;
+				private_free(text, hit->n * 3 + 1);
+			}
+			if (rc)
 				return RC_LIMIT;
 			start = i + k;
 		}
@@ -274,23 +348,24 @@ static void buf_wipe(struct buf *b)
 }
 
 /* "Basic <base64 of user:password>", either of which may be a placeholder. */
-static enum rc replace_basic(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
-			     const char **ret_used, const char **ret_strange)
+static enum rc replace_basic(struct secrets *s, const struct where *w, const char *value, size_t n, struct buf *out)
 {
 	size_t skip = strlen(BASIC), in_n = n - skip, pad = 0, room;
 	struct buf plain = BUF_INIT(POLICY_SECRET_VALUE_MAX * 3);
 	_cleanup_free_ unsigned char *raw = malloc(in_n + 3);
+	const char *used = w->report->used;
 	unsigned char *text = NULL;
 	enum rc rc = RC_INVALID;
 	int k = -1;
 
+	w->report->used = NULL;
 	while (pad < 2 && pad < in_n && value[n - 1 - pad] == '=')
 		pad++;
 	if (raw && in_n && in_n % 4 == 0)
 		k = EVP_DecodeBlock(raw, (const unsigned char *)value + skip, (int)in_n);
 	if (k > (int)pad)
-		rc = replace(s, host, port, (const char *)raw, (size_t)k - pad, &plain, ret_used, ret_strange);
-	if (!rc && *ret_used) {
+		rc = replace(s, w, (const char *)raw, (size_t)k - pad, &plain);
+	if (!rc && w->report->used) {
 		room = buf_len(&plain) * 2 + 8;
 		text = (unsigned char *)private_alloc(room);
 		rc = text ? buf_put(out, value, skip) : RC_NOMEM;
@@ -300,20 +375,77 @@ static enum rc replace_basic(struct secrets *s, const char *host, uint16_t port,
 	} else if (!rc) {
 		rc = RC_INVALID;
 	}
+	if (!w->report->used)
+		w->report->used = used;
 	buf_wipe(&plain);
 	return rc;
 }
 
-enum rc secrets_substitute(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
-			   const char **ret_used, const char **ret_strange)
+enum rc secrets_put_header(struct secrets *s, const struct secret_place *at, const char *name, size_t name_n, bool usual,
+			   const char *value, size_t n, struct buf *out, struct secret_report *report)
 {
-	*ret_used = *ret_strange = NULL;
+	struct where w = { .at = at, .name = name, .name_n = name_n, .usual = usual, .report = report };
+
 	if (!s)
 		return buf_put(out, value, n);
-	if (n > strlen(BASIC) && !strncasecmp(value, BASIC, strlen(BASIC)) &&
-	    !replace_basic(s, host, port, value, n, out, ret_used, ret_strange))
+	if (n > strlen(BASIC) && !strncasecmp(value, BASIC, strlen(BASIC)) && !replace_basic(s, &w, value, n, out))
 		return RC_OK;
-	return replace(s, host, port, value, n, out, ret_used, ret_strange);
+	return replace(s, &w, value, n, out);
+}
+
+enum rc secrets_put_target(struct secrets *s, const struct secret_place *at, const char *target, size_t n, struct buf *out,
+			   struct secret_report *report)
+{
+	const char *query = memchr(target, '?', n), *end = target + n, *p = query ? query + 1 : end;
+	/* In the path: nothing goes there, and what is there is reported. */
+	struct where w = { .at = at, .name = "", .query = true, .report = report };
+	enum rc rc = s ? replace(s, &w, target, (size_t)(p - target), out) : buf_put(out, target, n);
+
+	while (s && !rc && p < end) {
+		const char *amp = memchr(p, '&', (size_t)(end - p)), *stop = amp ? amp + 1 : end;
+		const char *eq = memchr(p, '=', (size_t)(stop - p)), *value = eq ? eq + 1 : p;
+
+		w.name = p;
+		w.name_n = eq ? (size_t)(eq - p) : 0;
+		rc = buf_put(out, p, (size_t)(value - p));
+		if (!rc)
+			rc = replace(s, &w, value, (size_t)(stop - value), out);
+		p = stop;
+	}
+	return rc;
+}
+
+const char *secrets_watch(struct secrets *s, struct secret_watch *w, const uint8_t *data, size_t n)
+{
+	const char *found = NULL;
+	uint8_t joint[2 * POLICY_PLACEHOLDER_MAX];
+	size_t k, keep = 0, head = MIN_OF(n, sizeof(w->tail));
+
+	if (!s || !n)
+		return NULL;
+	/* What began in the last bytes of before. */
+	memcpy(joint, w->tail, w->n);
+	memcpy(joint + w->n, data, head);
+	for (size_t i = 0; i < w->n && !found; i++) {
+		struct secret *hit = placeholder_at(s, (const char *)joint + i, w->n + head - i, &k);
+
+		found = hit ? hit->name : NULL;
+	}
+	for (size_t i = 0; i < n && !found; i++) {
+		struct secret *hit = placeholder_at(s, (const char *)data + i, n - i, &k);
+
+		found = hit ? hit->name : NULL;
+	}
+	if (n >= sizeof(w->tail) - 1) {
+		w->n = sizeof(w->tail) - 1;
+		memcpy(w->tail, data + n - w->n, w->n);
+		return found;
+	}
+	keep = MIN_OF(w->n, sizeof(w->tail) - 1 - n);
+	memmove(w->tail, w->tail + w->n - keep, keep);
+	memcpy(w->tail + keep, data, n);
+	w->n = keep + n;
+	return found;
 }
 
 /* --- responses ----------------------------------------------------------------------------------------------- */

@@ -20,13 +20,37 @@ enum rc secrets_open(const struct policy *p, const char *id, const uint8_t key[E
 struct secrets *secrets_ref(struct secrets *s);
 void secrets_unref(struct secrets *s);
 
+/* Where a placeholder was found: what a secret's hosts and rules are compared with. */
+struct secret_place {
+	const char *host;
+	uint16_t port;
+	const char *method;
+	const char *path; /* in its normal form; NULL: not known, which fits no rule about paths */
+};
+
+/* Names of secrets, or NULL. */
+struct secret_report {
+	const char *used;    /* put in */
+	const char *strange; /* left as it is: bound to other hosts */
+	const char *outside; /* left as it is: its rules, or the header, do not allow it here */
+};
+
 /*
- * A header's value with the placeholders of secrets that are bound to this host replaced, also inside "Basic" credentials;
- * written to out. *ret_used: the name of a secret that was put in, else NULL; *ret_strange: of one that is bound to
- * other hosts and was left as it is.
+ * A header's value with the placeholders of secrets that may go there replaced, also inside "Basic" credentials; written to
+ * out. usual: the header is one that may carry a secret which has no list of headers. The report is added to.
  */
-enum rc secrets_substitute(struct secrets *s, const char *host, uint16_t port, const char *value, size_t n, struct buf *out,
-			   const char **ret_used, const char **ret_strange);
+enum rc secrets_put_header(struct secrets *s, const struct secret_place *at, const char *name, size_t name_n, bool usual,
+			   const char *value, size_t n, struct buf *out, struct secret_report *report);
+/* A request target, with the values percent-encoded in the query parameters that their secrets name. */
+enum rc secrets_put_target(struct secrets *s, const struct secret_place *at, const char *target, size_t n, struct buf *out,
+			   struct secret_report *report);
+/* Looks for placeholders in what is passed on as it is: a body, WebSocket messages. Cuts do not matter. */
+struct secret_watch {
+	uint8_t tail[POLICY_PLACEHOLDER_MAX];
+	size_t n;
+};
+/* The name of a secret whose placeholder ends in these bytes, or NULL. */
+const char *secrets_watch(struct secrets *s, struct secret_watch *w, const uint8_t *data, size_t n);
 
 /* Takes values (as they are, percent- or JSON-encoded, or in base64) out of a stream. */
 struct redactor {
