@@ -44,6 +44,8 @@
 	S(group_web,          "www-data",            "group of nginx workers")                                  \
 	S(egress_resolver,    "",                    "DNS server for upstream names; empty: the host's resolver") \
 	S(egress_allow_private, "",                  "space-separated CIDRs that guests may reach although they are private") \
+	N(egress_keep_days,   30,     0, 36500,      "days of an organization's egress ledger; 0: for ever")   \
+	N(egress_keep_mib,    1024,   1, 16777216,   "kept ledger of one organization")                         \
 	S(egress_ca_file,     "/etc/ssl/certs/ca-certificates.crt", "roots that upstream TLS is verified against")
 
 struct config {

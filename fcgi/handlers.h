@@ -17,6 +17,13 @@ enum api_code sandbox_expose_vscode(struct request *r);
 /* sandbox_list.c */
 enum api_code sandbox_list(struct request *r);
 enum api_code sandbox_get(struct request *r);
+/* egress.c */
+enum api_code egress_list(struct request *r);
+enum api_code egress_tail(struct request *r);
+enum api_code egress_learn(struct request *r);
+enum api_code egress_sandbox_list(struct request *r);
+enum api_code egress_sandbox_tail(struct request *r);
+enum api_code egress_sandbox_learn(struct request *r);
 /* volumes.c */
 enum api_code volume_list(struct request *r);
 enum api_code volume_get(struct request *r);

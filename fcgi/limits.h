@@ -55,6 +55,11 @@
 #define LOG_PAGE_DEFAULT 100
 #define LOG_PAGE_MAX 1000
 #define LOG_SCAN_MAX (64u << 20) /* bytes of app logs that one query reads */
+#define EGRESS_SCAN_MAX (64u << 20) /* bytes of the egress ledger that one page reads */
+#define EGRESS_EXPORT_MAX 10000      /* rows of one answer as lines .. */
+#define EGRESS_EXPORT_BYTES 16777216 /* .. and their bytes */
+#define EGRESS_LEARN_MAX 2048        /* hosts and ports learnt */
+#define EGRESS_LEARN_SCANS 4         /* times EGRESS_SCAN_MAX */
 #define CURSOR_MAX 128
 #define SEARCH_MAX 128
 

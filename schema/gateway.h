@@ -8,7 +8,8 @@
  * WS:  +fd connected agent service (its answer line already read) [+fd lease]. The gateway answers the upgrade request of
  *      the client with 101 and `headers`, then relays bytes both ways; WebSocket frames are the agent's business.
  * LOG: +fd regular file that grows by lines. Each line is sent as `data: <line>\n\n` (SSE) or as it is (format 1) until the line
- *      GATEWAY_LOG_END is read; then the stream ends. `offset` bytes are skipped.
+ *      GATEWAY_LOG_END is read; then the stream ends. `offset` bytes are skipped. With
+ *      `match` only lines that have it in them are sent.
  *
  * Exposures are not asked for here: the gateway subscribes to the broker and keeps one listening socket
  * <run_dir>/expose/<host>.sock for each host the broker names.
@@ -21,6 +22,7 @@
 #define GATEWAY_TOKEN_BYTES 16
 #define GATEWAY_TOKEN_MAX (2 * GATEWAY_TOKEN_BYTES + 1)
 #define GATEWAY_HEADERS_MAX 2048
+#define GATEWAY_MATCH_MAX 128
 #define GATEWAY_LOG_END "\x04" /* the line that ends a followed log */
 
 #define GATEWAY_OPS(X)                                     \
@@ -42,7 +44,7 @@ MESSAGE_DECLARE(gateway_ticket_ws, GATEWAY_TICKET_WS_FIELDS)
 #define GATEWAY_TICKET_LOG_FIELDS(F)                                                       \
 	F(STR, token, GATEWAY_TOKEN_MAX) F(U32, ttl_ms, 0) F(U64, offset, 0)              \
 	F(U32, format, 0) /* 0: SSE; 1: lines as they are, application/x-ndjson */         \
-	F(STR, headers, GATEWAY_HEADERS_MAX)
+	F(STR, headers, GATEWAY_HEADERS_MAX) F(STR, match, GATEWAY_MATCH_MAX)
 MESSAGE_DECLARE(gateway_ticket_log, GATEWAY_TICKET_LOG_FIELDS)
 #define GATEWAY_STAT_FIELDS(F) F(U32, tickets, 0) F(U32, streams, 0) F(U32, exposures, 0) F(U64, bytes, 0)
 MESSAGE_DECLARE(gateway_stat, GATEWAY_STAT_FIELDS)

@@ -95,8 +95,14 @@ if [ $need_system = yes ]; then
 	echo "[$(printf %4d $(($(date +%s) - T0)))s] starting an instance for the tests"
 	boot stop >"$OUT/stop-before.log" 2>&1
 	rm -rf "$INST"
+	# What tests/sec/egress* need: a name server and addresses that exist only while they run, and an authority of theirs.
+	export NESTBOX_EGRESS_CERTS=$OUT/egress-certs
+	"$SRC/tests/lib/egress-certs.sh" "$NESTBOX_EGRESS_CERTS" || exit 1
 	export NESTBOX_CONF_EXTRA="tenant_vms = 16
-lease_grace_ms = 1000"
+lease_grace_ms = 1000
+egress_resolver = 10.199.77.2
+egress_allow_private = 10.199.77.8/29 10.199.77.16/28
+egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
 	if boot start >"$OUT/start.log" 2>&1; then
 		eval "$(boot env)"
 		export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_RUN=$INST/run/nestbox

@@ -96,6 +96,7 @@ static enum rc ticket_log(struct wire *w, int *fds, size_t n_fds, struct fault *
 	t.fd = take_fd(&fds[0]);
 	t.offset = m.offset;
 	t.format = m.format;
+	memcpy(t.match, m.match, sizeof(t.match));
 	return tickets_add(control.gw->tickets, m.token, m.ttl_ms, &t, ret_f);
 }
 

@@ -20,6 +20,7 @@ struct follow {
 	int fd, file, wd;           /* wd -1: polled */
 	bool sse, skipping, ended;
 	uint64_t offset;
+	char match[GATEWAY_MATCH_MAX];
 	struct buf out;
 	struct source *source, *timer;
 	uint64_t spoke_ms; /* when the client was last sent something */
@@ -78,6 +79,8 @@ static enum rc put_line(struct follow *f, char *line, size_t n)
 		f->ended = true;
 		return RC_OK;
 	}
+	if (*f->match && !memmem(line, n, f->match, strlen(f->match)))
+		return RC_OK;
 	/* A carriage return would end the event; in JSON it can only stand between values. */
 	for (char *cr = memchr(line, '\r', n); cr; cr = memchr(cr, '\r', n - (size_t)(cr - line)))
 		*cr = ' ';
@@ -292,6 +295,7 @@ void follow_start(struct gateway *gw, int fd, struct ticket *ticket)
 	gw->n_followers++;
 	*f = (struct follow){ .gw = gw, .fd = fd, .file = take_fd(&ticket->fd), .sse = ticket->format == 0,
 			      .offset = ticket->offset, .out.max = OUT_MAX, .spoke_ms = loop_now_ms(gw->loop) };
+	memcpy(f->match, ticket->match, sizeof(f->match));
 	f->wd = watch_file(gw, f->file);
 	follow_link(f);
 	rc = buf_printf(&f->out,

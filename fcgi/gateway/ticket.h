@@ -17,6 +17,7 @@ struct ticket {
 	int lease;            /* -1: none */
 	uint64_t offset;      /* of a log */
 	uint32_t format;
+	char match[GATEWAY_MATCH_MAX]; /* of a log: only lines that have this; empty: all */
 	char *headers;        /* complete lines; freed with the ticket */
 };
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory: rows are queued as finished lines in a ring of bytes; one thread, which does nothing else and allocates nothing, moves
- * them to the day's file. A full ring, a full disk or a file at its bound drops rows, counts them, and the count
- * becomes a row of its own ("decision":"dropped") as soon as there is room again.
+ * Theory: rows are queued as finished lines, each with its organization, in a ring of bytes; one thread, which does nothing else,
+ * moves them to the organizations' files (ledger_files.h) and removes old ones. A row that finds the ring full is refused, and its
+ * sandbox counts it; a row that cannot be written is counted by the files. Both counts become rows of their own
+ * ("decision":"dropped") as soon as there is room again.
  */
 #include "vmm/egress/ledger.h"
 
@@ -10,8 +11,10 @@
 #include "base/config.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/egress/ledger_files.h"
 #include "vmm/egress/limits.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
@@ -19,7 +22,6 @@
 #include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -27,19 +29,21 @@
 
 #define CHUNK 65536
 
+/* Before each line in the ring. */
+struct record {
+	uint16_t line_n; /* 0: only makes the organization's file */
+	char org[LEDGER_ORG_MAX];
+};
+
 struct ledger {
 	int dirfd;
 	bool running;
 	pthread_t writer;
 	pthread_mutex_t lock;
 	pthread_cond_t more;
-	bool stop;                /* under lock */
-	size_t head, used;        /* under lock */
-	uint64_t dropped;         /* main thread: rows that found the ring full */
-	atomic_ullong lost;       /* rows that the writer could not write */
-	int file;                 /* the writer's, with the next three */
-	long long day;
-	uint64_t file_bytes;
+	bool stop;                  /* under lock */
+	size_t head, used;          /* under lock */
+	struct ledger_files *files; /* the writer's */
 	char chunk[CHUNK];
 	char ring[EGRESS_LEDGER_QUEUE];
 };
@@ -67,7 +71,7 @@ static enum rc dir_open(struct ledger *l, const char *path, const char *user, st
 	return RC_OK;
 }
 
-enum rc ledger_new(const char *state_dir, const char *user, struct ledger **ret, struct fault *ret_f)
+enum rc ledger_new(const struct config *config, struct ledger **ret, struct fault *ret_f)
 {
 	_cleanup_(ledger_cleanup) struct ledger *l = calloc(1, sizeof(*l));
 	char logs[PATH_MAX], dir[PATH_MAX];
@@ -75,90 +79,91 @@ enum rc ledger_new(const char *state_dir, const char *user, struct ledger **ret,
 
 	if (!l)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	l->dirfd = l->file = -1;
+	l->dirfd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->more, NULL);
-	rc = path_join(logs, sizeof(logs), state_dir, "logs", ret_f);
+	rc = path_join(logs, sizeof(logs), config->state_dir, "logs", ret_f);
 	if (!rc)
 		rc = path_join(dir, sizeof(dir), logs, "egress", ret_f);
 	if (rc)
 		return rc;
 	if (mkdir(logs, 0755) < 0 && errno != EEXIST)
 		return fault_set(ret_f, RC_SYS, errno, "make directory '%s'", logs);
-	rc = dir_open(l, dir, user, ret_f);
+	rc = dir_open(l, dir, config->user_egress, ret_f);
+	if (!rc)
+		rc = ledger_files_new(l->dirfd, config->egress_keep_days, config->egress_keep_mib << 20, &l->files, ret_f);
 	if (!rc)
 		*ret = take_ptr(l);
 	return rc;
 }
 
-/* Days since 1970 to a date of the Gregorian calendar; gmtime_r may want the time zone's file. */
-static void day_name(long long day, char out[64])
-{
-	long long z = day + 719468, era = z / 146097, doe = z - era * 146097;
-	long long yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
-	long long doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
-	long long d = doy - (153 * mp + 2) / 5 + 1, m = mp < 10 ? mp + 3 : mp - 9;
+/* --- the writer ------------------------------------------------------------------------------------------------ */
 
-	snprintf(out, 64, "%04lld-%02lld-%02lld.jsonl", yoe + era * 400 + (m <= 2), m, d);
+static void ring_get(const struct ledger *l, size_t from, void *out, size_t n)
+{
+	size_t at = (l->head + from) % sizeof(l->ring), first = MIN_OF(n, sizeof(l->ring) - at);
+
+	memcpy(out, l->ring + at, first);
+	memcpy((char *)out + first, l->ring, n - first);
 }
 
-static bool file_ready(struct ledger *l)
+/* The first records of one organization, as many as fit a chunk: their lines, without the records. Under lock. */
+static size_t ring_take(struct ledger *l, char org[LEDGER_ORG_MAX])
 {
-	long long today = (long long)(wall_ms() / 86400000);
-	struct stat st;
-	char name[64];
+	struct record r;
+	size_t n = 0, at = 0;
 
-	if (l->file >= 0 && l->day == today)
-		return l->file_bytes < EGRESS_LEDGER_DAY_MAX;
-	close_fd(&l->file);
-	day_name(today, name);
-	l->file = openat(l->dirfd, name, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
-	if (l->file < 0 || fstat(l->file, &st) < 0)
-		return false;
-	l->day = today;
-	l->file_bytes = (uint64_t)st.st_size;
-	return l->file_bytes < EGRESS_LEDGER_DAY_MAX;
-}
-
-static uint64_t lines_in(const char *p, size_t n)
-{
-	uint64_t lines = 0;
-
-	for (size_t i = 0; i < n; i++)
-		lines += p[i] == '\n';
-	return lines;
-}
-
-static void chunk_write(struct ledger *l, size_t n)
-{
-	if (file_ready(l) && fd_write_all(l->file, l->chunk, n, UINT64_MAX, NULL) == RC_OK) {
-		l->file_bytes += n;
-		return;
+	while (at < l->used) {
+		ring_get(l, at, &r, sizeof(r));
+		if (at && (strcmp(org, r.org) || n + r.line_n > sizeof(l->chunk)))
+			break;
+		memcpy(org, r.org, sizeof(r.org));
+		ring_get(l, at + sizeof(r), l->chunk + n, r.line_n);
+		n += r.line_n;
+		at += sizeof(r) + r.line_n;
 	}
-	atomic_fetch_add(&l->lost, lines_in(l->chunk, n));
-	close_fd(&l->file);
+	l->head = (l->head + at) % sizeof(l->ring);
+	l->used -= at;
+	return n;
+}
+
+/* False: it is over. *ret_idle: nothing came for a while. */
+static bool ring_wait(struct ledger *l, bool *ret_idle)
+{
+	struct timespec until;
+	int err = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += EGRESS_LEDGER_SWEEP_S;
+	while (!l->used && !l->stop && err != ETIMEDOUT)
+		err = pthread_cond_timedwait(&l->more, &l->lock, &until);
+	*ret_idle = !l->used && !l->stop;
+	return l->used || !l->stop;
 }
 
 static void *writer(void *arg)
 {
 	struct ledger *l = arg;
+	uint64_t sweep_at_ms = 0;
 
 	for (;;) {
-		size_t n, first;
+		char org[LEDGER_ORG_MAX] = "";
+		bool idle, on;
+		size_t n = 0;
 
 		pthread_mutex_lock(&l->lock);
-		while (!l->used && !l->stop)
-			pthread_cond_wait(&l->more, &l->lock);
-		n = MIN_OF(l->used, sizeof(l->chunk));
-		first = MIN_OF(n, sizeof(l->ring) - l->head);
-		memcpy(l->chunk, l->ring + l->head, first);
-		memcpy(l->chunk + first, l->ring, n - first);
-		l->head = (l->head + n) % sizeof(l->ring);
-		l->used -= n;
+		on = ring_wait(l, &idle);
+		if (on && !idle)
+			n = ring_take(l, org);
 		pthread_mutex_unlock(&l->lock);
-		if (!n)
+		if (!on)
 			return NULL;
-		chunk_write(l, n);
+		if (*org)
+			ledger_files_write(l->files, org, l->chunk, n);
+		if (now_ms() >= sweep_at_ms) {
+			ledger_files_sweep(l->files);
+			sweep_at_ms = now_ms() + EGRESS_LEDGER_SWEEP_S * 1000u;
+		}
 	}
 }
 
@@ -177,19 +182,39 @@ enum rc ledger_start(struct ledger *l, struct fault *ret_f)
 	return RC_OK;
 }
 
-static bool enqueue(struct ledger *l, const char *line, size_t n)
+/* --- rows ----------------------------------------------------------------------------------------------------- */
+
+/* The name becomes a directory's. */
+static bool org_is_safe(const char *org)
 {
-	size_t at, first;
+	size_t n = org ? strlen(org) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (!isascii(org[i]) || !(isalnum((unsigned char)org[i]) || org[i] == '-'))
+			return false;
+	return n && n < LEDGER_ORG_MAX;
+}
+
+static void ring_put(struct ledger *l, const void *data, size_t n)
+{
+	size_t at = (l->head + l->used) % sizeof(l->ring), first = MIN_OF(n, sizeof(l->ring) - at);
+
+	memcpy(l->ring + at, data, first);
+	memcpy(l->ring, (const char *)data + first, n - first);
+	l->used += n;
+}
+
+static bool enqueue(struct ledger *l, const char *org, const char *line, size_t n)
+{
+	struct record r = { .line_n = (uint16_t)n };
 	bool fits;
 
+	snprintf(r.org, sizeof(r.org), "%s", org_is_safe(org) ? org : LEDGER_NO_ORG);
 	pthread_mutex_lock(&l->lock);
-	fits = n <= sizeof(l->ring) - l->used;
+	fits = sizeof(r) + n <= sizeof(l->ring) - l->used;
 	if (fits) {
-		at = (l->head + l->used) % sizeof(l->ring);
-		first = MIN_OF(n, sizeof(l->ring) - at);
-		memcpy(l->ring + at, line, first);
-		memcpy(l->ring, line + first, n - first);
-		l->used += n;
+		ring_put(l, &r, sizeof(r));
+		ring_put(l, line, n);
 		pthread_cond_signal(&l->more);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -252,9 +277,9 @@ static struct json_object *row_json(const struct ledger_row *r)
 	return o;
 }
 
-static bool row_put(struct ledger *l, const struct ledger_row *row)
+bool ledger_add(struct ledger *l, const struct ledger_row *row)
 {
-	char line[EGRESS_LEDGER_ROW_MAX];
+	char line[LEDGER_ROW_MAX];
 	struct json_object *o = row_json(row);
 	const char *text;
 	bool done = false;
@@ -263,21 +288,15 @@ static bool row_put(struct ledger *l, const struct ledger_row *row)
 	text = o ? json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
 	if (text) {
 		n = snprintf(line, sizeof(line), "%s\n", text);
-		done = n > 0 && (size_t)n < sizeof(line) && enqueue(l, line, (size_t)n);
+		done = n > 0 && (size_t)n < sizeof(line) && enqueue(l, row->org, line, (size_t)n);
 	}
 	json_object_put(o);
 	return done;
 }
 
-void ledger_add(struct ledger *l, const struct ledger_row *row)
+void ledger_begin(struct ledger *l, const char *org)
 {
-	uint64_t lost = atomic_exchange(&l->lost, 0) + l->dropped;
-
-	l->dropped = 0;
-	if (lost && !row_put(l, &(struct ledger_row){ .decision = "dropped", .count = lost }))
-		l->dropped = lost;
-	if (!row_put(l, row))
-		l->dropped++;
+	enqueue(l, org, "", 0);
 }
 
 void ledger_free(struct ledger *l)
@@ -291,12 +310,11 @@ void ledger_free(struct ledger *l)
 		pthread_mutex_unlock(&l->lock);
 		pthread_join(l->writer, NULL);
 	}
-	if (l->dropped || atomic_load(&l->lost))
-		log_warn("ledger rows were dropped count=%llu",
-			 (unsigned long long)(l->dropped + atomic_load(&l->lost)));
+	if (l->files && ledger_files_lost(l->files))
+		log_warn("ledger rows were dropped count=%llu", (unsigned long long)ledger_files_lost(l->files));
+	ledger_files_free(l->files);
 	pthread_mutex_destroy(&l->lock);
 	pthread_cond_destroy(&l->more);
-	close_fd(&l->file);
 	close_fd(&l->dirfd);
 	free(l);
 }

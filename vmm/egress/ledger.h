@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The egress ledger: one JSON line per connection, refused name or intercepted request, in
- * <state_dir>/logs/egress/<UTC day>.jsonl. Adding a row never waits for the disk.
+ * The egress ledger: one JSON line per connection, refused name or intercepted request, in the files of schema/ledger.h. Adding a
+ * row never waits for the disk.
  */
 #ifndef NB_EGRESS_LEDGER_H
 #define NB_EGRESS_LEDGER_H
 
+#include "base/config.h"
 #include "base/fault.h"
+#include "schema/ledger.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct ledger;
@@ -26,11 +29,14 @@ struct ledger_row {
 	uint64_t bytes_out, bytes_in, duration_ms, count;
 };
 
-/* Opens <state_dir>/logs/egress, made if need be; as root gives it to `user`. */
-enum rc ledger_new(const char *state_dir, const char *user, struct ledger **ret, struct fault *ret_f);
+/* Opens <state_dir>/logs/egress, made if need be; as root gives it to user_egress. */
+enum rc ledger_new(const struct config *config, struct ledger **ret, struct fault *ret_f);
 /* Starts the writer: after the privileges are gone, before the system call filter. */
 enum rc ledger_start(struct ledger *l, struct fault *ret_f);
-void ledger_add(struct ledger *l, const struct ledger_row *row);
+/* False: there was no room, the row is lost. */
+bool ledger_add(struct ledger *l, const struct ledger_row *row);
+/* There is a file of that organization from now on, so that it can be followed. */
+void ledger_begin(struct ledger *l, const char *org);
 /* Writes what is queued, ends the writer. */
 void ledger_free(struct ledger *l);
 

@@ -54,10 +54,12 @@
 
 /* Ledger. */
 #define EGRESS_LEDGER_QUEUE 4194304    /* bytes waiting for the disk; what comes beyond is dropped and counted */
-#define EGRESS_LEDGER_ROW_MAX 2048
 #define EGRESS_ROWS_PER_S 20           /* of one sandbox, on average .. */
 #define EGRESS_ROWS_BURST 2000         /* .. and at once */
-#define EGRESS_LEDGER_DAY_MAX 1073741824u
+#define EGRESS_LEDGER_PART 67108864    /* bytes of a file, or an eighth of what is kept */
+#define EGRESS_LEDGER_PARTS 1000       /* files of a day */
+#define EGRESS_LEDGER_OPEN 64          /* organizations whose files are held open */
+#define EGRESS_LEDGER_SWEEP_S 3600     /* old files are looked for */
 
 /* Broker connection. */
 #define EGRESS_RETRY_MIN_MS 100

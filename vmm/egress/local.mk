@@ -4,7 +4,8 @@ noinst_LIBRARIES += libnbegress.a
 libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/dns.c vmm/egress/dns.h \
-	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
+	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/ledger_files.c vmm/egress/ledger_files.h \
+	vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
 	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h
 
@@ -37,6 +38,10 @@ tests_unit_test_http1_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_http1_SOURCES = tests/fuzz/fuzz_http1.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_http1_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_http1_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+
+check_PROGRAMS += tests/unit/test_ledger
+tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c
+tests_unit_test_ledger_LDADD = libnbegress.a $(API_LIBS)
 
 check_PROGRAMS += tests/unit/test_policy tests/unit/test_dns tests/unit/test_hello
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c

