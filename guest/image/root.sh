@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The root file system of the guest: root.sh OUT.erofs OUT.packages DENO
+# The root file system of the guest: root.sh OUT.erofs OUT.packages LOCAL
+# LOCAL is a directory whose content is put below /usr/local.
 # A read-only EROFS image without compression: pages are shared through the host's cache and cost the guest no time.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 . ./lib.sh
-out=$1 packages=$2 deno=$3
+out=$1 packages=$2 local=$(readlink -f "$3")
 
 work=$(mktemp -d "$(dirname "$out")/root.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/root"
 apt_sources >"$work/sources"
 apt_options "$work/apt.conf"
-install -m 755 "$deno" "$work/deno"
 install -m 755 warm "$work/warm"
 
 # Runs on this machine with the tree as its argument, before the tree is packed.
@@ -24,7 +24,7 @@ chroot "$r" groupadd --gid 1000 app
 chroot "$r" useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash --comment "sandbox user" app
 printf 'app ALL=(ALL:ALL) NOPASSWD: ALL\nDefaults:app !requiretty, !use_pty, env_keep += "SSL_CERT_FILE NODE_EXTRA_CA_CERTS DENO_TLS_CA_STORE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO PIP_CERT"\n' >"$r/etc/sudoers.d/app"
 chmod 440 "$r/etc/sudoers.d/app"
-install -m 755 "$WORK/deno" "$r/usr/local/bin/deno"
+cp -r --no-preserve=ownership,timestamps "$LOCAL/." "$r/usr/local/"
 install -D -m 755 "$WORK/warm" "$r/etc/nestbox/warm"
 mkdir -p "$r/etc/nestbox/on-clone.d" "$r/usr/local/share/ca-certificates" "$r/data"
 : >"$r/etc/machine-id"
@@ -42,7 +42,7 @@ END
 chmod 755 "$work/customize"
 
 say "root: Debian $SUITE with $(grep -cv '^#' packages) packages beyond the minimum (about a minute)"
-WORK=$work mmdebstrap --quiet --mode=root --variant=minbase --include="$(list_read packages ,)" --aptopt="$work/apt.conf" \
+WORK=$work LOCAL=$local mmdebstrap --quiet --mode=root --variant=minbase --include="$(list_read packages ,)" --aptopt="$work/apt.conf" \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
