@@ -30,6 +30,10 @@
 	N(vm_memory_mib_max,  4096,   128, 1048576,  "largest machine")                                         \
 	N(vm_vcpus,           2,      1, 16,         "virtual processors of a machine")                         \
 	N(vm_disk_mib,        10240,  512, 1048576,  "size of the writable overlay disk")                       \
+	N(vm_disk_iops,       0,      0, 10000000,   "operations a second of each disk of a machine; 0: no limit") \
+	N(vm_disk_mbps,       0,      0, 2147,       "million bytes a second of each disk; 0: no limit")        \
+	N(vm_net_pps,         0,      0, 10000000,   "frames a second of a machine, in each direction; 0: no limit") \
+	N(vm_net_mbps,        0,      0, 2147,       "million bytes a second, in each direction; 0: no limit")   \
 	N(vm_memory_mib_host, 0,      0, 16777216,   "sum of machines' memory; 0: what the host has, less 10 %") \
 	S(template_memory_mib, "1280 1024",         "memory sizes for which a template is kept ready, in order")  \
 	N(lease_grace_ms,     2000,   0, 600000,     "a connection-bound sandbox lives this long after its connection") \

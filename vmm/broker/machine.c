@@ -300,6 +300,12 @@ static void spec_fill(struct machine *m, const struct machine_boot *boot, struct
 				   .n_disks = ARRAY_SIZE(serials), .n_nics = 2,
 				   .nics = { { AGENT_NET_MAC, m->net.tap_fd }, { AGENT_MGMT_MAC, m->net.mgmt_fd } } };
 	snprintf(s->id, sizeof(s->id), "%s", m->id);
+	if (!boot) { /* a template is made as fast as it can be */
+		s->disk_iops = (uint32_t)m->b->config->vm_disk_iops;
+		s->disk_mbps = (uint32_t)m->b->config->vm_disk_mbps;
+		s->net_pps = (uint32_t)m->b->config->vm_net_pps;
+		s->net_mbps = (uint32_t)m->b->config->vm_net_mbps;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(serials); i++) {
 		snprintf(s->disks[i].serial, sizeof(s->disks[i].serial), "%s", serials[i]);
 		s->disks[i].fd = m->disks[i];

@@ -50,6 +50,8 @@ struct engine_spec {
 	size_t n_disks;
 	struct engine_nic nics[ENGINE_NICS_MAX];
 	size_t n_nics;
+	/* 0: none. Of each disk; of the first network card in each direction. mbps: 10^6 bytes a second. */
+	uint32_t disk_iops, disk_mbps, net_pps, net_mbps;
 };
 
 struct engine;          /* one per host */

@@ -2,6 +2,7 @@
 #include "vmm/engines/kvm/blk.h"
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,9 +36,9 @@ enum rc blk_init(struct blk *b, int fd, bool read_only, const char *serial, stru
 {
 	enum rc rc = file_sectors(fd, &b->sectors, ret_f);
 
+	b->fd = fd; /* owned even when this fails */
 	if (rc)
 		return rc;
-	b->fd = fd;
 	b->read_only = read_only;
 	memset(b->serial, 0, sizeof(b->serial));
 	memcpy(b->serial, serial, MIN_OF(strlen(serial), sizeof(b->serial)));
@@ -172,25 +173,28 @@ static uint8_t serve(const struct blk *b, const struct virtio_chain *c, uint32_t
 
 static void blk_kick(struct virtio_device *d, unsigned int q)
 {
+	struct blk *b = d->state;
 	struct virtio_chain c;
-	bool any = false;
 
-	while (virtio_pop(d, q, &c)) {
-		uint32_t written = 0;
+	for (;;) {
+		uint32_t written = 0, wait_ms = rate_limited(&b->rate) ? rate_wait_ms(&b->rate, now_us()) : 0;
 		uint8_t status;
 
+		d->queues[q].wait_ms = wait_ms;
+		if (wait_ms || !virtio_pop(d, q, &c))
+			return;
 		/* Without a byte for the status there is no way to answer at all. */
 		if (!c.in_bytes || c.out_bytes < sizeof(struct virtio_blk_outhdr)) {
 			virtio_broken(d);
 			return;
 		}
-		status = serve(d->state, &c, &written);
+		status = serve(b, &c, &written);
 		iov_write(c.in, c.n_in, c.in_bytes - 1, &status, 1);
+		rate_charge(&b->rate, 1, c.out_bytes + c.in_bytes);
 		virtio_push(d, q, &c, written + 1);
-		any = true;
-	}
-	if (any)
+		/* At once: the driver works on this one while the next is served. It says itself when it needs no interrupt. */
 		virtio_flush(d, q);
+	}
 }
 
 static const struct virtio_ops blk_rw_ops = {

@@ -3,12 +3,14 @@
 #ifndef NB_VMM_BLK_H
 #define NB_VMM_BLK_H
 
+#include "vmm/engines/kvm/rate.h"
 #include "vmm/engines/kvm/virtio.h"
 
 struct blk {
 	int fd; /* owned */
 	bool read_only;
 	uint64_t sectors;
+	struct rate rate;
 	char serial[20]; /* not terminated when full, as the standard has it */
 };
 

@@ -363,6 +363,8 @@ static enum rc send_start(struct engine_vm *vm, const struct engine_spec *spec, 
 {
 	uint8_t disks[CONTROL_SERIALS_MAX], nics[CONTROL_MACS_MAX];
 	struct control_start m = { .cpus = spec->vcpus, .memory_mib = spec->memory_mib, .layers = layers,
+				   .disk_iops = spec->disk_iops, .disk_mbps = spec->disk_mbps,
+				   .net_pps = spec->net_pps, .net_mbps = spec->net_mbps,
 				   .disks = disks, .nics = nics };
 	int fds[FD_PASS_MAX];
 	size_t n = 0;

@@ -132,6 +132,7 @@ static enum rc op_start(struct serve *s, struct request *r, struct fault *ret_f)
 	log_fd = next_fd(r);
 	spec.serial_fd = log_fd;
 	spec.n_cpus = m.cpus;
+	spec.limits = (struct vm_limits){ m.disk_iops, m.disk_mbps, m.net_pps, m.net_mbps };
 	rc = read_devices(&m, r, &spec, ret_f);
 	if (rc)
 		return rc;
@@ -216,6 +217,17 @@ static enum rc op_resized(struct serve *s, struct request *r, struct fault *ret_
 	return fault_set(ret_f, RC_ABSENT, 0, "no disk of that serial");
 }
 
+static enum rc op_balloon(struct serve *s, struct request *r, struct fault *ret_f)
+{
+	struct control_balloon m;
+
+	control_balloon_get(&r->in, &m);
+	if (!wire_done(&r->in) || (uint64_t)m.mib << 20 > s->vm->memory.bytes)
+		return fault_set(ret_f, RC_INVALID, 0, "more than the machine's memory");
+	balloon_target(&s->vm->devices[s->vm->n_devices - 1], m.mib << (20 - 12));
+	return RC_OK;
+}
+
 static enum rc op_stat(struct serve *s, struct request *r, struct fault *ret_f)
 {
 	struct control_stat m = { 0 };
@@ -232,6 +244,8 @@ static enum rc op_stat(struct serve *s, struct request *r, struct fault *ret_f)
 			m.rx_frames += s->vm->nics[i].rx_frames;
 		}
 		m.serial_dropped = s->vm->serial.dropped;
+		m.reported_bytes = s->vm->balloon.reported;
+		m.balloon_pages = s->vm->balloon.actual;
 	}
 	control_stat_put(r->out, &m);
 	return RC_OK;
@@ -251,6 +265,7 @@ static const struct {
 	{ CONTROL_SAVE, IN(VM_PAUSED), op_save },
 	{ CONTROL_FORK, IN(VM_RUNNING), op_fork },
 	{ CONTROL_RESIZED, IN(VM_RUNNING) | IN(VM_PAUSED), op_resized },
+	{ CONTROL_BALLOON, IN(VM_RUNNING) | IN(VM_PAUSED), op_balloon },
 	{ CONTROL_STAT, IN(VM_NEW) | IN(VM_RUNNING) | IN(VM_PAUSED), op_stat },
 };
 

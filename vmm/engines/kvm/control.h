@@ -12,6 +12,7 @@
  * FORK     RUNNING          copies while it runs, then leaves the machine PAUSED; answers +3 fds: base, delta, state
  *                           (sealed memfds; without a base: 2 fds). The asker cuts the disks, then sends RESUME.
  * RESIZED  RUNNING, PAUSED  a disk's file has another size now
+ * BALLOON  RUNNING, PAUSED  asks the guest to give up so many MiB in all
  * STAT     any
  *
  * Whoever holds this socket owns the machine completely, so only the broker ever does; nothing the guest does reaches it.
@@ -34,6 +35,7 @@ enum control_op {
 	CONTROL_FORK,
 	CONTROL_RESIZED,
 	CONTROL_STAT,
+	CONTROL_BALLOON,
 };
 
 #define CONTROL_NONE_FIELDS(F)
@@ -44,6 +46,10 @@ MESSAGE_DECLARE(control_none, CONTROL_NONE_FIELDS)
 	F(U32, cpus, 0)                                                                \
 	F(U32, memory_mib, 0)                                                          \
 	F(U32, layers, 0) /* 0: cold; 1: a base; 2: a base and a delta; 3: a delta only */ \
+	F(U32, disk_iops, 0) /* struct vm_limits */                                    \
+	F(U32, disk_mbps, 0)                                                           \
+	F(U32, net_pps, 0)                                                             \
+	F(U32, net_mbps, 0)                                                            \
 	F(BLOB, disks, CONTROL_SERIALS_MAX)                                            \
 	F(BLOB, nics, CONTROL_MACS_MAX)                                                \
 	F(STR, cmdline, CONTROL_CMDLINE_MAX)
@@ -62,8 +68,13 @@ MESSAGE_DECLARE(control_forked, CONTROL_FORKED_FIELDS)
 #define CONTROL_RESIZED_FIELDS(F) F(STR, serial, 21)
 MESSAGE_DECLARE(control_resized, CONTROL_RESIZED_FIELDS)
 
+#define CONTROL_BALLOON_FIELDS(F) F(U32, mib, 0)
+MESSAGE_DECLARE(control_balloon, CONTROL_BALLOON_FIELDS)
+
 #define CONTROL_STAT_FIELDS(F)                                                         \
-	F(U32, state, 0) F(U64, own_pages, 0) F(U64, tx_frames, 0) F(U64, rx_frames, 0) F(U64, serial_dropped, 0)
+	F(U32, state, 0) F(U64, own_pages, 0) F(U64, tx_frames, 0) F(U64, rx_frames, 0) F(U64, serial_dropped, 0) \
+	F(U64, reported_bytes, 0) /* given back by free page reporting, in all */      \
+	F(U32, balloon_pages, 0)  /* of 4 KiB, in the balloon now, as the guest says */
 MESSAGE_DECLARE(control_stat, CONTROL_STAT_FIELDS)
 
 #endif

@@ -17,5 +17,8 @@
 #define VMM_NET_FRAME_MAX 65550   /* a TSO frame, its vnet header not counted */
 #define VMM_SERIAL_BYTES_PER_S 262144 /* what the log takes; the rest is dropped and counted */
 #define VMM_RNG_REQUEST_MAX 4096
+#define VMM_BALLOON_PFNS_MAX 16384 /* page numbers of one request that are looked at: 64 MiB of memory */
+#define VMM_RATE_BURST_MS 1000    /* what a rate limit lets pass at once, in time */
+#define VMM_RATE_MAX (1u << 31)   /* operations or bytes a second; a limit above it is that */
 
 #endif

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The VMM is static: its jail has an empty root.
 nestboxlibexec_PROGRAMS += nestbox-vmm
-nestbox_vmm_SOURCES = vmm/engines/kvm/acpi.c vmm/engines/kvm/acpi.h vmm/engines/kvm/blk.c vmm/engines/kvm/blk.h \
+nestbox_vmm_SOURCES = vmm/engines/kvm/acpi.c vmm/engines/kvm/acpi.h vmm/engines/kvm/balloon.c \
+	vmm/engines/kvm/balloon.h vmm/engines/kvm/blk.c vmm/engines/kvm/blk.h vmm/engines/kvm/rate.c vmm/engines/kvm/rate.h \
 	vmm/engines/kvm/boot.c vmm/engines/kvm/boot.h vmm/engines/kvm/limits.h vmm/engines/kvm/main.c \
 	vmm/engines/kvm/memory.c vmm/engines/kvm/memory.h vmm/engines/kvm/net.c vmm/engines/kvm/net.h \
 	vmm/engines/kvm/rng.c vmm/engines/kvm/rng.h vmm/engines/kvm/serial.c vmm/engines/kvm/serial.h \
@@ -16,9 +17,12 @@ nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
 libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
 	vmm/engines/process.c vmm/engines/process.h
 
-VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/blk.c vmm/engines/kvm/virtio.c vmm/engines/kvm/memory.c
-check_PROGRAMS += tests/unit/test_vmm_virtio tests/fuzz/fuzz_virtio
-tests_unit_test_vmm_virtio_SOURCES = tests/unit/test_vmm_virtio.c $(VIRTIO_TEST_SOURCES)
+VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/balloon.c vmm/engines/kvm/blk.c vmm/engines/kvm/net.c \
+	vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/virtio.c vmm/engines/kvm/memory.c
+check_PROGRAMS += tests/unit/test_vmm_virtio tests/unit/test_vmm_devices tests/fuzz/fuzz_virtio
+tests_unit_test_vmm_virtio_SOURCES = tests/unit/test_vmm_virtio.c vmm/store/copy.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_vmm_devices_SOURCES = tests/unit/test_vmm_devices.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_vmm_devices_LDADD = $(UNIT_LIBS)
 tests_unit_test_vmm_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_SOURCES = tests/fuzz/fuzz_virtio.c $(FUZZ_DRIVER) $(VIRTIO_TEST_SOURCES)
 tests_fuzz_fuzz_virtio_LDADD = $(UNIT_LIBS)

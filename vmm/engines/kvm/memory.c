@@ -150,6 +150,34 @@ void *memory_at(const struct memory *m, uint64_t addr, uint64_t n, bool write)
 	return m->base + offset;
 }
 
+void memory_wrote(const struct memory *m, const void *at, uint64_t n)
+{
+	if (n)
+		mark(m, (uint64_t)((const uint8_t *)at - m->base), n);
+}
+
+uint64_t memory_discard_at(struct memory *m, void *at, uint64_t n)
+{
+	uint64_t offset = (uint64_t)((uint8_t *)at - m->base), skip = -offset & (MEMORY_PAGE - 1), first;
+
+	n = n > skip ? (n - skip) & ~(uint64_t)(MEMORY_PAGE - 1) : 0;
+	if (!n)
+		return 0;
+	/* Not this machine's own any more: a fork need not carry them. Before they go, so that a page which the guest writes
+	 * after all while this runs is logged and gathered again. */
+	first = (offset + skip) / MEMORY_PAGE;
+	for (uint64_t p = first; p < first + n / MEMORY_PAGE; p++)
+		__atomic_fetch_and(&m->own[p / 64], ~(1ull << (p % 64)), __ATOMIC_RELAXED);
+	return madvise(m->base + first * MEMORY_PAGE, n, MADV_DONTNEED) < 0 ? 0 : n;
+}
+
+uint64_t memory_discard(struct memory *m, uint64_t addr, uint64_t n)
+{
+	void *at = memory_at(m, addr, n, false);
+
+	return at ? memory_discard_at(m, at, n) : 0;
+}
+
 uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, uint64_t n_words, uint64_t *fresh)
 {
 	uint64_t count = 0, base = first / 64;
@@ -159,7 +187,7 @@ uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, ui
 
 		if (!bits)
 			continue;
-		m->own[base + i] |= bits;
+		__atomic_fetch_or(&m->own[base + i], bits, __ATOMIC_RELAXED);
 		if (fresh)
 			fresh[base + i] |= bits;
 		count += (uint64_t)__builtin_popcountll(bits);

@@ -41,8 +41,20 @@ static inline uint64_t memory_pages(const struct memory *m)
 	return m->bytes / MEMORY_PAGE;
 }
 
-/* NULL if [addr, addr + n) is not wholly inside one region. `write`: the caller will write there. */
+/*
+ * NULL if [addr, addr + n) is not wholly inside one region. `write`: the caller will write there while no machine runs; while
+ * one does, memory_wrote() says it after the fact, because what was marked before may have been gathered and copied already.
+ */
 void *memory_at(const struct memory *m, uint64_t addr, uint64_t n, bool write);
+void memory_wrote(const struct memory *m, const void *at, uint64_t n);
+/*
+ * The guest does not need what is in [addr, addr + n) any more: whole pages in it go back to the host. What the guest reads there
+ * afterwards is what the layer below has, zeroes without one: old bytes of this machine's own template or parent, which
+ * its kernel could read before, and no other's. Anything outside memory is ignored. Returns the bytes given back.
+ */
+uint64_t memory_discard(struct memory *m, uint64_t addr, uint64_t n);
+/* The same of what memory_at() gave a pointer to. */
+uint64_t memory_discard_at(struct memory *m, void *at, uint64_t n);
 
 /*
  * Takes what KVM logged for the pages from `first` on (n_words words) and what devices wrote there since the last call, adds it

@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 
 #define STATE_MAGIC 0x31534d56u /* "VMS1" */
-#define STATE_VERSION 1u
+#define STATE_VERSION 2u
 #define STATE_MAX (1u << 20)
 #define IRQCHIPS 3u
 

@@ -39,7 +39,7 @@ static void interrupt(struct virtio_device *d, uint32_t bits)
 	uint64_t one = 1;
 
 	/* The status bit first: the handler reads it as soon as the interrupt arrives. */
-	d->interrupt |= bits;
+	atomic_fetch_or(&d->interrupt, bits);
 	if (d->irq_fd >= 0 && write(d->irq_fd, &one, sizeof(one)) < 0)
 		return; /* the counter is full: an interrupt is on its way already */
 }
@@ -61,7 +61,8 @@ static void reset(struct virtio_device *d)
 {
 	if (d->ops->reset)
 		d->ops->reset(d);
-	d->status = d->interrupt = 0;
+	d->status = 0;
+	d->interrupt = 0;
 	d->features_sel = d->driver_features_sel = d->queue_sel = 0;
 	d->driver_features = 0;
 	for (unsigned int q = 0; q < VMM_QUEUES_MAX; q++) {
@@ -132,6 +133,7 @@ static void write_queue(struct virtio_device *d, uint64_t reg, uint32_t value)
 		if (areas_ok(d, v)) {
 			v->ready = true;
 			v->last_avail = v->used_idx = 0;
+			v->signalled_valid = false;
 		}
 		break;
 	}
@@ -150,7 +152,6 @@ static uint32_t read_register(struct virtio_device *d, uint64_t reg)
 		return d->features_sel > 1 ? 0 : (uint32_t)(offered(d) >> (32 * d->features_sel));
 	case VIRTIO_MMIO_QUEUE_NUM_MAX: return v ? VMM_QUEUE_SIZE : 0;
 	case VIRTIO_MMIO_QUEUE_READY: return v ? v->ready : 0;
-	case VIRTIO_MMIO_INTERRUPT_STATUS: return d->interrupt;
 	case VIRTIO_MMIO_STATUS: return d->status;
 	case VIRTIO_MMIO_CONFIG_GENERATION: return d->config_generation;
 	default: return 0;
@@ -160,6 +161,13 @@ static uint32_t read_register(struct virtio_device *d, uint64_t reg)
 void virtio_mmio_read(struct virtio_device *d, uint64_t offset, void *data, uint32_t n)
 {
 	memset(data, 0, n);
+	if (offset == VIRTIO_MMIO_INTERRUPT_STATUS) {
+		uint32_t value = d->interrupt;
+
+		if (n == 4)
+			memcpy(data, &value, 4);
+		return;
+	}
 	pthread_mutex_lock(&d->lock);
 	if (offset >= VIRTIO_MMIO_CONFIG) {
 		uint64_t at = offset - VIRTIO_MMIO_CONFIG;
@@ -195,7 +203,6 @@ static void write_register(struct virtio_device *d, uint64_t reg, uint32_t value
 				break;
 		}
 		break;
-	case VIRTIO_MMIO_INTERRUPT_ACK: d->interrupt &= ~value; break;
 	case VIRTIO_MMIO_STATUS: write_status(d, value); break;
 	default: write_queue(d, reg, value); break;
 	}
@@ -203,14 +210,20 @@ static void write_register(struct virtio_device *d, uint64_t reg, uint32_t value
 
 void virtio_mmio_write(struct virtio_device *d, uint64_t offset, const void *data, uint32_t n)
 {
+	if (offset == VIRTIO_MMIO_INTERRUPT_ACK) {
+		uint32_t value = 0;
+
+		if (n == 4)
+			memcpy(&value, data, 4);
+		atomic_fetch_and(&d->interrupt, ~value);
+		return;
+	}
 	pthread_mutex_lock(&d->lock);
 	if (offset >= VIRTIO_MMIO_CONFIG) {
 		uint64_t at = offset - VIRTIO_MMIO_CONFIG;
 
-		if (d->ops->config_written && at < d->config_n && n <= d->config_n - at) {
-			memcpy(d->config + at, data, n);
-			d->ops->config_written(d, (uint32_t)at, n);
-		}
+		if (d->ops->config_write && at < d->config_n && n <= d->config_n - at)
+			d->ops->config_write(d, (uint32_t)at, data, n);
 	} else if (n == 4 && !(offset & 3)) {
 		uint32_t value;
 
@@ -243,7 +256,7 @@ static bool chain_add(struct virtio_device *d, struct virtio_chain *c, const str
 	/* Device-readable parts come first (2.7.4.2). */
 	if (!in && c->n_in)
 		return false;
-	at = memory_at(d->memory, desc->addr, desc->len, in);
+	at = memory_at(d->memory, desc->addr, desc->len, false); /* marked when it is given back */
 	if (!at)
 		return false;
 	if (in) {
@@ -296,7 +309,7 @@ bool virtio_pop(struct virtio_device *d, unsigned int q, struct virtio_chain *re
 	if (!virtio_live(d) || !v->ready || d->paused)
 		return false;
 	avail = memory_at(d->memory, v->avail, 6 + 2ull * v->size, false);
-	used = memory_at(d->memory, v->used, 6 + 8ull * v->size, true);
+	used = memory_at(d->memory, v->used, 6 + 8ull * v->size, false);
 	if (!avail || !used) {
 		virtio_broken(d);
 		return false;
@@ -307,6 +320,7 @@ bool virtio_pop(struct virtio_device *d, unsigned int q, struct virtio_chain *re
 			return false;
 		/* Ask for a kick at the next one, then look again: it may have come in between. */
 		store16(used + 4 + 8ull * v->size, v->last_avail);
+		memory_wrote(d->memory, used + 4 + 8ull * v->size, 2);
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 		idx = load16(avail + 2);
 		if (idx == v->last_avail)
@@ -325,25 +339,44 @@ bool virtio_pop(struct virtio_device *d, unsigned int q, struct virtio_chain *re
 	return true;
 }
 
-void virtio_unpop(struct virtio_device *d, unsigned int q)
+void virtio_unpop(struct virtio_device *d, unsigned int q, unsigned int n)
 {
-	d->queues[q].last_avail--;
+	d->queues[q].last_avail = (uint16_t)(d->queues[q].last_avail - n);
+}
+
+void virtio_put(struct virtio_device *d, unsigned int q, uint16_t head, uint32_t written)
+{
+	struct virtqueue *v = &d->queues[q];
+	uint32_t elem[2] = { head, written };
+	uint8_t *at;
+
+	if (!v->ready)
+		return;
+	at = memory_at(d->memory, v->used + 4 + 8ull * (v->used_idx & (v->size - 1)), sizeof(elem), false);
+	if (!at)
+		return;
+	memcpy(at, elem, sizeof(elem));
+	memory_wrote(d->memory, at, sizeof(elem));
+	v->used_idx++;
+}
+
+void virtio_publish(struct virtio_device *d, unsigned int q)
+{
+	struct virtqueue *v = &d->queues[q];
+	uint8_t *used = v->ready ? memory_at(d->memory, v->used, 4, false) : NULL;
+
+	if (!used)
+		return;
+	store16(used + 2, v->used_idx);
+	memory_wrote(d->memory, used + 2, 2);
 }
 
 void virtio_push(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written)
 {
-	struct virtqueue *v = &d->queues[q];
-	uint8_t *used;
-	uint32_t elem[2] = { chain->head, written };
-
-	if (!v->ready)
-		return;
-	used = memory_at(d->memory, v->used, 6 + 8ull * v->size, true);
-	if (!used)
-		return;
-	memcpy(used + 4 + 8ull * (v->used_idx & (v->size - 1)), elem, sizeof(elem));
-	v->used_idx++;
-	store16(used + 2, v->used_idx);
+	for (unsigned int i = 0; written && i < chain->n_in; i++)
+		memory_wrote(d->memory, chain->in[i].iov_base, chain->in[i].iov_len);
+	virtio_put(d, q, chain->head, written);
+	virtio_publish(d, q);
 }
 
 void virtio_flush(struct virtio_device *d, unsigned int q)
@@ -357,9 +390,19 @@ void virtio_flush(struct virtio_device *d, unsigned int q)
 	if (!avail)
 		return;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (!event_idx(d) && (load16(avail) & VRING_AVAIL_F_NO_INTERRUPT))
+	if (event_idx(d)) {
+		/* The driver names the used index after which it wants to be woken (2.7.7.1, 2.7.10). */
+		uint16_t event = load16(avail + 4 + 2ull * v->size), now = v->used_idx, before = v->signalled;
+		bool crossed = (uint16_t)(now - event - 1) < (uint16_t)(now - before);
+		bool want = crossed || !v->signalled_valid;
+
+		v->signalled = now;
+		v->signalled_valid = true;
+		if (!want)
+			return;
+	} else if (load16(avail) & VRING_AVAIL_F_NO_INTERRUPT) {
 		return;
-	/* With event indices the driver names the index it waits for; a spurious interrupt is harmless, a missing one is not. */
+	}
 	interrupt(d, VIRTIO_MMIO_INT_VRING);
 }
 
@@ -411,6 +454,7 @@ enum rc virtio_load(struct virtio_device *d, struct wire *w, struct fault *ret_f
 		v->used = wire_get_u64(w);
 		v->last_avail = wire_get_u16(w);
 		v->used_idx = wire_get_u16(w);
+		v->signalled_valid = false; /* one interrupt too many after a restore, never one too few */
 		/* A snapshot is trusted no more than the guest whose state it is. */
 		if (v->ready && !areas_ok(d, v))
 			return fault_set(ret_f, RC_INVALID, 0, "snapshot has a bad queue in device %u", d->index);

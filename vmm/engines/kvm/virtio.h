@@ -8,7 +8,12 @@
  *  - Ring areas are looked up by address at each use (never cached pointers), a descriptor is copied once and the copy
  *    checked, a chain has at most VMM_CHAIN_MAX descriptors, indices are taken modulo the size that was fixed.
  *  - A violation sets DEVICE_NEEDS_RESET and the device stops until the driver resets it. Only that guest suffers.
- * Locking: registers are handled on vCPU threads, queues on the device's worker; device->lock covers both.
+ * Locking: registers are handled on vCPU threads, queues on the device's worker; device->lock covers both. Two registers are
+ * served without it, because an interrupt handler uses them while the worker may be in a disk's read: the interrupt's status and
+ * its acknowledgement, both one atomic word.
+ *
+ * What a device writes is marked as written (memory.h) after it was written and before the driver can see it: marked before, a
+ * fork could copy the page in between and never look at it again.
  */
 #ifndef NB_VMM_VIRTIO_H
 #define NB_VMM_VIRTIO_H
@@ -18,6 +23,7 @@
 #include "vmm/engines/kvm/memory.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/uio.h>
 
 #define VIRTIO_WINDOW 0x1000u          /* bytes of MMIO space a device has */
@@ -32,6 +38,9 @@ struct virtqueue {
 	uint16_t size;              /* chosen by the driver, a power of two <= VMM_QUEUE_SIZE */
 	uint64_t desc, avail, used; /* guest addresses, checked when enabled */
 	uint16_t last_avail, used_idx;
+	uint16_t signalled;         /* used index when the driver was last considered for an interrupt */
+	bool signalled_valid;
+	uint32_t wait_ms;           /* set by kick(): over its limit, to be kicked again after that; 0: no */
 	int notify_fd;              /* ioeventfd */
 };
 
@@ -46,8 +55,8 @@ struct virtio_ops {
 	/* Lock held: after DRIVER_OK (features settled), and after a reset. */
 	void (*activate)(struct virtio_device *d);
 	void (*reset)(struct virtio_device *d);
-	/* Guest wrote config space; may be NULL. */
-	void (*config_written)(struct virtio_device *d, uint32_t offset, uint32_t n);
+	/* Lock held: guest writes n bytes at offset, wholly inside config space; may be NULL. The device stores what it accepts. */
+	void (*config_write)(struct virtio_device *d, uint32_t offset, const void *data, uint32_t n);
 	/* Device's own state in a snapshot; may be NULL. */
 	void (*save)(struct virtio_device *d, struct wire *w);
 	void (*load)(struct virtio_device *d, struct wire *w);
@@ -58,13 +67,14 @@ struct virtio_device {
 	struct memory *memory;
 	pthread_mutex_t lock;
 	unsigned int index;
-	uint32_t status, interrupt, features_sel, driver_features_sel, queue_sel, config_generation;
+	uint32_t status, features_sel, driver_features_sel, queue_sel, config_generation;
+	_Atomic uint32_t interrupt;
 	uint64_t driver_features;
 	struct virtqueue queues[VMM_QUEUES_MAX];
 	uint8_t config[VIRTIO_CONFIG_MAX];
 	uint32_t config_n;
 	int irq_fd;
-	bool paused; /* the VM is stopped: kicks wait */
+	_Atomic bool paused; /* the VM is stopped: kicks wait; set without the lock, to end a worker's batch */
 	void *state; /* the device's own */
 };
 
@@ -84,10 +94,14 @@ void virtio_mmio_write(struct virtio_device *d, uint64_t offset, const void *dat
 
 /* Lock held. True and a filled chain if the driver has offered one; false if none or the device was stopped. */
 bool virtio_pop(struct virtio_device *d, unsigned int q, struct virtio_chain *ret);
-/* Gives the last popped chain back: it stays at the head of the queue. */
-void virtio_unpop(struct virtio_device *d, unsigned int q);
+/* Gives the last n popped chains back: they stay at the head of the queue. */
+void virtio_unpop(struct virtio_device *d, unsigned int q, unsigned int n);
+/* A chain is done. With written > 0 all of its `in` counts as written. */
 void virtio_push(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written);
-/* Interrupts the driver if it wants to know; call once after a batch of pushes. */
+/* The same in two steps, for several chains that the driver must see at once; marking is the caller's. */
+void virtio_put(struct virtio_device *d, unsigned int q, uint16_t head, uint32_t written);
+void virtio_publish(struct virtio_device *d, unsigned int q);
+/* Interrupts the driver if it wants to know of what was pushed since the last call. */
 void virtio_flush(struct virtio_device *d, unsigned int q);
 void virtio_config_changed(struct virtio_device *d);
 void virtio_broken(struct virtio_device *d); /* DEVICE_NEEDS_RESET */

@@ -93,37 +93,67 @@ static enum rc open_vm(struct vm *vm, struct fault *ret_f)
 
 /* --- devices ------------------------------------------------------------------------------------------------------- */
 
+/* A queue, or a network card's tap, as a source of its worker's loop. */
 struct kick {
 	struct virtio_device *d;
 	unsigned int q;
-	struct source *tap; /* of a NIC: its tap's source, to be watched again when the driver gives buffers */
+	struct source *source, *timer; /* timer: of a device with a limit */
+	struct source *tap;            /* of a NIC: its tap, to be watched again when the driver gives buffers */
 };
 
-static struct kick kicks[VMM_DEVICES_MAX * (VMM_QUEUES_MAX + 1)];
-
-static void on_queue(void *arg, uint32_t events)
+static void serve_queue(void *arg)
 {
 	struct kick *k = arg;
-	uint64_t n;
+	uint32_t wait_ms = 0;
 
-	(void)events;
-	if (read(k->d->queues[k->q].notify_fd, &n, sizeof(n)) < 0)
-		return;
 	pthread_mutex_lock(&k->d->lock);
-	if (virtio_live(k->d) && !k->d->paused)
+	if (virtio_live(k->d) && !k->d->paused) {
 		k->d->ops->kick(k->d, k->q);
+		wait_ms = k->d->queues[k->q].wait_ms;
+	}
 	pthread_mutex_unlock(&k->d->lock);
+	if (wait_ms && k->timer)
+		loop_timer_set(k->timer, now_ms() + wait_ms);
 	if (k->tap && k->q == 0 && ((struct net_dev *)k->d->state)->rx_waits)
 		loop_fd_events(k->tap, EPOLLIN, NULL);
+}
+
+/* Edge-triggered: each signal of the eventfd comes here once, and nobody needs to read it. */
+static void on_queue(void *arg, uint32_t events)
+{
+	(void)events;
+	serve_queue(arg);
 }
 
 static void on_tap(void *arg, uint32_t events)
 {
 	struct kick *k = arg;
+	uint32_t wait_ms;
 
 	(void)events;
-	if (!net_tap_ready(k->d))
-		loop_fd_events(k->tap, 0, NULL);
+	if (net_tap_ready(k->d, &wait_ms))
+		return;
+	loop_fd_events(k->source, 0, NULL);
+	if (wait_ms && k->timer)
+		loop_timer_set(k->timer, now_ms() + wait_ms);
+}
+
+static void on_tap_timer(void *arg)
+{
+	loop_fd_events(((struct kick *)arg)->source, EPOLLIN, NULL);
+}
+
+static enum rc kick_new(struct vm *vm, struct worker *worker, struct virtio_device *d, bool limited, loop_timer_fn *timer,
+			struct kick **ret, struct fault *ret_f)
+{
+	struct kick *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	vm->kicks[vm->n_kicks++] = k;
+	k->d = d;
+	*ret = k;
+	return limited ? loop_timer(worker->loop, UINT64_MAX, timer, k, &k->timer, ret_f) : RC_OK;
 }
 
 static enum rc wire_queue(struct vm *vm, struct virtio_device *d, unsigned int q, struct fault *ret_f)
@@ -139,67 +169,85 @@ static enum rc wire_queue(struct vm *vm, struct virtio_device *d, unsigned int q
 }
 
 /* Descriptors of a device: its interrupt, a doorbell for each queue. */
-static enum rc wire_device(struct vm *vm, struct virtio_device *d, struct worker *worker, int tap_fd,
+static enum rc wire_device(struct vm *vm, struct virtio_device *d, struct worker *worker, int tap_fd, bool limited,
 			   struct fault *ret_f)
 {
 	struct source *tap = NULL;
+	struct kick *k;
 	enum rc rc;
 
 	d->irq_fd = event_new();
 	rc = irqfd(vm, d->irq_fd, VIRTIO_IRQ_BASE + d->index, ret_f);
 	if (!rc && tap_fd >= 0) {
-		struct kick *k = &kicks[vm->n_sources];
-
-		k->d = d;
-		rc = loop_fd(worker->loop, tap_fd, EPOLLIN, on_tap, k, &k->tap, ret_f);
-		tap = k->tap;
+		rc = kick_new(vm, worker, d, limited, on_tap_timer, &k, ret_f);
 		if (!rc)
-			vm->sources[vm->n_sources++] = tap;
+			rc = loop_fd(worker->loop, tap_fd, EPOLLIN, on_tap, k, &k->source, ret_f);
+		if (!rc)
+			tap = k->source;
 	}
 	for (unsigned int q = 0; !rc && q < d->ops->n_queues; q++) {
-		struct kick *k = &kicks[vm->n_sources];
-
-		*k = (struct kick){ .d = d, .q = q, .tap = tap };
+		rc = kick_new(vm, worker, d, limited, serve_queue, &k, ret_f);
+		if (rc)
+			break;
+		k->q = q;
+		k->tap = tap;
 		rc = wire_queue(vm, d, q, ret_f);
 		if (!rc)
-			rc = loop_fd(worker->loop, d->queues[q].notify_fd, EPOLLIN, on_queue, k,
-				     &vm->sources[vm->n_sources], ret_f);
-		if (!rc)
-			vm->n_sources++;
+			rc = loop_fd(worker->loop, d->queues[q].notify_fd, EPOLLIN | EPOLLET, on_queue, k, &k->source, ret_f);
 	}
 	return rc;
 }
 
+static enum rc add_disk(struct vm *vm, const struct vm_disk_spec *spec, unsigned int i, const struct vm_limits *l,
+			struct fault *ret_f)
+{
+	struct virtio_device *d = &vm->devices[vm->n_devices];
+	struct blk *b = &vm->disks[i];
+	enum rc rc = blk_init(b, spec->fd, spec->read_only, spec->serial, ret_f);
+
+	if (rc)
+		return rc;
+	rate_init(&b->rate, l->disk_iops, l->disk_mbps * 1000000ull, now_us());
+	blk_device_init(d, b, &vm->memory, vm->n_devices++);
+	return wire_device(vm, d, &vm->workers[WORKER_DISK], -1, rate_limited(&b->rate), ret_f);
+}
+
+static enum rc add_nic(struct vm *vm, const struct vm_nic_spec *spec, unsigned int i, const struct vm_limits *l,
+		       struct fault *ret_f)
+{
+	struct virtio_device *d = &vm->devices[vm->n_devices];
+	struct net_dev *n = &vm->nics[i];
+	enum rc rc = net_dev_init(n, spec->tap_fd, spec->mac, ret_f);
+
+	if (rc)
+		return rc;
+	if (i == 0) {
+		rate_init(&n->rx, l->net_pps, l->net_mbps * 1000000ull, now_us());
+		rate_init(&n->tx, l->net_pps, l->net_mbps * 1000000ull, now_us());
+	}
+	net_device_init(d, n, &vm->memory, vm->n_devices++);
+	return wire_device(vm, d, &vm->workers[WORKER_OTHER], spec->tap_fd, rate_limited(&n->rx), ret_f);
+}
+
 static enum rc add_devices(struct vm *vm, const struct vm_spec *spec, struct fault *ret_f)
 {
-	struct worker *disk = &vm->workers[WORKER_DISK], *other = &vm->workers[WORKER_OTHER];
+	struct worker *other = &vm->workers[WORKER_OTHER];
+	struct virtio_device *d;
 	enum rc rc = RC_OK;
 
-	for (unsigned int i = 0; !rc && i < spec->n_disks; i++) {
-		struct virtio_device *d = &vm->devices[vm->n_devices];
-
-		rc = blk_init(&vm->disks[i], spec->disks[i].fd, spec->disks[i].read_only, spec->disks[i].serial, ret_f);
-		if (rc)
-			break;
-		blk_device_init(d, &vm->disks[i], &vm->memory, vm->n_devices++);
-		vm->n_disks++;
-		rc = wire_device(vm, d, disk, -1, ret_f);
-	}
-	for (unsigned int i = 0; !rc && i < spec->n_nics; i++) {
-		struct virtio_device *d = &vm->devices[vm->n_devices];
-
-		rc = net_dev_init(&vm->nics[i], spec->nics[i].tap_fd, spec->nics[i].mac, ret_f);
-		if (rc)
-			break;
-		net_device_init(d, &vm->nics[i], &vm->memory, vm->n_devices++);
-		vm->n_nics++;
-		rc = wire_device(vm, d, other, spec->nics[i].tap_fd, ret_f);
+	for (unsigned int i = 0; !rc && i < spec->n_disks; i++)
+		rc = add_disk(vm, &spec->disks[i], i, &spec->limits, ret_f);
+	for (unsigned int i = 0; !rc && i < spec->n_nics; i++)
+		rc = add_nic(vm, &spec->nics[i], i, &spec->limits, ret_f);
+	if (!rc) {
+		d = &vm->devices[vm->n_devices];
+		rng_device_init(d, &vm->memory, vm->n_devices++);
+		rc = wire_device(vm, d, other, -1, false, ret_f);
 	}
 	if (!rc) {
-		struct virtio_device *d = &vm->devices[vm->n_devices];
-
-		rng_device_init(d, &vm->memory, vm->n_devices++);
-		rc = wire_device(vm, d, other, -1, ret_f);
+		d = &vm->devices[vm->n_devices];
+		balloon_device_init(d, &vm->balloon, &vm->memory, vm->n_devices++);
+		rc = wire_device(vm, d, other, -1, false, ret_f);
 	}
 	for (unsigned int i = 0; i < vm->n_devices; i++)
 		vm->devices[i].paused = true;
@@ -235,8 +283,10 @@ static enum rc worker_init(struct vm *vm, struct worker *w, struct fault *ret_f)
 	enum rc rc = loop_new(&w->loop, ret_f);
 
 	w->vm = vm;
+	if (rc)
+		return rc;
 	w->wake_fd = event_new();
-	if (!rc && w->wake_fd < 0)
+	if (w->wake_fd < 0)
 		rc = fault_set(ret_f, RC_SYS, errno, "eventfd");
 	if (!rc)
 		rc = loop_fd(w->loop, w->wake_fd, EPOLLIN, on_wake, w, &w->wake, ret_f);
@@ -245,21 +295,49 @@ static enum rc worker_init(struct vm *vm, struct worker *w, struct fault *ret_f)
 
 /* --- life ---------------------------------------------------------------------------------------------------------- */
 
+/* From here vm_free() closes what the caller gave, however far it came. */
+static void take_all(struct vm *vm, const struct vm_spec *spec, struct memory *memory)
+{
+	vm->kvm_fd = spec->kvm_fd;
+	vm->vm_fd = -1;
+	vm->n_cpus = spec->n_cpus;
+	for (unsigned int i = 0; i < VMM_CPUS_MAX; i++)
+		vm->cpus[i].fd = -1;
+	for (unsigned int i = 0; i < WORKERS; i++)
+		vm->workers[i].wake_fd = -1;
+	for (unsigned int i = 0; i < spec->n_disks; i++)
+		vm->disks[i].fd = spec->disks[i].fd;
+	for (unsigned int i = 0; i < spec->n_nics; i++)
+		vm->nics[i].tap_fd = spec->nics[i].tap_fd;
+	vm->n_disks = spec->n_disks;
+	vm->n_nics = spec->n_nics;
+	vm->memory = *memory;
+	memory->base = NULL;
+	memory->written = memory->own = NULL;
+	memory->base_fd = memory->delta_fd = -1;
+}
+
+static void spec_close(const struct vm_spec *spec)
+{
+	close(spec->kvm_fd);
+	for (unsigned int i = 0; i < spec->n_disks; i++)
+		close(spec->disks[i].fd);
+	for (unsigned int i = 0; i < spec->n_nics; i++)
+		close(spec->nics[i].tap_fd);
+}
+
 enum rc vm_create(const struct vm_spec *spec, struct memory *memory, struct vm **ret, struct fault *ret_f)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	enum rc rc;
 	int serial_irq;
 
-	if (!vm)
+	if (!vm) {
+		spec_close(spec);
+		memory_free(memory);
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	vm->kvm_fd = spec->kvm_fd;
-	vm->vm_fd = -1;
-	vm->n_cpus = spec->n_cpus;
-	vm->memory = *memory;
-	memory->base = NULL;
-	memory->written = memory->own = NULL;
-	memory->base_fd = memory->delta_fd = -1;
+	}
+	take_all(vm, spec, memory);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	vm->stop = true;
@@ -332,12 +410,13 @@ enum rc vm_start_threads(struct vm *vm, struct fault *ret_f)
 
 static void devices_paused(struct vm *vm, bool paused)
 {
+	for (unsigned int i = 0; i < vm->n_devices; i++)
+		vm->devices[i].paused = paused; /* a worker in a batch ends it after the request at hand */
 	for (unsigned int i = 0; i < vm->n_devices; i++) {
 		struct virtio_device *d = &vm->devices[i];
 
-		/* Taking the lock waits for the request that a worker is serving. */
+		/* Taking the lock waits for that request. */
 		pthread_mutex_lock(&d->lock);
-		d->paused = paused;
 		/* Whatever was kicked or arrived meanwhile is looked at again. */
 		for (unsigned int q = 0; !paused && q < d->ops->n_queues; q++) {
 			uint64_t one = 1;
@@ -420,6 +499,8 @@ void vm_free(struct vm *vm)
 		for (unsigned int q = 0; q < VMM_QUEUES_MAX; q++)
 			close_fd(&vm->devices[i].queues[q].notify_fd);
 	}
+	for (unsigned int i = 0; i < vm->n_kicks; i++)
+		free(vm->kicks[i]);
 	for (unsigned int i = 0; i < vm->n_disks; i++)
 		close_fd(&vm->disks[i].fd);
 	for (unsigned int i = 0; i < vm->n_nics; i++)

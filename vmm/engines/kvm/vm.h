@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "vmm/engines/kvm/balloon.h"
 #include "vmm/engines/kvm/blk.h"
 #include "vmm/engines/kvm/boot.h"
 #include "vmm/engines/kvm/net.h"
@@ -57,10 +58,11 @@ struct vm {
 	unsigned int n_disks;
 	struct net_dev nics[VMM_NICS_MAX];
 	unsigned int n_nics;
+	struct balloon balloon; /* the last device */
 	struct serial serial;
 	struct worker workers[WORKERS];
-	struct source *sources[VMM_DEVICES_MAX * (VMM_QUEUES_MAX + 1)];
-	unsigned int n_sources;
+	struct kick *kicks[VMM_DEVICES_MAX * (VMM_QUEUES_MAX + 1)];
+	unsigned int n_kicks;
 	int end_fd; /* eventfd: a vCPU thread says the machine ended */
 	const char *end_reason;
 	uint64_t tsc_offset; /* of every vCPU, after a restore */
@@ -93,9 +95,13 @@ struct vm_spec {
 	struct vm_nic_spec nics[VMM_NICS_MAX];
 	unsigned int n_nics;
 	int serial_fd; /* borrowed */
+	struct vm_limits {
+		uint32_t disk_iops, disk_mbps; /* of each disk; 10^6 bytes a second; 0: none */
+		uint32_t net_pps, net_mbps;    /* of the first network card, in each direction */
+	} limits;
 };
 
-/* memory is taken. The machine is VM_NEW: no vCPU runs. */
+/* memory and descriptors are taken, whatever comes of it. The machine is VM_NEW: no vCPU runs. */
 enum rc vm_create(const struct vm_spec *spec, struct memory *memory, struct vm **ret, struct fault *ret_f);
 enum rc vm_boot(struct vm *vm, int kernel_fd, int initrd_fd, const char *cmdline, struct fault *ret_f);
 /* Starts the threads, in state VM_PAUSED; vm_resume() then lets them run. */

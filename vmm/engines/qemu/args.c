@@ -159,7 +159,9 @@ static void args_devices(struct args *a, const struct engine_spec *s)
 	arg(a, "-object");
 	arg(a, "rng-builtin,id=rng");
 	arg(a, "-device");
-	arg(a, "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.%u", slot);
+	arg(a, "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.%u", slot++);
+	arg(a, "-device");
+	arg(a, "virtio-balloon-device,free-page-reporting=on,bus=virtio-mmio-bus.%u", slot);
 }
 
 static void args_kernel(struct args *a, const struct args_in *in)
@@ -212,7 +214,7 @@ void args_free(struct args *a)
 
 enum rc args_shape(const struct engine_spec *s, bool kvm, char *out, size_t size, struct fault *ret_f)
 {
-	int n = snprintf(out, size, "microvm 1 cpu=%s vcpus=%u memory=%u", cpu_model(kvm), s->vcpus, s->memory_mib);
+	int n = snprintf(out, size, "microvm 2 cpu=%s vcpus=%u memory=%u", cpu_model(kvm), s->vcpus, s->memory_mib);
 	size_t at = n < 0 ? size : (size_t)n;
 
 	for (size_t i = 0; i < s->n_disks && at < size; i++)

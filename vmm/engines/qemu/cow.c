@@ -7,11 +7,15 @@
  * only mmap(2), maps the file whose descriptor is NESTBOX_RAM_FD privately. A machine that was itself started from a
  * snapshot can then be saved and forked as cheaply as the first one: QEMU writes its devices, the engine its own pages.
  *
+ * Free memory that the guest reports is given back by QEMU in two steps: a hole in the file, then the mapping's pages. The file is
+ * not this machine's to change (it is sealed), and the private pages are all there is to give back: the hole is left out.
+ *
  * Where the base has no data the memory is anonymous. A private mapping of a hole would first give the base a page
  * of zeros and then copy it: two pages and no huge pages for each page of free guest memory that is touched.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -29,6 +33,8 @@
 
 EXPORT void *mmap(void *addr, size_t n, int prot, int flags, int fd, off_t at);
 EXPORT void *mmap64(void *addr, size_t n, int prot, int flags, int fd, off_t at);
+EXPORT int fallocate(int fd, int mode, off_t at, off_t n);
+EXPORT int fallocate64(int fd, int mode, off_t at, off_t n);
 
 static void *map(void *addr, size_t n, int prot, int flags, int fd, off_t at)
 {
@@ -97,4 +103,16 @@ void *mmap64(void *addr, size_t n, int prot, int flags, int fd, off_t at)
 void *mmap(void *addr, size_t n, int prot, int flags, int fd, off_t at)
 {
 	return mmap64(addr, n, prot, flags, fd, at);
+}
+
+int fallocate64(int fd, int mode, off_t at, off_t n)
+{
+	if ((mode & FALLOC_FL_PUNCH_HOLE) && is_ram(fd))
+		return 0;
+	return (int)syscall(SYS_fallocate, fd, mode, at, n);
+}
+
+int fallocate(int fd, int mode, off_t at, off_t n)
+{
+	return fallocate64(fd, mode, at, n);
 }

@@ -166,14 +166,32 @@ void vm_on_closed(void *arg, const struct fault *f)
 		vm_condemn(vm, "%s", f->text);
 }
 
+/* The limits of each disk; the network has none here (nestbox.conf(5)). */
+static enum rc limit_disks(struct engine_vm *vm, const struct engine_spec *spec, struct fault *ret_f)
+{
+	enum rc rc = RC_OK;
+
+	for (size_t i = 0; !rc && i < spec->n_disks && (spec->disk_iops || spec->disk_mbps); i++) {
+		char args[QMP_COMMAND_MAX / 2];
+
+		snprintf(args, sizeof(args),
+			 "{\"id\":\"blk-%s\",\"bps\":%llu,\"bps_rd\":0,\"bps_wr\":0,\"iops\":%u,\"iops_rd\":0,\"iops_wr\":0}",
+			 spec->disks[i].serial, spec->disk_mbps * 1000000ull, spec->disk_iops);
+		rc = qmp_send(vm->qmp, "block_set_io_throttle", args, -1, on_loading, ret_f);
+	}
+	return rc;
+}
+
 /* Sent without waiting for anything: QEMU reads them when it has started. */
-static enum rc start_commands(struct engine_vm *vm, struct fault *ret_f)
+static enum rc start_commands(struct engine_vm *vm, const struct engine_spec *spec, struct fault *ret_f)
 {
 	static const char caps[] = "{\"capabilities\":[{\"capability\":\"events\",\"state\":true},"
 				   "{\"capability\":\"x-ignore-shared\",\"state\":true}]}";
 	char uri[64];
 	enum rc rc = qmp_send(vm->qmp, "migrate-set-capabilities", caps, -1, on_loading, ret_f);
 
+	if (!rc)
+		rc = limit_disks(vm, spec, ret_f);
 	if (rc)
 		return rc;
 	if (!vm->restored)
@@ -208,7 +226,7 @@ enum rc vm_begin(struct engine_vm *vm, const struct engine_spec *spec, const str
 	if (!rc)
 		rc = vm_spawn(vm, spec, ram_fd, state_fd, ret_f);
 	if (!rc)
-		rc = start_commands(vm, ret_f);
+		rc = start_commands(vm, spec, ret_f);
 	if (rc && vm_has_process(vm))
 		vm_condemn(vm, "%s", ret_f->text);
 	return rc;
