@@ -6,318 +6,9 @@
  *   engine-driver [-e qemu-tcg|qemu-kvm|kvm] [-q qemu or nestbox-vmm] -k vmlinuz -i initrd [-I image] [-O overlay] [-m MiB] [-n runs] [-c cmdline]
  *                 [-H hello-line] [-d directory] [-B boots: cold starts only, this many]
  */
-#include "base/cleanup.h"
-#include "base/fd.h"
-#include "base/log.h"
-#include "base/loop.h"
-#include "schema/agent.h"
-#include "vmm/engines/engine.h"
-#include "vmm/net/net.h"
+#include "tests/it/engine_rig.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-
-#define UID 790000
-#define RUNS_MAX 200
 #define FORKS 4
-
-static struct {
-	const char *engine, *qemu, *kernel, *initrd, *image, *overlay, *cmdline, *hello, *dir;
-	uint32_t memory_mib, runs, boots;
-} opt = { .engine = "qemu-tcg", .qemu = "/usr/bin/qemu-system-x86_64", .memory_mib = 512, .runs = 20,
-	  .cmdline = "console=ttyS0 quiet panic=-1 reboot=t nestbox.root=image",
-	  .hello = "{\"service\":\"control\",\"op\":\"hello\"}", .dir = "/tmp/nestbox-engine" };
-
-static struct loop *loop;
-static struct engine *engine;
-
-struct machine {
-	struct engine_vm *vm;
-	struct net net;
-	struct engine_spec spec;
-	int dirfd;
-	char dir[200];
-	bool done, gone;
-	enum rc rc;
-	struct fault fault;
-	char why[200];
-};
-
-/* Machines outlive their engine on purpose; a failed test's shall not. */
-static void kill_children(void)
-{
-	char path[64];
-	int pid;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
-	_cleanup_file_ FILE *in = fopen(path, "re");
-	while (in && fscanf(in, "%d", &pid) == 1)
-		kill(pid, SIGKILL);
-}
-
-_Noreturn __attribute__((format(printf, 1, 2))) static void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	fprintf(stderr, "engine-driver: ");
-	vfprintf(stderr, fmt, ap);
-	fprintf(stderr, "\n");
-	va_end(ap);
-	kill_children();
-	exit(1);
-}
-
-#define MUST(call)                                                          \
-	do {                                                                \
-		struct fault f_ = { 0 };                                    \
-		struct fault *f = &f_;                                      \
-		if (call)                                                   \
-			die("%s:%d %s: %s", __FILE__, __LINE__, #call, f_.text); \
-	} while (0)
-
-static uint64_t us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
-/* --- figures ---- */
-struct series {
-	const char *name;
-	uint64_t v[RUNS_MAX];
-	size_t n;
-};
-static struct series table[32];
-
-static void note(const char *name, uint64_t value)
-{
-	struct series *s = table;
-
-	while (s->name && strcmp(s->name, name))
-		s++;
-	s->name = name;
-	if (s->n < RUNS_MAX)
-		s->v[s->n++] = value;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static void figures(void)
-{
-	printf("%-34s %5s %10s %10s %10s\n", "us", "n", "least", "median", "most");
-	for (struct series *s = table; s->name; s++) {
-		qsort(s->v, s->n, sizeof(s->v[0]), by_value);
-		printf("%-34s %5zu %10llu %10llu %10llu\n", s->name, s->n, (unsigned long long)s->v[0],
-		       (unsigned long long)s->v[s->n / 2], (unsigned long long)s->v[s->n - 1]);
-	}
-}
-
-/* --- machines ---- */
-static void on_done(void *arg, enum rc rc, const struct fault *f)
-{
-	struct machine *m = arg;
-
-	m->done = true;
-	m->rc = rc;
-	if (f)
-		m->fault = *f;
-}
-
-static void on_exit_(void *arg, const char *reason)
-{
-	struct machine *m = arg;
-
-	m->gone = true;
-	snprintf(m->why, sizeof(m->why), "%s", reason);
-}
-
-static void until(bool *flag, uint64_t ms)
-{
-	uint64_t end = now_ms() + ms;
-
-	while (!*flag) {
-		if (now_ms() > end)
-			die("nothing happened for %llu ms", (unsigned long long)ms);
-		MUST(loop_once(loop, 100, f));
-	}
-}
-
-static void await(struct machine *m, const char *what)
-{
-	until(&m->done, 120000);
-	m->done = false;
-	if (m->rc)
-		die("%s: %s", what, m->fault.text);
-}
-
-static int open_at(int dirfd, const char *name, int flags)
-{
-	int fd = openat(dirfd, name, flags | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		die("open %s: %s", name, strerror(errno));
-	return fd;
-}
-
-static void disk_add(struct machine *m, const char *serial, const char *from, uint64_t bytes, bool read_only)
-{
-	struct engine_disk *d = &m->spec.disks[m->spec.n_disks++];
-	char command[512];
-
-	snprintf(d->serial, sizeof(d->serial), "%s", serial);
-	d->read_only = read_only;
-	if (read_only) {
-		d->fd = open_at(AT_FDCWD, from, O_RDONLY);
-		return;
-	}
-	if (from) {
-		snprintf(command, sizeof(command), "cp --sparse=always '%s' '%s/%s'", from, m->dir, serial);
-		if (system(command))
-			die("copy %s", from);
-	}
-	d->fd = open_at(m->dirfd, serial, O_RDWR | O_CREAT);
-	if (!from && ftruncate(d->fd, (off_t)bytes) < 0)
-		die("size of %s", serial);
-}
-
-/* `disk_from`: the machine whose writable disks are copied (a restore or fork needs them as they were). */
-static void machine_make(struct machine *m, const char *id, uid_t uid, const struct machine *disk_from)
-{
-	char serial[16], path[400];
-
-	memset(m, 0, sizeof(*m));
-	snprintf(m->spec.id, sizeof(m->spec.id), "%s", id);
-	snprintf(m->dir, sizeof(m->dir), "%s/%s", opt.dir, id);
-	if (mkdir(m->dir, 0700) < 0)
-		die("mkdir %s: %s", m->dir, strerror(errno));
-	m->dirfd = open_at(AT_FDCWD, m->dir, O_RDONLY | O_DIRECTORY);
-	MUST(net_create(id, &m->net, f));
-	m->spec.memory_mib = opt.memory_mib;
-	m->spec.vcpus = 2;
-	m->spec.uid = uid;
-	m->spec.vm_dirfd = m->dirfd;
-	m->spec.cgroup_procs_fd = -1;
-	m->spec.netns_fd = -1;
-	m->spec.kernel_fd = open_at(AT_FDCWD, opt.kernel, O_RDONLY);
-	m->spec.initrd_fd = open_at(AT_FDCWD, opt.initrd, O_RDONLY);
-	m->spec.cmdline = opt.cmdline;
-	m->spec.log_fd = open_at(m->dirfd, "log", O_RDWR | O_CREAT | O_APPEND);
-	if (opt.image)
-		disk_add(m, "image", opt.image, 0, true);
-	snprintf(path, sizeof(path), "%s/overlay", disk_from ? disk_from->dir : "");
-	disk_add(m, "overlay", disk_from ? path : opt.overlay, 64 << 20, false);
-	for (int i = 0; i < AGENT_SPARE_DISKS; i++) {
-		snprintf(serial, sizeof(serial), "spare%d", i);
-		disk_add(m, serial, NULL, 1 << 20, false);
-	}
-	m->spec.n_nics = 2;
-	snprintf(m->spec.nics[0].mac, sizeof(m->spec.nics[0].mac), AGENT_NET_MAC);
-	snprintf(m->spec.nics[1].mac, sizeof(m->spec.nics[1].mac), AGENT_MGMT_MAC);
-	m->spec.nics[0].tap_fd = m->net.tap_fd;
-	m->spec.nics[1].tap_fd = m->net.mgmt_fd;
-}
-
-static void machine_unmake(struct machine *m)
-{
-	char command[300];
-
-	close(m->dirfd);
-	close(m->spec.kernel_fd);
-	close(m->spec.initrd_fd);
-	close(m->spec.log_fd);
-	for (size_t i = 0; i < m->spec.n_disks; i++)
-		close(m->spec.disks[i].fd);
-	net_destroy(&m->net);
-	snprintf(command, sizeof(command), "rm -r '%s'", m->dir);
-	if (system(command))
-		die("remove %s", m->dir);
-}
-
-static void machine_stop(struct machine *m)
-{
-	uint64_t t = us();
-	char path[300];
-
-	engine->ops->stop(m->vm);
-	until(&m->gone, 10000);
-	note("stop", us() - t);
-	engine->ops->vm_free(m->vm);
-	for (size_t i = 0; i < 2; i++) {
-		snprintf(path, sizeof(path), "%s/%s", m->dir, i ? "vmm.sock" : "qmp.sock");
-		if (access(path, F_OK) == 0)
-			die("control socket is left over");
-	}
-}
-
-/* One line to the agent's port, one line back. False: not yet there. */
-static bool ask_once(struct machine *m, const char *line, char *out, size_t size, uint64_t ms)
-{
-	_cleanup_fd_ int fd = -1;
-	struct fault f;
-	int err = 0;
-	socklen_t n = sizeof(err);
-	uint64_t end = now_ms() + ms;
-
-	if (net_dial(&m->net, &fd, &f) || fd_wait(fd, POLLOUT, now_ms() + MIN_OF(ms, (uint64_t)2000), &f) ||
-	    getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err)
-		return false;
-	if (fd_write_all(fd, line, strlen(line), end, &f) || fd_write_all(fd, "\n", 1, end, &f))
-		return false;
-	return !fd_read_line(fd, out, size, end, &f);
-}
-
-static void ask(struct machine *m, const char *line, char *out, size_t size)
-{
-	struct timespec pause = { 0, 20000000 };
-	uint64_t end = now_ms() + 90000;
-
-	/* The agent may not listen yet, which only trying tells. */
-	while (!ask_once(m, line, out, size, 30000)) {
-		MUST(loop_once(loop, 0, f));
-		if (m->gone)
-			die("machine ended: %s", m->why);
-		if (now_ms() > end)
-			die("no answer to %s", line);
-		nanosleep(&pause, NULL);
-	}
-}
-
-static void hello(struct machine *m)
-{
-	char text[4096];
-
-	ask(m, opt.hello, text, sizeof(text));
-	if (!strstr(text, "ok"))
-		die("agent says: %s", text);
-}
-
-static size_t count(const char *dir)
-{
-	DIR *d = opendir(dir);
-	size_t n = 0;
-
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
 
 /* The jail of a live machine, from outside: every thread, and what is open. */
 static void confined(struct machine *m)
@@ -359,14 +50,6 @@ static void confined(struct machine *m)
 	if (access(path, F_OK) == 0)
 		die("the machine's process sees an /etc");
 	note("confined: open descriptors", count((snprintf(path, sizeof(path), "/proc/%d/fd", (int)st.pid), path)) - 2);
-}
-
-static void engine_make(void)
-{
-	if (!strcmp(opt.engine, "kvm"))
-		MUST(engine_kvm_new(loop, opt.qemu, &engine, f));
-	else
-		MUST(engine_qemu_new(loop, opt.qemu, !strcmp(opt.engine, "qemu-kvm"), &engine, f));
 }
 
 /* --- the life ---- */
@@ -417,18 +100,6 @@ static void save(struct machine *m, const char *dir)
 	await(m, "save");
 	note("save (with pause)", us() - t);
 	close(fd);
-}
-
-static struct engine_snapshot *snap_open(const char *dir)
-{
-	int fd = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
-	struct engine_snapshot *snap = NULL;
-	uint64_t t = us();
-
-	MUST(engine->ops->snapshot_open(engine, fd, &snap, f));
-	note("open snapshot", us() - t);
-	close(fd);
-	return snap;
 }
 
 /* A flipped bit in either file is noticed. */
@@ -567,7 +238,7 @@ static void live_fork(struct machine *parent)
 	fork_parent = parent;
 	for (size_t i = 0; i < FORKS; i++) {
 		snprintf(id, sizeof(id), "child%zu", i);
-		machine_make(&children[i], id, (uid_t)(UID + 10 + i), NULL);
+		machine_make(&children[i], id, (uid_t)(RIG_UID + 10 + i), NULL);
 		specs[i] = children[i].spec;
 		args[i] = &children[i];
 	}
@@ -621,7 +292,7 @@ static void fork_interrupted(struct machine *parent)
 	fork_parent = parent;
 	for (size_t i = 0; i < FORKS; i++) {
 		snprintf(id, sizeof(id), "child%zu", i);
-		machine_make(&children[i], id, (uid_t)(UID + 10 + i), NULL);
+		machine_make(&children[i], id, (uid_t)(RIG_UID + 10 + i), NULL);
 		specs[i] = children[i].spec;
 		args[i] = &children[i];
 	}
@@ -654,7 +325,7 @@ static void life(void)
 
 	snprintf(snap_dir, sizeof(snap_dir), "%s/snap-first", opt.dir);
 	snprintf(second_dir, sizeof(second_dir), "%s/snap-second", opt.dir);
-	machine_make(&a, "cold", UID, NULL);
+	machine_make(&a, "cold", RIG_UID, NULL);
 	cold(&a);
 	pause_resume(&a);
 	save(&a, snap_dir);
@@ -667,7 +338,7 @@ static void life(void)
 	snap_damage(snap_dir);
 	snap = snap_open(snap_dir);
 	for (uint32_t i = 0; i < opt.runs; i++) {
-		machine_make(&b, "restored", UID + 1, &a);
+		machine_make(&b, "restored", RIG_UID + 1, &a);
 		restore(&b, snap);
 		if (!i) {
 			confined(&b);
@@ -688,7 +359,7 @@ static void life(void)
 	/* What was itself started from a snapshot can be saved and started again. */
 	snap = snap_open(second_dir);
 	machine_unmake(&a);
-	machine_make(&a, "second", UID + 2, &b);
+	machine_make(&a, "second", RIG_UID + 2, &b);
 	machine_unmake(&b);
 	restore(&a, snap);
 	fork_interrupted(&a);
@@ -701,68 +372,20 @@ static void boots(void)
 	struct machine m;
 
 	for (uint32_t i = 0; i < opt.boots; i++) {
-		machine_make(&m, "cold", UID, NULL);
+		machine_make(&m, "cold", RIG_UID, NULL);
 		cold(&m);
 		machine_stop(&m);
 		machine_unmake(&m);
 	}
 }
 
-static void options(int argc, char **argv)
-{
-	for (int o; (o = getopt(argc, argv, "e:q:k:i:I:O:m:n:c:H:d:B:")) != -1;)
-		switch (o) {
-		case 'e': opt.engine = optarg; break;
-		case 'q': opt.qemu = optarg; break;
-		case 'k': opt.kernel = optarg; break;
-		case 'i': opt.initrd = optarg; break;
-		case 'I': opt.image = optarg; break;
-		case 'O': opt.overlay = optarg; break;
-		case 'm': opt.memory_mib = (uint32_t)atoi(optarg); break;
-		case 'n': opt.runs = (uint32_t)MIN_OF(atoi(optarg), RUNS_MAX); break;
-		case 'B': opt.boots = (uint32_t)MIN_OF(atoi(optarg), RUNS_MAX); break;
-		case 'c': opt.cmdline = optarg; break;
-		case 'H': opt.hello = optarg; break;
-		case 'd': opt.dir = optarg; break;
-		default: die("unknown option");
-		}
-	if (!opt.kernel || !opt.initrd || !opt.runs)
-		die("-k and -i are needed");
-}
-
 int main(int argc, char **argv)
 {
-	char command[1024], run_dir[256];
-	int status = 0;
-	size_t fds;
-	pid_t pid;
-
-	options(argc, argv);
-	log_init("engine-driver");
-	snprintf(command, sizeof(command), "for m in $(grep -o '%s/[^ ]*' /proc/mounts | tac); do umount $m; done;"
-		 "rm -rf '%s' && mkdir -p '%s/run'", opt.dir, opt.dir, opt.dir);
-	snprintf(run_dir, sizeof(run_dir), "%s/run", opt.dir);
-	if (system(command))
-		die("directory %s", opt.dir);
-	MUST(net_init(run_dir, f));
-	fds = count("/proc/self/fd");
-	MUST(loop_new(&loop, f));
-	engine_make();
+	rig_begin("engine-driver", argc, argv);
 	if (opt.boots)
 		boots();
 	else
 		life();
-	engine->ops->engine_free(engine);
-	loop_free(loop);
-	figures();
-	if (count("/proc/self/fd") != fds)
-		die("%zu descriptors at the start, %zu at the end", fds, count("/proc/self/fd"));
-	pid = waitpid(-1, &status, WNOHANG);
-	if (pid != -1 || errno != ECHILD)
-		die("child process %d is left over, status %d", (int)pid, status);
-	snprintf(command, sizeof(command), "umount '%s/netns' 2>/dev/null; rm -rf '%s'", run_dir, opt.dir);
-	if (system(command))
-		die("clean up");
-	printf("engine-driver: all checks passed\n");
+	rig_end("engine-driver");
 	return 0;
 }

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs inside the bed: the engines named as arguments (default: both that use KVM) through a machine's whole life.
-image=$NESTBOX_PREFIX/var/lib/nestbox/images/debian-13
+# Runs inside the bed: engines through a machine's whole life, then our own through forks and saves of a guest that checks itself.
+#   BED_RUNS (3): starts from a snapshot    BED_CYCLES (5): rounds of four forks and of four saves
+. "$BED_SRC/tests/kvmbed/lib.sh"
 failed=0
-truncate -s 256M /tmp/overlay
-mke2fs -q -t ext4 -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard /tmp/overlay
-[ $# -gt 0 ] || set -- kvm qemu-kvm
+make_overlay /tmp/overlay
+result() { # result WHAT STATUS
+	if [ "$2" = 0 ]; then echo "ok $1"; else echo "not ok $1"; failed=1; why; fi
+}
+[ $# -gt 0 ] || set -- kvm
 for engine in "$@"; do
-	case $engine in kvm) program=$NESTBOX_PREFIX/libexec/nestbox/nestbox-vmm ;; *) program=/usr/bin/qemu-system-x86_64 ;; esac
-	case $engine in kvm) reboot=k ;; *) reboot=t ;; esac
-	echo "engine $engine"
-	if timeout 130 /src/bin/engine-driver -e "$engine" -q "$program" -k "$image/kernel" -i "$image/initrd" -I "$image/root.erofs" \
-		-O /tmp/overlay -m 512 -n "${BED_RUNS:-3}" -c "console=ttyS0 quiet panic=-1 reboot=$reboot nestbox.root=image"; then
-		echo "ok $engine: a machine's whole life"
-	else
-		echo "not ok $engine: a machine's whole life"
-		dmesg | tail -n 5
-		tail -n 20 /tmp/nestbox-engine/*/log
-		failed=1
-	fi
+	timeout "${BED_LIFE_TIMEOUT:-130}" bash -c '. "$BED_SRC/tests/kvmbed/lib.sh"; run_on "$@"' - "$engine" engine-driver -m 512 -n "${BED_RUNS:-3}"
+	result "$engine: a machine's whole life" $?
 done
+if [ "${BED_CYCLES:-5}" != 0 ]; then
+	run_on kvm engine-cycles -m 384 -n "${BED_CYCLES:-5}"
+	result "kvm: $((4 * ${BED_CYCLES:-5})) forks and as many saves of a guest that checks memory, disk, clocks and timers" $?
+fi
 exit $failed

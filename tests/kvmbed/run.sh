@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What needs real KVM: our engine lives through the engine driver's checks in the KVM bed. qemu-kvm is not among them by default:
-# `run.sh kvm qemu-kvm` compares, but Debian's QEMU ended one of its cold boots in the bed by itself, for a reason not found.
+# What needs real KVM, in the KVM bed: our engine through the engine driver's checks, forks and saves of a guest that checks itself, and
+# the whole system through nginx and the client.
+#   run.sh [JOB..]   of: job system (both without names)   BED_CYCLES (4): rounds of four forks and four saves
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 if ! command -v mmdebstrap >/dev/null || ! command -v qemu-system-x86_64 >/dev/null; then
@@ -11,11 +12,16 @@ if ! command -v mmdebstrap >/dev/null || ! command -v qemu-system-x86_64 >/dev/n
 fi
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-make -s -C "$NESTBOX_BUILD" tests/it/engine-driver >&2
-BED_TIMEOUT=${BED_TIMEOUT:-330} ./bed run job.sh "${@:-kvm}" 2>&1 | tee "$out"
-passed=$(grep -ac '^ok ' "$out")
-failed=$(grep -ac '^not ok ' "$out")
-# A bed that ended early has not said so itself.
-grep -aq '^bed: job ended with status 0$' "$out" || { [ "$failed" -gt 0 ] || failed=1; echo "FAIL the bed did not end as it should"; }
+make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/it/guest-checker >&2
+[ $# -gt 0 ] || set -- job system
+passed=0 failed=0
+for job in "$@"; do
+	BED_TIMEOUT=${BED_TIMEOUT:-400} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
+	passed=$((passed + $(grep -ac '^ok ' "$out")))
+	bad=$(grep -ac '^not ok ' "$out")
+	# A bed that ended early has not said so itself.
+	grep -aq '^bed: job ended with status 0$' "$out" || { [ "$bad" -gt 0 ] || bad=1; echo "FAIL $job: the bed did not end as it should"; }
+	failed=$((failed + bad))
+done
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Create, run, write, preview, deploy and kill in random order at full speed. No error that is not a limit, and memory and
-// descriptors of every daemon as flat at the end as after the first tenth.
+// Sandboxes and apps in random order at full speed: create, run, write, preview, connect, deploy, use and kill, with SOAK_LIVE
+// sandboxes running at once, at least twice as many registered, and SOAK_APPS apps. No error that is not a limit, and memory and descriptors
+// of every daemon as flat at the end as after the first tenth.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import { Client, Sandbox } from "@deno/sandbox";
 
 const seconds = Number(process.env.SOAK_SECONDS ?? 600);
 const workers = Number(process.env.SOAK_WORKERS ?? 4);
+const live = Number(process.env.SOAK_LIVE ?? 20);
+const apps = Number(process.env.SOAK_APPS ?? 200);
+const deployments = Number(process.env.SOAK_DEPLOYED ?? 6); // apps that get a deployment; the others are only registered
 const { NESTBOX_SV: SV, NESTBOX_CONF: CONF, NESTBOX_PREFIX: PREFIX } = process.env;
 const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-api", "nestbox-runner"];
-const end = Date.now() + seconds * 1000;
+let end = Infinity;
 const client = new Client();
 const counts = {}, errors = [];
 console.debug = () => {};
@@ -56,37 +60,82 @@ const steps = {
   },
 };
 
-async function deploy(slug) {
-  await client.apps.create({ slug }).catch((e) => must(e.code === "SLUG_TAKEN" || e.status === 409, String(e)));
+const slugs = Array.from({ length: apps }, (_, i) => `soak-${i}`);
+const deployed = new Map(); // slug -> what it answers
+const base = new URL(process.env.DENO_DEPLOY_ENDPOINT);
+const appUrl = (slug) => `https://${slug}.${base.hostname.replace(/^api\./, "")}${base.port ? ":" + base.port : ""}/`;
+
+async function deploy() {
+  const slug = pick(slugs.slice(0, deployments)), word = `soak ${Math.random()}`;
   const r = await client.apps.deploy(slug, {
-    assets: { "main.ts": { kind: "file", content: "Deno.serve(() => new Response('soak'))", encoding: "utf-8" } },
+    assets: { "main.ts": { kind: "file", content: `Deno.serve(() => new Response("${word}"))`, encoding: "utf-8" } },
     config: { runtime: { type: "dynamic", entrypoint: "main.ts" } },
     production: true,
   });
   for await (const _ of client.revisions.progress(r.id));
   const done = await client.revisions.get(r.id);
+  // Two at once of one app: the older one may be skipped.
   must(["succeeded", "skipped"].includes(done.status), `revision ${r.id} ended as ${done.status}`);
+  if (done.status === "succeeded") deployed.set(slug, [...(deployed.get(slug) ?? []), word]);
 }
 
-async function worker(n) {
-  while (Date.now() < end) {
-    let what = "create";
-    try {
-      if (n === 0 && Math.random() < 0.1) {
-        what = "deploy";
-        await deploy("soak");
-        counts.deploy = (counts.deploy ?? 0) + 1;
-        continue;
-      }
-      const s = await Sandbox.create(Math.random() < 0.3 ? { timeout: "60s" } : {});
-      counts.create = (counts.create ?? 0) + 1;
-      for (let i = 0; i < 1 + Math.random() * 4; i++) {
-        what = pick(Object.keys(steps));
-        await steps[what](s);
-        counts[what] = (counts[what] ?? 0) + 1;
-      }
-      what = "end";
+async function use() {
+  const slug = pick([...deployed.keys()]), res = await fetch(appUrl(slug));
+  const body = await res.text();
+  must(res.status === 200 && body.startsWith("soak "), `${slug} answers ${res.status} ${body.slice(0, 200)}`);
+}
+
+async function records() {
+  const slug = pick(slugs);
+  const app = await client.apps.get(slug);
+  must(app?.slug === slug, `${slug} is not there`);
+  await client.apps.update(slug, { labels: { round: String(counts.records ?? 0) } });
+  const page = await client.sandboxes.list({ limit: 50 });
+  must(page.items.length > 0, "no sandbox is listed");
+}
+
+const pool = new Set(); // running and free; a step takes one out
+async function create() {
+  const s = await Sandbox.create(Math.random() < 0.5 ? { timeout: "10m" } : {});
+  pool.add(s);
+  return s;
+}
+let made = 0;
+
+async function step() {
+  const n = Math.random();
+  if (deployed.size && n < 0.08) return ["use", use];
+  if (n < 0.1 && deployments) return ["deploy", deploy];
+  if (n < 0.2 && apps) return ["records", records];
+  if (made < live) {
+    made++;
+    return ["create", () => create().catch((e) => { made--; throw e; })];
+  }
+  const s = pick([...pool]);
+  if (!s) return ["wait", () => new Promise((r) => setTimeout(r, 50))];
+  pool.delete(s);
+  if (n > 0.85)
+    return ["end", async () => {
+      made--;
       await (Math.random() < 0.5 ? s.kill() : s.close());
+    }];
+  const what = pick(Object.keys(steps));
+  return [what, async () => {
+    try {
+      await steps[what](s);
+    } finally {
+      pool.add(s);
+    }
+  }];
+}
+
+async function worker() {
+  while (Date.now() < end) {
+    let what = "", fn;
+    try {
+      [what, fn] = await step();
+      await fn();
+      counts[what] = (counts[what] ?? 0) + 1;
     } catch (e) {
       if (e.status === 429) {
         counts.limited = (counts.limited ?? 0) + 1;
@@ -99,17 +148,21 @@ async function worker(n) {
   }
 }
 
-const running = Array.from({ length: workers }, (_, n) => worker(n));
+for (const slug of slugs) await client.apps.create({ slug });
+console.log(`${apps} apps are registered`);
+end = Date.now() + seconds * 1000;
+const running = Array.from({ length: workers }, () => worker());
 await new Promise((r) => setTimeout(r, seconds * 100));
 const early = usage();
 await Promise.all(running);
-await client.apps.delete("soak").catch(() => {});
+const machines = JSON.parse(execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "--json", "list"], { encoding: "utf8" })).length;
+for (const slug of slugs) await client.apps.delete(slug);
 // Machines whose connection was closed get their grace, those with a timeout are ended here.
 for (const m of JSON.parse(execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "--json", "list"], { encoding: "utf8" })))
   execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "kill", m.id], { stdio: "ignore" });
 await new Promise((r) => setTimeout(r, 5000));
 const late = usage();
-console.log(`\n${seconds} s, ${workers} clients:`, counts);
+console.log(`\n${seconds} s, ${workers} clients, ${machines} machines at the end:`, counts);
 let passed = 0, failed = errors.length;
 for (const d of daemons) {
   const a = early[d], b = late[d];

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What is too long for `check`; called by `./bootstrap soak`, in an instance of its own. SOAK_SECONDS (600) and SOAK_WORKERS (4).
+# What is too long for `check`; called by `./bootstrap soak`, in an instance of its own. SOAK_SECONDS (600), SOAK_WORKERS (4) clients,
+# SOAK_LIVE (20) sandboxes at once, SOAK_APPS (200), SOAK_DEPLOYED (6) of them with deployments.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 export NESTBOX_INSTANCE=soak
@@ -8,6 +9,7 @@ INST=$NESTBOX_PREFIX/instances/soak
 ./bootstrap stop
 rm -rf "$INST"
 trap './bootstrap stop' EXIT
+export NESTBOX_CONF_EXTRA="tenant_vms = 48"
 ./bootstrap start
 eval "$(./bootstrap env)"
 NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv \

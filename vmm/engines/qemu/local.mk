@@ -20,9 +20,20 @@ nestbox-qemu-cow.so: $(srcdir)/vmm/engines/qemu/cow.c
 EXTRA_DIST += vmm/engines/qemu/cow.c
 CLEANFILES += nestbox-qemu-cow.so
 
-noinst_PROGRAMS += tests/it/engine-driver
-tests_it_engine_driver_SOURCES = tests/it/engine_driver.c
-tests_it_engine_driver_LDADD = $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NFTABLES_LIBS)
+# Programs that drive an engine without a broker.
+noinst_PROGRAMS += tests/it/engine-driver tests/it/engine-figures tests/it/engine-cycles tests/it/guest-checker
+ENGINE_RIG = tests/it/engine_rig.c tests/it/engine_rig.h
+ENGINE_RIG_LIBS = $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NFTABLES_LIBS)
+tests_it_engine_driver_SOURCES = tests/it/engine_driver.c $(ENGINE_RIG)
+tests_it_engine_driver_LDADD = $(ENGINE_RIG_LIBS)
+tests_it_engine_figures_SOURCES = tests/it/engine_figures.c $(ENGINE_RIG)
+tests_it_engine_figures_LDADD = $(ENGINE_RIG_LIBS)
+tests_it_engine_cycles_SOURCES = tests/it/engine_cycles.c $(ENGINE_RIG)
+tests_it_engine_cycles_LDADD = $(ENGINE_RIG_LIBS)
+# Runs in the guest; static, so never with a sanitizer.
+tests_it_guest_checker_SOURCES = tests/it/guest_checker.c
+tests_it_guest_checker_CFLAGS = -std=gnu17 -O2 -Wall -Wextra
+tests_it_guest_checker_LDFLAGS = -static -pthread
 
 check_PROGRAMS += tests/unit/test_probe
 tests_unit_test_probe_SOURCES = tests/unit/test_probe.c
