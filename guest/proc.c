@@ -233,15 +233,16 @@ static struct json_object *status_json(const struct proc *p)
 
 /*
  * The kernel counts its out-of-memory kills for the whole machine. A child that got SIGKILL, not from us, while the
- * count rose was one; one that reports a killed child of its own may have been.
+ * count rose above what it was at the start was one; one that reports a killed child of its own may have been.
  */
 static void judge_oom(struct proc *p)
 {
 	bool killed = WIFSIGNALED(p->status) && WTERMSIG(p->status) == SIGKILL && !p->killed_by_us;
 	bool reports = WIFEXITED(p->status) && WEXITSTATUS(p->status) == 128 + SIGKILL;
+	uint64_t known = MAX_OF(p->session->oom_seen, p->oom_at_start);
 
-	if ((killed || reports) && proc_oom_count() > p->session->oom_seen) {
-		p->session->oom_seen++;
+	if ((killed || reports) && proc_oom_count() > known) {
+		p->session->oom_seen = known + 1;
 		p->oom = killed ? "high-confidence" : "low-confidence";
 	}
 }

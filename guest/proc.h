@@ -31,6 +31,7 @@ struct proc {
 	struct source *child;
 	bool running, exited, killed_by_us;
 	int status;            /* of waitpid */
+	uint64_t oom_at_start; /* the kernel's count */
 	const char *oom;       /* "high-confidence", "low-confidence" or NULL */
 	struct proc_pipe pipe[2];
 	int stdin_fd;

@@ -364,6 +364,7 @@ enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc 
 		return rc_from_errno(-pid);
 	}
 	p->session = s;
+	p->oom_at_start = proc_oom_count();
 	p->pid = pid;
 	p->running = true;
 	p->stdin_fd = take_fd(&e.mine[0]);

@@ -15,6 +15,7 @@
 #include "base/loop.h"
 #include "guest/rpc_json.h"
 #include "guest/rpc_limits.h"
+#include "guest/rpc_spill.h"
 
 #include <limits.h>
 #include <stdbool.h>
@@ -128,6 +129,7 @@ struct rpc_out {
 	void *arg;
 	enum rpc_out_state state;
 	bool waiting, ended;
+	bool often_left;           /* consumers break off in the middle: its end never comes unasked */
 	struct json_object *error; /* to end with; owned */
 	uint64_t sent;             /* bytes */
 	uint64_t mark;             /* the ping whose answer moves a new or an ending stream on */
@@ -157,6 +159,9 @@ struct rpc_in {
 	void *arg;
 	struct buf data;
 	size_t counted;    /* bytes of it that the connection's bound knows of */
+	struct spill spill; /* what follows `data` when the reader stands still */
+	uint64_t moved_ms; /* when the reader last took something, or first could */
+	bool last;         /* the client has ended it; `ended` when `spill` is empty */
 	bool ended, failed; /* failed: by the client's error, an overflow, or because the connection is lost */
 	struct rpc_in *next, **at;
 };
@@ -174,6 +179,8 @@ bool rpc_stream_fast(struct rpc_conn *c, char *text, size_t n);
 void rpc_streams_ping(struct rpc_conn *c); /* sends the wanted ping, if any */
 void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n);
 void rpc_streams_resume(struct rpc_conn *c);
+void rpc_streams_refill(struct rpc_conn *c); /* readers that go on get what was put away */
+void rpc_streams_stuck(struct rpc_conn *c);  /* too much is held: if that lasts, it is put away */
 void rpc_streams_detach(struct rpc_conn *c);
 
 /* --- methods --------------------------------------------------------------------------------------------------- */
@@ -195,6 +202,9 @@ struct rpc_lists {
 	size_t n_ins;
 	size_t held;          /* bytes in all `ins` that have a reader */
 	size_t unclaimed;     /* and in those that have none */
+	uint64_t spilled;     /* bytes in their files */
+	struct source *stuck; /* looks for readers that stand still; NULL: never needed */
+	bool stuck_set;
 	bool ping_wanted;     /* when the turn ends, after all that it has queued */
 	uint64_t next_ping;
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */

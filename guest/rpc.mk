@@ -5,7 +5,7 @@ libnbsession_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbsession_a_SOURCES = guest/deno.c guest/deno.h guest/deno_repl.c guest/http.h guest/http_fetch.c guest/http_head.c guest/http_relay.c \
 	guest/http_url.c guest/proc.c guest/proc.h guest/proc_net.c guest/proc_signal.c guest/proc_spawn.c guest/rpc.h \
 	guest/rpc_call.c guest/rpc_conn.c guest/rpc_fs.c guest/rpc_fs.h guest/rpc_jobs.c guest/rpc_jobs.h \
-	guest/rpc_json.c guest/rpc_json.h guest/rpc_limits.h guest/rpc_methods.c guest/rpc_stream.c guest/session.c \
+	guest/rpc_json.c guest/rpc_json.h guest/rpc_limits.h guest/rpc_methods.c guest/rpc_spill.c guest/rpc_spill.h guest/rpc_stream.c guest/session.c \
 	guest/session.h guest/ws.c guest/ws.h
 nodist_libnbsession_a_SOURCES = guest/deno_repl_js.h
 # What a program that uses libnbsession.a links besides.
@@ -43,4 +43,5 @@ tests_fuzz_fuzz_rpc_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 tests_fuzz_fuzz_http_guest_SOURCES = tests/fuzz/fuzz_http_guest.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_http_guest_LDADD = $(SESSION_LIBS)
 tests_fuzz_fuzz_http_guest_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
-EXTRA_DIST += doc/rpc.md tests/alone/session.sh tests/lib/ws-bridge.mjs tests/sdk/lib.mjs tests/sdk/process.mjs tests/sdk/deno.mjs tests/sdk/fetch.mjs tests/sdk/hostile.mjs
+EXTRA_DIST += doc/rpc.md tests/alone/session.sh tests/lib/ws-bridge.mjs tests/sdk/lib.mjs tests/sdk/process.mjs tests/sdk/deno.mjs tests/sdk/fetch.mjs tests/sdk/hostile.mjs \
+	tests/sdk/sandbox.mjs tests/sdk/shell.mjs tests/sdk/apps.mjs tests/sdk/readme.mjs tests/lib/cover.mjs tests/lib/compat.mjs

@@ -5,7 +5,7 @@
  * Open: bytes go through ws_feed() into messages, messages to rpc_dispatch() or to a stream. What is sent is appended to
  * `out` and written when the turn of the loop ends. The client is hostile: nothing may grow because it does not read or
  * does not stop sending. So no more is read while `out` is above RPC_OUT_HIGH, while too many calls are unanswered, or
- * while too many of its stream bytes are held; producers of streams ask rpc_conn_room() and wait for the resume.
+ * while too many of its stream bytes are held (until those of readers that stand still went to a file, rpc_stream.c); producers of streams ask rpc_conn_room() and wait for the resume.
  * Only answers to calls that ran already may pass the mark; RPC_OUT_MAX ends that, with the connection.
  *
  * Closing: all calls and streams were told; what is queued and the close frame leave, the peer's bytes are thrown away until
@@ -377,7 +377,11 @@ static void flush_conn(struct rpc_conn *c)
 	}
 	if (!c->closing && buf_len(&c->out) < RPC_OUT_LOW)
 		rpc_streams_resume(c);
+	if (!c->closing)
+		rpc_streams_refill(c);
 	take_kept(c);
+	if (!c->closing && c->lists.held >= RPC_HELD_MAX)
+		rpc_streams_stuck(c);
 	watch(c);
 }
 

@@ -298,6 +298,7 @@ static void walk_opened(struct walk *k)
 		walk_free(k);
 		return;
 	}
+	k->out->often_left = true;
 	ok = json_object_new_object();
 	json_put(ok, "streamId", json_object_new_int64((int64_t)k->out->id));
 	rpc_call_ok(call, ok);

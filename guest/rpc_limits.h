@@ -18,6 +18,10 @@
 #define RPC_END_GRACE_MS 10                /* then a cancel that crosses the answer still comes before the end */
 #define RPC_PONG_WAIT_MS 1000              /* a client that does not answer pings is believed to have seen all */
 #define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
+#define RPC_STUCK_MS 1000                  /* ... until a reader has taken nothing for so long: its chunks go to a file */
+#define RPC_SPILL_MAX (1u << 30)           /* in such files of one connection; then the stream fails */
+#define RPC_REFILL (1u << 20)              /* bytes taken back from a file at once */
+#define RPC_REFILLS_PER_TURN 16            /* ... before others get a turn */
 #define RPC_UNCLAIMED_MAX (16u << 20)      /* client chunks before the calls that name their streams; then they fail */
 #define RPC_CLOSE_WAIT_MS 2000             /* for the close frame to leave and the peer to hang up */
 

@@ -25,26 +25,62 @@ static void method_abort(struct rpc_conn *c, struct rpc_call *call, struct json_
 
 /* --- environment ----------------------------------------------------------------------------------------------- */
 
-static const char *env_key(struct params *p)
+/* As Rust's debug format writes a string, which is how Deno names it. */
+static void quote(char *to, size_t room, const char *s, size_t n)
 {
-	const char *key = params_str(p, "key");
+	static const char plain[] = "\"\\\n\r\t", escaped[] = "\"\\nrt0";
+	size_t at = 0;
 
-	if (params_ok(p) && (!*key || strchr(key, '=')))
-		params_fail(p, "key", "must not be empty or have '='");
-	return key;
+	to[at++] = '"';
+	for (size_t i = 0; i < n && at + 4 < room; i++) {
+		const char *special = memchr(plain, s[i], sizeof(plain)); /* with its NUL */
+
+		if (special)
+			to[at++] = '\\';
+		to[at++] = special ? escaped[special - plain] : s[i];
+	}
+	to[at++] = '"';
+	to[at] = 0;
+}
+
+/*
+ * A name or a value of the environment; NULL: answered already. What no environment can hold is a TypeError, in Deno's words;
+ * what is not a string at all breaks the protocol.
+ */
+static const char *env_string(struct rpc_call *call, struct json_object *params, const char *name, const char *title)
+{
+	struct json_object *v = NULL;
+	struct params p;
+	char text[256];
+	const char *s;
+	size_t n;
+
+	params_init(&p, params);
+	if (!json_object_object_get_ex(params, name, &v) || !json_object_is_type(v, json_type_string)) {
+		params_fail(&p, name, "expected a string");
+		rpc_call_params(call, &p);
+		return NULL;
+	}
+	s = json_object_get_string(v);
+	n = (size_t)json_object_get_string_len(v);
+	if (strlen(s) == n && (*title == 'V' || (n && !strchr(s, '='))))
+		return s;
+	quote(text, sizeof(text), s, n);
+	if (n)
+		rpc_call_error(call, "TypeError", NULL, "%s contains invalid characters: %s", title, text);
+	else
+		rpc_call_error(call, "TypeError", NULL, "Key is an empty string.");
+	return NULL;
 }
 
 static void method_env_get(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
+	const char *key = env_string(call, params, "key", "Key");
 	struct json_object *v;
-	struct params p;
-	const char *key;
 
-	params_init(&p, params);
-	key = env_key(&p);
-	if (!params_ok(&p))
-		rpc_call_params(call, &p);
-	else if (json_object_object_get_ex(rpc_conn_session(c)->env, key, &v))
+	if (!key)
+		return;
+	if (json_object_object_get_ex(rpc_conn_session(c)->env, key, &v))
 		rpc_call_ok(call, json_object_get(v));
 	else
 		rpc_call_ok(call, NULL);
@@ -53,15 +89,12 @@ static void method_env_get(struct rpc_conn *c, struct rpc_call *call, struct jso
 static void method_env_set(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
 	struct session *s = rpc_conn_session(c);
-	const char *key, *value;
-	struct params p;
+	const char *key = env_string(call, params, "key", "Key"), *value;
 
-	params_init(&p, params);
-	key = env_key(&p);
-	value = params_str(&p, "value");
-	if (!params_ok(&p)) {
-		rpc_call_params(call, &p);
-	} else if (json_object_object_length(s->env_own) >= ENV_VARS_MAX) {
+	value = key ? env_string(call, params, "value", "Value") : NULL;
+	if (!value)
+		return;
+	if (json_object_object_length(s->env_own) >= ENV_VARS_MAX) {
 		rpc_call_error(call, "RangeError", NULL, "More than %d environment variables", ENV_VARS_MAX);
 	} else {
 		json_put(s->env, key, json_str(value));
@@ -78,16 +111,11 @@ static void method_env_all(struct rpc_conn *c, struct rpc_call *call, struct jso
 
 static void method_env_delete(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
+	const char *key = env_string(call, params, "key", "Key");
 	struct session *s = rpc_conn_session(c);
-	struct params p;
-	const char *key;
 
-	params_init(&p, params);
-	key = env_key(&p);
-	if (!params_ok(&p)) {
-		rpc_call_params(call, &p);
+	if (!key)
 		return;
-	}
 	if (json_object_object_get_ex(s->env, key, NULL)) {
 		json_object_object_del(s->env, key);
 		json_put(s->env_own, key, NULL);

@@ -9,13 +9,16 @@
  * sent after that answer has been answered. And it throws, taking the client's program with it, when the end
  * arrives of a stream that it has cancelled a moment before: so a stream of some length ends only after the client has
  * answered a ping that followed its last chunk, and RPC_END_GRACE_MS later; a consumer that breaks off in the middle has
- * cancelled by then. Programs take longer to say something than a ping takes, so this costs next to nothing.
+ * cancelled by then. Programs take longer to say something than a ping takes, so this costs next to nothing. The loop over a
+ * walk is one that programs leave early, so its stream ends that way whatever its length.
  *
  * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
  * RPC_UNCLAIMED_MAX for the whole connection and one message more; the connection must be read on, since the call is
  * still to come. With a reader they are held up to RPC_HELD_MAX for the whole connection, then the connection isn't
- * read any more, which is TCP's back-pressure on the client. Chunks of streams that nobody knows (any more) are dropped:
- * the client may have sent them before it saw our cancel.
+ * read any more, which is TCP's back-pressure on the client. That is right for a reader that is slow; for one that stands still
+ * (a child that does not read its input) it would stop all other calls of the client, whose library knows no credit for a
+ * stream. So what such a reader has not taken goes to a file after RPC_STUCK_MS, what follows too, until it has taken all.
+ * Chunks of streams that nobody knows (any more) are dropped: the client may have sent them before it saw our cancel.
  */
 #include "guest/rpc.h"
 
@@ -153,7 +156,7 @@ static void out_end(struct rpc_out *o)
 	if (o->state == OUT_NEW)
 		return;
 	o->state = OUT_ENDING;
-	if (o->error || o->sent <= RPC_END_AT_ONCE)
+	if (o->error || (o->sent <= RPC_END_AT_ONCE && !o->often_left))
 		out_finish(o);
 	else
 		out_wait_for_client(o);
@@ -275,7 +278,15 @@ static void in_count(struct rpc_in *in)
 	if (!in->conn)
 		return;
 	*in_bound(in) += buf_len(&in->data) - in->counted;
+	if (buf_len(&in->data) < in->counted || !in->counted)
+		in->moved_ms = now_ms();
 	in->counted = buf_len(&in->data);
+}
+
+static void in_drop_spill(struct rpc_in *in)
+{
+	rpc_conn_lists(in->conn)->spilled -= spill_len(&in->spill);
+	spill_free(&in->spill);
 }
 
 static void in_unlink(struct rpc_in *in)
@@ -283,6 +294,7 @@ static void in_unlink(struct rpc_in *in)
 	if (!in->conn)
 		return;
 	*in_bound(in) -= in->counted;
+	in_drop_spill(in);
 	rpc_conn_lists(in->conn)->n_ins--;
 	in->counted = 0;
 	in->conn = NULL;
@@ -302,7 +314,7 @@ static void in_cancel(struct rpc_in *in, struct json_object *reason)
 {
 	struct json_object *p;
 
-	if (!in->conn || in->ended) {
+	if (!in->conn || in->ended || in->last) {
 		json_object_put(reason);
 		return;
 	}
@@ -324,8 +336,8 @@ static void in_start(struct rpc_conn *c, int64_t id)
 		return;
 	}
 	/* One message may pass the bound that stops reading. */
-	*in = (struct rpc_in){ .conn = c, .id = id, .data = BUF_INIT(RPC_HELD_MAX + RPC_MESSAGE_MAX), .next = l->ins,
-			       .at = &l->ins };
+	*in = (struct rpc_in){ .conn = c, .id = id, .data = BUF_INIT(RPC_HELD_MAX + RPC_MESSAGE_MAX),
+			       .spill = SPILL_INIT, .next = l->ins, .at = &l->ins };
 	if (in->next)
 		in->next->at = &in->next;
 	l->ins = in;
@@ -339,17 +351,38 @@ static void in_fail(struct rpc_in *in)
 		in->ops->ready(in->arg);
 }
 
+static void in_overflow(struct rpc_in *in)
+{
+	in_cancel(in, rpc_error_new("RangeError", NULL, "Too much data before it is consumed"));
+	buf_free(&in->data);
+	in_drop_spill(in);
+	in_count(in);
+	in_fail(in);
+}
+
+static bool in_put_away(struct rpc_in *in, const void *data, size_t n)
+{
+	struct rpc_lists *l = rpc_conn_lists(in->conn);
+
+	if (l->spilled + n > RPC_SPILL_MAX || spill_put(&in->spill, data, n))
+		return false;
+	l->spilled += n;
+	return true;
+}
+
 static void in_data(struct rpc_conn *c, int64_t id, const void *data, size_t n)
 {
 	struct rpc_in *in = in_find(c, id);
 
-	if (!in || in->ended || !n)
+	if (!in || in->ended || in->last || !n)
 		return;
+	if (spill_len(&in->spill)) {
+		if (!in_put_away(in, data, n))
+			in_overflow(in);
+		return;
+	}
 	if ((!in->ops && rpc_conn_lists(c)->unclaimed > RPC_UNCLAIMED_MAX) || buf_put(&in->data, data, n)) {
-		in_cancel(in, rpc_error_new("RangeError", NULL, "Too much data before it is consumed"));
-		buf_free(&in->data);
-		in_count(in);
-		in_fail(in);
+		in_overflow(in);
 		return;
 	}
 	in_count(in);
@@ -361,12 +394,87 @@ static void in_end(struct rpc_conn *c, int64_t id, bool failed)
 {
 	struct rpc_in *in = in_find(c, id);
 
-	if (!in || in->ended)
+	if (!in || in->ended || in->last)
+		return;
+	in->last = true;
+	if (failed)
+		in_drop_spill(in);
+	if (spill_len(&in->spill))
 		return;
 	in->ended = true;
 	in->failed = failed;
 	if (in->ops)
 		in->ops->ready(in->arg);
+}
+
+static void stuck_set(struct rpc_lists *l, uint64_t at_ms)
+{
+	l->stuck_set = true;
+	loop_timer_set(l->stuck, at_ms);
+}
+
+static void on_stuck(void *arg)
+{
+	struct rpc_lists *l = rpc_conn_lists(arg);
+	uint64_t now = now_ms();
+
+	l->stuck_set = false;
+	loop_timer_set(l->stuck, UINT64_MAX);
+	for (struct rpc_in *in = l->ins; in && l->held >= RPC_HELD_MAX; in = in->next) {
+		if (!in->ops || !in->counted || spill_len(&in->spill) || now - in->moved_ms < RPC_STUCK_MS ||
+		    !in_put_away(in, buf_data(&in->data), buf_len(&in->data)))
+			continue;
+		buf_free(&in->data);
+		in_count(in);
+	}
+	/* If that did not help (no disk space, or all of them move) the connection waits on, and the end of the turn looks again. */
+}
+
+void rpc_streams_stuck(struct rpc_conn *c)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+
+	if (!l->stuck && loop_timer(rpc_conn_session(c)->loop, UINT64_MAX, on_stuck, c, &l->stuck, NULL))
+		return;
+	if (!l->stuck_set)
+		stuck_set(l, now_ms() + RPC_STUCK_MS);
+}
+
+static void in_refill(struct rpc_in *in)
+{
+	uint64_t before = spill_len(&in->spill);
+	enum rc rc = spill_take(&in->spill, &in->data, RPC_REFILL);
+
+	rpc_conn_lists(in->conn)->spilled -= before - spill_len(&in->spill);
+	in_count(in);
+	if (rc)
+		in_overflow(in);
+	else if (in->last && !spill_len(&in->spill))
+		in->ended = true;
+	if (!rc)
+		in->ops->ready(in->arg);
+}
+
+void rpc_streams_refill(struct rpc_conn *c)
+{
+	struct rpc_lists *l = rpc_conn_lists(c);
+	struct rpc_in *in = l->ins;
+	int left = RPC_REFILLS_PER_TURN;
+
+	if (!l->spilled)
+		return;
+	/* A reader may drop its stream, and others: begin again after each. */
+	while (in && left) {
+		if (!spill_len(&in->spill) || buf_len(&in->data) >= RPC_CHUNK) {
+			in = in->next;
+			continue;
+		}
+		left--;
+		in_refill(in);
+		in = l->ins;
+	}
+	if (!left)
+		stuck_set(l, now_ms()); /* the rest in the next turn */
 }
 
 struct rpc_in *rpc_in_claim(struct rpc_conn *c, int64_t id, const struct rpc_in_ops *ops, void *arg)
@@ -404,6 +512,7 @@ void rpc_streams_detach(struct rpc_conn *c)
 {
 	struct rpc_lists *l = rpc_conn_lists(c);
 
+	source_drop(&l->stuck);
 	while (l->outs) {
 		struct rpc_out *o = l->outs;
 

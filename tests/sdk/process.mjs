@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sandbox.spawn, ChildProcess, Sandbox.sh, Sandbox.env: what the SDK promises, through the unmodified SDK.
-import { alone, assert, done, rejection, Sandbox, sessionPid, sleep, test, text, until } from "./lib.mjs";
+import { alone, assert, done, nodeTest, rejection, Sandbox, sessionPid, sleep, test, text, until } from "./lib.mjs";
 import { KillController } from "@deno/sandbox";
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 
 const sandbox = await Sandbox.create();
@@ -224,15 +225,71 @@ await test("env: get, set, toObject, delete; seen by children and other clients"
   assert.equal(await sandbox.sh`echo x$NB_TEST_V`.text(), "x\n");
 });
 
-await test("300 children at once", async () => {
-  const children = await Promise.all(Array.from({ length: 300 }, (_, i) =>
+await nodeTest("500 children at once", async () => {
+  const children = await Promise.all(Array.from({ length: 500 }, (_, i) =>
     sandbox.spawn("bash", { args: ["-c", `read; echo ${i}`], stdin: "piped", ...piped })));
   await Promise.all(children.map((c) => c.stdin.close()));
   const outs = await Promise.all(children.map((c) => c.output()));
   outs.forEach((o, i) => assert.equal(o.stdoutText, `${i}\n`));
+}, 240_000);
+
+await nodeTest("100 MB through a pipe both ways", async () => {
+  const child = await sandbox.spawn("cat", { stdin: "piped", stdout: "piped", stderr: "null" });
+  const block = new Uint8Array(1_000_000).map((_, i) => (i * 131) >>> 3);
+  const writing = (async () => {
+    const w = child.stdin.getWriter();
+    for (let i = 0; i < 100; i++) await w.write(block);
+    await w.close();
+  })();
+  let n = 0, sum = 0;
+  for await (const chunk of child.stdout) {
+    sum += chunk[0] - block[n % block.length]; // where it belongs
+    n += chunk.length;
+  }
+  await writing;
+  assert.deepEqual([n, sum, (await child.status).code], [100_000_000, 0, 0]);
+}, 300_000);
+
+await nodeTest("input that nobody reads stops no other call, and arrives whole once it is read", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "trap 'exec sha256sum' USR1; echo; while :; do sleep 0.1; done"], stdin: "piped", ...piped });
+  const out = child.stdout.getReader();
+  await out.read();
+  const hash = createHash("sha256");
+  const block = new Uint8Array(1_000_000);
+  const w = child.stdin.getWriter();
+  for (let i = 0; i < 80; i++) {
+    block.fill(i + 1);
+    hash.update(block);
+    await w.write(block);
+  }
+  await w.close();
+  assert.equal(await sandbox.env.get("NB_NOT_THERE"), undefined); // after all of that, on the same connection
+  assert.equal(await sandbox.sh`echo fine`.text(), "fine\n");
+  await child.kill("SIGUSR1");
+  assert.equal(text((await out.read()).value), `${hash.digest("hex")}  -\n`);
+  assert.equal((await child.status).code, 0);
+
+  // One that never reads: what waits for it goes when it goes.
+  const never = await sandbox.spawn("sleep", { args: ["1000"], stdin: "piped", ...piped });
+  const v = never.stdin.getWriter();
+  for (let i = 0; i < 50; i++) await v.write(block);
+  v.closed.catch(() => {});
+  await never.kill("SIGKILL");
+  assert.equal((await never.status).signal, "SIGKILL");
+}, 240_000);
+
+await test("a child that runs out of memory says so, the next ones run; one that is killed does not", async () => {
+  assert.equal((await rejection(sandbox.sh`kill -9 $$`)).message, "Command failed with exit code 137");
+  if (alone) return;
+  const child = await sandbox.spawn("tail", { args: ["/dev/zero"], ...piped });
+  assert.deepEqual(await child.status, { success: false, code: 137, signal: "SIGKILL", oom: true });
+  assert.equal(await sandbox.sh`echo fine`.text(), "fine\n");
+  const e = await rejection(sandbox.sh`tail /dev/zero; exit $?`.stderr("null"));
+  assert.equal(e.message, "Command failed with exit code 137 (process ran out of memory)");
+  assert.equal((await rejection(sandbox.sh`kill -9 $$`)).message, "Command failed with exit code 137");
 }, 120_000);
 
-await test("200 MB of output stream through", async () => {
+await nodeTest("200 MB of output stream through", async () => {
   const child = await sandbox.spawn("head", { args: ["-c", "200000000", "/dev/zero"], ...piped });
   const began = performance.now();
   let n = 0;
