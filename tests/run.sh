@@ -88,9 +88,21 @@ for t in "$SRC"/tests/alone/*; do
 done
 
 # --- programs that drive a running system ------------------------------------------------------------------------
+# What they call of the SDK is noted (lib/cover.mjs); lib/compat.mjs compares it with doc/compatibility.md at the end.
+COVER=$OUT/coverage
+mkdir -p "$COVER"
+DENO=$(dirname "$NESTBOX_NODE")/../../@deno/linux-x64-glibc/deno
+node_suite() { # node_suite NAME FILE
+	NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json suite "$1" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2"
+}
+deno_suite() {
+	NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json \
+		suite "$1" "$DENO" run --quiet --allow-all --no-lock --preload "$SRC/tests/lib/cover.mjs" "$2"
+}
+
 need_system=no
-for d in sdk it sec; do wanted $d && need_system=yes; done
-for o in "${only[@]}"; do case $o in sdk/* | it/* | sec/*) need_system=yes ;; esac; done
+for d in sdk sdk-deno it sec; do wanted $d && need_system=yes; done
+for o in "${only[@]}"; do case $o in sdk/* | sdk-deno/* | it/* | sec/*) need_system=yes ;; esac; done
 if [ $need_system = yes ]; then
 	echo "[$(printf %4d $(($(date +%s) - T0)))s] starting an instance for the tests"
 	boot stop >"$OUT/stop-before.log" 2>&1
@@ -112,14 +124,15 @@ egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
 				[ -e "$t" ] || continue
 				name=$d/$(basename "${t%.*}")
 				case $name in */lib | */lib-* | it/zz-*) continue ;; esac
-				case $t in *.mjs) suite "$name" "$NESTBOX_NODE" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
+				case $t in *.mjs) node_suite "$name" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
+				[ $d = sdk ] && ! sed -n 2p "$t" | grep -q 'Node only' && deno_suite "sdk-deno/$(basename "${t%.*}")" "$t"
 			done
 		done
 		# Those that kill daemons come last.
 		for t in "$SRC"/tests/it/zz-*; do
 			[ -e "$t" ] || continue
 			name=it/$(basename "${t%.*}")
-			case $t in *.mjs) suite "$name" "$NESTBOX_NODE" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
+			case $t in *.mjs) node_suite "$name" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
 		done
 		boot stop >"$OUT/stop-after.log" 2>&1
 		suite sec/nothing-left bash "$SRC/tests/lib/nothing-left.sh" "$INST"
