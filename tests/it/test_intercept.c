@@ -462,6 +462,7 @@ TEST(rules_of_a_host_and_of_a_secret_hold)
 {
 	struct server s = { .answers = { OK_EMPTY } }, t = { .answers = { OK_EMPTY } }, none = { .answers = { OK_EMPTY } };
 	char policy[3 * SEAL_MAX], pem[BROKER_CA_MAX];
+	_cleanup_fd_ int fd = -1;
 	struct client c;
 
 	UP();
@@ -492,7 +493,8 @@ TEST(rules_of_a_host_and_of_a_secret_hold)
 	server_end(&none);
 	CHECK_EQ(none.n, 0);
 	/* Nor is there a port on which nobody would look. */
-	CHECK_EQ(bed_end_of(bed_connect(&bed, "other.test", 22)), 'R');
+	fd = bed_connect(&bed, "other.test", 22);
+	CHECK(fd < 0 || bed_end_of(fd) == 'R');
 	policy_text(policy, sizeof(policy), VALUE);
 	bed_send_policy(&bed, policy);
 	CHECK(bed_ca(&bed, pem));

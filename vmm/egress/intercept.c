@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "vmm/egress/ca.h"
+#include "vmm/egress/h2.h"
 #include "vmm/egress/rewrite.h"
 #include "vmm/egress/tls.h"
 
@@ -42,6 +43,8 @@ struct end {
 struct intercept {
 	struct conn *c;
 	struct end guest, up;
+	struct tls_alpn alpn;
+	struct h2 *h2;          /* both sides speak HTTP/2: it has the requests, nothing below is used */
 	const char *up_failed;  /* why upstream's handshake did not come about; a literal */
 	bool again;             /* there is more to do, in the next turn */
 	bool ending, shut;      /* nothing is to come but what guest.out holds; that is written, too */
@@ -79,6 +82,7 @@ void intercept_free(struct intercept *t)
 	wipe(&t->guest.out);
 	wipe(&t->up.in);
 	wipe(&t->up.out);
+	h2_free(t->h2);
 	redactor_end(&t->redactor);
 	secrets_unref(t->set);
 	free(t);
@@ -332,6 +336,85 @@ static bool response(struct intercept *t)
 	return t->response_head_done ? response_piece(t) : buf_len(&t->up.in) && response_head(t);
 }
 
+/* --- HTTP/2 -------------------------------------------------------------------------------------------------- */
+
+static const struct policy *hook_policy(void *arg)
+{
+	return ((struct intercept *)arg)->c->sb->policy;
+}
+
+static struct secrets *hook_secrets(void *arg)
+{
+	return ((struct intercept *)arg)->c->sb->secrets;
+}
+
+static uint64_t hook_now(void *arg)
+{
+	return conn_now(((struct intercept *)arg)->c);
+}
+
+static void hook_row(void *arg, const struct h2_row *r)
+{
+	struct conn *c = ((struct intercept *)arg)->c;
+	char address[ADDRESS_TEXT_MAX];
+	struct ledger_row row = { .protocol = "https", .name = c->name, .port = c->port, .decision = r->decision,
+				  .address = address_text(&c->addrs[c->at_addr], address),
+				  .rule = r->rule && *r->rule ? r->rule : c->verdict.rule, .reason = r->reason,
+				  .method = r->method, .path = r->path, .secret = r->secret, .status = r->status,
+				  .bytes_out = r->bytes_out, .bytes_in = r->bytes_in, .duration_ms = conn_now(c) - r->started_ms };
+
+	sandbox_row(c->sb, &row);
+}
+
+static void h2_start(struct intercept *t)
+{
+	const struct h2_hooks hooks = { .arg = t, .host = t->c->name, .port = t->c->port, .up_failed = t->up_failed,
+					.policy = hook_policy, .secrets = hook_secrets, .now = hook_now, .row = hook_row };
+
+	if (h2_new(&hooks, &t->h2))
+		t->reason = "out of memory";
+}
+
+static bool h2_feed(struct intercept *t, enum h2_side side, struct end *e)
+{
+	bool went = buf_len(&e->in) && h2_takes(t->h2, side);
+
+	if (went) {
+		if (h2_in(t->h2, side, buf_data(&e->in), buf_len(&e->in)))
+			t->reason = side == H2_UP ? "the upstream's HTTP/2 is broken" : "the guest's HTTP/2 is broken";
+		buf_consume(&e->in, buf_len(&e->in));
+	}
+	if (e->state == SIDE_EOF && !buf_len(&e->in) && !(side == H2_UP && t->up_failed))
+		h2_eof(t->h2, side);
+	return went;
+}
+
+static bool h2_pull(struct intercept *t, enum h2_side side, struct end *e)
+{
+	size_t before = buf_len(&e->out);
+
+	if (h2_out(t->h2, side, &e->out, FULL))
+		t->reason = "HTTP/2 session failed";
+	return buf_len(&e->out) != before;
+}
+
+static bool h2_step(struct intercept *t)
+{
+	bool went;
+
+	if (t->guest.state == SIDE_HANDSHAKE || t->ending)
+		return false;
+	went = h2_feed(t, H2_GUEST, &t->guest) | h2_feed(t, H2_UP, &t->up);
+	if (t->up.state == SIDE_OPEN)
+		went |= h2_pull(t, H2_UP, &t->up);
+	went |= h2_pull(t, H2_GUEST, &t->guest);
+	if (h2_done(t->h2))
+		t->ending = true;
+	if (t->guest.state == SIDE_EOF)
+		wipe(&t->guest.out); /* it listens no more than it speaks */
+	return went;
+}
+
 /* --- moving bytes -------------------------------------------------------------------------------------------- */
 
 static void up_handshake_failed(struct intercept *t)
@@ -342,23 +425,43 @@ static void up_handshake_failed(struct intercept *t)
 	t->up.state = SIDE_EOF;
 }
 
+/* Upstream has said what it speaks: the guest gets the same. */
+static void choose(struct intercept *t)
+{
+	bool h2 = t->up_failed ? t->alpn.h2 && !t->alpn.h1 : tls_is_h2(t->up.ssl);
+
+	t->alpn.choose = h2 ? ALPN_H2 : ALPN_H1;
+	if (h2)
+		h2_start(t);
+	else if (t->alpn.any && !t->alpn.h1)
+		t->reason = "the guest speaks nothing that the upstream does";
+}
+
+/* The guest's ClientHello, then all of upstream's handshake, then the rest of the guest's: it is answered once it is known what
+ * to say. */
 static bool handshake(struct intercept *t, struct end *e)
 {
 	enum tls_step step;
 
-	/* Upstream first: the guest's connection is answered once it is known what to say. */
-	if (e->state != SIDE_HANDSHAKE || (e == &t->guest && t->up.state == SIDE_HANDSHAKE))
+	if (e->state != SIDE_HANDSHAKE || (e == &t->up ? !t->alpn.seen : t->alpn.seen && t->up.state == SIDE_HANDSHAKE))
 		return false;
 	step = tls_handshake(e->ssl);
 	e->wants_write = step == TLS_WRITE;
 	if (step == TLS_READ || step == TLS_WRITE)
 		return false;
+	if (step == TLS_HELLO) {
+		if (!tls_offer(t->up.ssl, &t->alpn))
+			t->reason = "out of memory";
+		return true;
+	}
 	if (step == TLS_DONE)
 		e->state = SIDE_OPEN;
 	else if (e == &t->up)
 		up_handshake_failed(t);
 	else
 		t->reason = "the guest ended the TLS handshake";
+	if (e == &t->up)
+		choose(t);
 	return true;
 }
 
@@ -399,7 +502,7 @@ static bool drain(struct intercept *t, struct end *e)
 /* An end of file where it matters. */
 static void check_eof(struct intercept *t)
 {
-	if (t->ending)
+	if (t->ending || t->h2)
 		return;
 	if (t->guest.state == SIDE_EOF && !buf_len(&t->guest.in) && (!t->active || !t->request_done))
 		t->ending = true;
@@ -431,7 +534,7 @@ static void interest(struct intercept *t)
 	bool guest_in = t->guest.state == SIDE_HANDSHAKE || buf_len(&t->guest.in) <= EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE;
 	bool up_in = t->up.state == SIDE_HANDSHAKE || buf_len(&t->up.in) <= EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE;
 
-	guest_in = t->shut || (guest_in && t->guest.state != SIDE_EOF && t->up.state != SIDE_HANDSHAKE);
+	guest_in = t->shut || (guest_in && t->guest.state != SIDE_EOF && (t->up.state != SIDE_HANDSHAKE || !t->alpn.seen));
 	if (t->up.state == SIDE_EOF)
 		source_drop(&c->up.source);
 	if (c->up.source)
@@ -446,8 +549,12 @@ static bool step(struct intercept *t)
 
 	went |= fill(t, &t->guest, &c->out.bytes);
 	went |= fill(t, &t->up, &c->in.bytes);
-	went |= request(t);
-	went |= response(t);
+	if (t->h2) {
+		went |= h2_step(t);
+	} else {
+		went |= request(t);
+		went |= response(t);
+	}
 	went |= drain(t, &t->up);
 	went |= drain(t, &t->guest);
 	return went;
@@ -534,7 +641,7 @@ void intercept_start(struct conn *c)
 	t->c = c;
 	t->guest.in.max = t->up.in.max = EGRESS_TLS_BUFFER + EGRESS_TLS_PIECE;
 	t->guest.out.max = t->up.out.max = EGRESS_TLS_OUT;
-	t->guest.ssl = tls_guest(eg->tls, c->guest.fd);
+	t->guest.ssl = tls_guest(eg->tls, c->guest.fd, &t->alpn);
 	t->up.ssl = tls_up(eg->tls, c->up.fd, c->name);
 	if (!t->guest.ssl || !t->up.ssl || ca_use(c->sb->ca, t->guest.ssl, c->name, &f)) {
 		conn_end(c, "error", "no certificate could be made", true);

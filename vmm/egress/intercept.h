@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* TLS that is ended here because the host has a secret bound to it: HTTP/1.1 in between, TLS again upstream. */
+/* TLS that is ended here because of a secret or rules: HTTP/1.1 or HTTP/2 in between, TLS again upstream. */
 #ifndef NB_EGRESS_INTERCEPT_H
 #define NB_EGRESS_INTERCEPT_H
 

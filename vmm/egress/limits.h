@@ -45,6 +45,14 @@
 #define EGRESS_TLS_HANDSHAKE_MS 15000
 #define EGRESS_TLS_IDLE_MS 600000
 
+/* HTTP/2 on intercepted connections. */
+#define EGRESS_H2_STREAMS_MAX 128      /* at once on one connection */
+#define EGRESS_H2_STREAM_WINDOW 262144 /* bytes of one stream and direction that may wait here */
+#define EGRESS_H2_WINDOW 524288        /* of all streams of a connection and direction */
+#define EGRESS_H2_HELD_MAX 1048576     /* of one stream, with placeholders put back */
+#define EGRESS_H2_QUEUE_MAX 1024       /* frames that wait to be written; then nothing is read */
+#define EGRESS_H2_CONTROL_MAX 1000     /* resets, pings, settings, priorities and empty frames of a peer in 10 s */
+
 /* DNS. */
 #define EGRESS_DNS_MESSAGE_MAX 1232    /* longest answer over UDP, and the longest question */
 #define EGRESS_DNS_TTL_S 60            /* of a synthetic address */

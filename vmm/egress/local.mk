@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the tests and fuzz targets need without the daemon around it.
 noinst_LIBRARIES += libnbegress.a
-libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(NGHTTP2_CFLAGS)
 libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/dns.c vmm/egress/dns.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/ledger_files.c vmm/egress/ledger_files.h \
 	vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
+	vmm/egress/h2.c vmm/egress/h2.h vmm/egress/h2_fields.c vmm/egress/h2_fields.h \
 	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h
 
@@ -15,7 +16,8 @@ nestbox_egress_SOURCES = vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn
 	vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/tls.c vmm/egress/tls.h \
 	vmm/egress/ledger.c vmm/egress/ledger.h vmm/egress/main.c vmm/egress/refuse.c vmm/egress/relay.c \
 	vmm/egress/resolve.c vmm/egress/resolve.h vmm/egress/sandbox.c vmm/egress/sandbox.h
-nestbox_egress_LDADD = libnbegress.a libnbschema.a libnbbase.a $(HARDEN_LIBS) $(JSONC_LIBS) $(CARES_LIBS) $(OPENSSL_LIBS) -lpthread
+nestbox_egress_LDADD = libnbegress.a libnbschema.a libnbbase.a $(HARDEN_LIBS) $(JSONC_LIBS) $(CARES_LIBS) $(NGHTTP2_LIBS) \
+	$(OPENSSL_LIBS) -lpthread
 EXTRA_DIST += doc/egress.md
 dist_man_MANS += doc/man/nestbox-egress.8
 
@@ -24,7 +26,7 @@ tests_it_test_egress_SOURCES = tests/it/test_egress.c tests/it/egressbed.c tests
 	tests/it/guestns.h tests/lib/hello.h
 tests_it_test_egress_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
 
-EGRESS_UNIT_LIBS = libnbegress.a $(UNIT_LIBS) $(OPENSSL_LIBS)
+EGRESS_UNIT_LIBS = libnbegress.a $(UNIT_LIBS) $(NGHTTP2_LIBS) $(OPENSSL_LIBS)
 check_PROGRAMS += tests/it/test_intercept
 tests_it_test_intercept_SOURCES = tests/it/test_intercept.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c \
 	tests/it/guestns.h tests/lib/seal.h
@@ -65,3 +67,14 @@ check_PROGRAMS += tests/fuzz/fuzz_rules
 tests_fuzz_fuzz_rules_SOURCES = tests/fuzz/fuzz_rules.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_rules_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_rules_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+check_PROGRAMS += tests/unit/test_h2 tests/fuzz/fuzz_h2
+tests_unit_test_h2_SOURCES = tests/unit/test_h2.c tests/lib/h2_peer.h tests/lib/seal.h
+tests_unit_test_h2_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_h2_SOURCES = tests/fuzz/fuzz_h2.c tests/lib/h2_peer.h $(FUZZ_DRIVER)
+tests_fuzz_fuzz_h2_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_h2_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+check_PROGRAMS += tests/it/test_h2_real
+tests_it_test_h2_real_SOURCES = tests/it/test_h2_real.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c \
+	tests/it/guestns.h tests/lib/seal.h
+tests_it_test_h2_real_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
+EXTRA_DIST += tests/it/h2_server.mjs tests/it/h2_client.mjs

@@ -6,20 +6,42 @@
 #include <openssl/x509v3.h>
 #include <string.h>
 
-static const unsigned char http11[] = "\x08http/1.1";
+static const unsigned char both[] = "\x02h2\x08http/1.1", *const http2 = both, *const http11 = both + 3;
 
 static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n, const unsigned char *in, unsigned int in_n,
 		       void *arg)
 {
-	(void)ssl;
+	const struct tls_alpn *a = SSL_get_app_data(ssl);
+	const unsigned char *want = a->choose == ALPN_H2 ? http2 : http11;
+
 	(void)arg;
 	for (unsigned int at = 0; at < in_n; at += in[at] + 1u)
-		if (in[at] == 8 && in_n - at >= 9 && !memcmp(in + at + 1, http11 + 1, 8)) {
+		if (in[at] == *want && in_n - at > *want && !memcmp(in + at + 1, want + 1, *want)) {
 			*out = in + at + 1;
-			*out_n = 8;
+			*out_n = *want;
 			return SSL_TLSEXT_ERR_OK;
 		}
 	return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* The list as it stands in the ClientHello, two bytes of length before it; whether it is sound is OpenSSL's to say later. */
+static int read_alpn(SSL *ssl, int *alert, void *arg)
+{
+	struct tls_alpn *a = SSL_get_app_data(ssl);
+	const unsigned char *in;
+	size_t n;
+
+	(void)alert;
+	(void)arg;
+	if (!a->seen && SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &in, &n)) {
+		a->any = true;
+		for (size_t at = 2; at < n; at += in[at] + 1u) {
+			a->h2 |= n - at > *http2 && !memcmp(in + at, http2, *http2 + 1u);
+			a->h1 |= n - at > *http11 && !memcmp(in + at, http11, *http11 + 1u);
+		}
+	}
+	a->seen = true;
+	return a->choose == ALPN_NOT_YET ? SSL_CLIENT_HELLO_RETRY : SSL_CLIENT_HELLO_SUCCESS;
 }
 
 static SSL_CTX *context(const SSL_METHOD *method)
@@ -50,7 +72,7 @@ enum rc tls_new(const char *ca_file, struct tls **ret, struct fault *ret_f)
 	}
 	SSL_CTX_set_num_tickets(t->guest, 0);
 	SSL_CTX_set_alpn_select_cb(t->guest, choose_alpn, NULL);
-	SSL_CTX_set_alpn_protos(t->up, http11, sizeof(http11) - 1);
+	SSL_CTX_set_client_hello_cb(t->guest, read_alpn, NULL);
 	SSL_CTX_set_verify(t->up, SSL_VERIFY_PEER, NULL);
 	if (SSL_CTX_load_verify_file(t->up, ca_file) != 1) {
 		tls_free(t);
@@ -69,11 +91,11 @@ void tls_free(struct tls *t)
 	free(t);
 }
 
-SSL *tls_guest(const struct tls *t, int fd)
+SSL *tls_guest(const struct tls *t, int fd, struct tls_alpn *alpn)
 {
 	SSL *ssl = SSL_new(t->guest);
 
-	if (ssl && SSL_set_fd(ssl, fd) == 1) {
+	if (ssl && SSL_set_fd(ssl, fd) == 1 && SSL_set_app_data(ssl, alpn) == 1) {
 		SSL_set_accept_state(ssl);
 		return ssl;
 	}
@@ -94,6 +116,23 @@ SSL *tls_up(const struct tls *t, int fd, const char *host)
 	return NULL;
 }
 
+bool tls_offer(SSL *up, const struct tls_alpn *a)
+{
+	const unsigned char *list = a->h2 ? http2 : http11;
+	unsigned int n = (a->h2 ? *http2 + 1u : 0) + (a->h1 || !a->h2 ? *http11 + 1u : 0);
+
+	return !SSL_set_alpn_protos(up, list, n);
+}
+
+bool tls_is_h2(const SSL *up)
+{
+	const unsigned char *name;
+	unsigned int n;
+
+	SSL_get0_alpn_selected(up, &name, &n);
+	return n == 2 && !memcmp(name, "h2", 2);
+}
+
 enum tls_step tls_handshake(SSL *ssl)
 {
 	int n;
@@ -103,7 +142,8 @@ enum tls_step tls_handshake(SSL *ssl)
 	if (n == 1)
 		return TLS_DONE;
 	n = SSL_get_error(ssl, n);
-	return n == SSL_ERROR_WANT_READ ? TLS_READ : n == SSL_ERROR_WANT_WRITE ? TLS_WRITE : TLS_BROKEN;
+	return n == SSL_ERROR_WANT_READ ? TLS_READ : n == SSL_ERROR_WANT_WRITE ? TLS_WRITE :
+	       n == SSL_ERROR_WANT_CLIENT_HELLO_CB ? TLS_HELLO : TLS_BROKEN;
 }
 
 enum tls_step tls_fill(SSL *ssl, struct buf *to, size_t max, size_t *ret_n)
