@@ -65,6 +65,7 @@
 
 #define BROKER_CALL_MS 10000
 #define BROKER_KILL_MS 9000   /* the client gives up after ten seconds */
+#define POLICY_CALL_MS 15000  /* proxy, then agent */
 #define VOLUME_CALL_MS 60000
 #define AGENT_ANSWER_MS 5000
 #define TICKET_TTL_MS 10000

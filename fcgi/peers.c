@@ -80,6 +80,9 @@ GET(broker_none)
 PUT(broker_vm_extend)
 GET(broker_vm_extend)
 PUT(broker_vm_dial)
+PUT(broker_vm_policy_set)
+PUT(broker_vm_id)
+GET(broker_vm_policy)
 GET(broker_vm_dialed)
 PUT(broker_expose)
 PUT(broker_host)
@@ -207,6 +210,32 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 	if (ret_lease)
 		*ret_lease = take_fd(&lease);
 	return RC_OK;
+}
+
+enum rc broker_policy_set(struct api *api, const char *id, const char *policy, const char *env, size_t env_n, struct fault *ret_f)
+{
+	struct broker_vm_policy_set req = { .policy = (const uint8_t *)policy, .policy_n = strlen(policy),
+					    .env = (const uint8_t *)env, .env_n = env_n };
+	struct broker_none none;
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	CALL(api, VM_POLICY, &req, broker_vm_policy_set, &none, broker_none);
+	return call_none(api, POLICY_CALL_MS, ret_f);
+}
+
+enum rc broker_policy_get(struct api *api, const char *id, char **ret, struct fault *ret_f)
+{
+	struct broker_vm_id req = { 0 };
+	struct broker_vm_policy reply = { 0 };
+	enum rc rc;
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	CALL(api, VM_POLICY_GET, &req, broker_vm_id, &reply, broker_vm_policy);
+	rc = call_none(api, BROKER_CALL_MS, ret_f);
+	if (rc)
+		return rc;
+	*ret = strndup(reply.policy_n ? (const char *)reply.policy : "", reply.policy_n);
+	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 }
 
 enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f)

@@ -24,6 +24,10 @@ enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint
  * the agent refused, its message in *ret_f. ret_lease may be NULL: then no lease is asked for. */
 enum rc broker_service(struct api *api, const char *id, const char *line, int *ret_fd, int *ret_lease,
 		       struct fault *ret_f);
+/* RC_GUEST: it is in force, but the guest could not be told. */
+enum rc broker_policy_set(struct api *api, const char *id, const char *policy, const char *env, size_t env_n, struct fault *ret_f);
+/* *ret is freed by the caller. */
+enum rc broker_policy_get(struct api *api, const char *id, char **ret, struct fault *ret_f);
 enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f);
 enum rc broker_expose_remove(struct api *api, const char *host, struct fault *ret_f);
 

@@ -242,6 +242,27 @@ enum rc sandbox_config_parse(const char *text, const struct sandbox_bounds *boun
 	return RC_OK;
 }
 
+enum rc sandbox_config_parse_egress(struct json_object *o, struct sandbox_config *ret, struct fault *ret_f)
+{
+	static const char *const keys[] = { "allow_net", "secrets", "egress", NULL };
+	struct sandbox_config c = { .json = json_object_get(o) };
+	struct parse p = { .c = &c, .f = ret_f };
+	enum rc rc = json_only_keys(o, keys, ret_f);
+
+	if (!rc)
+		rc = parse_allow_net(&p);
+	if (!rc)
+		rc = parse_secrets(&p);
+	if (!rc)
+		rc = parse_egress(&p);
+	if (rc) {
+		sandbox_config_free(&c);
+		return rc;
+	}
+	*ret = c;
+	return RC_OK;
+}
+
 void sandbox_config_free(struct sandbox_config *c)
 {
 	json_object_put(c->json);

@@ -44,6 +44,9 @@ struct sandbox_config {
 /* text NULL means an absent header: all defaults. The fault's text is for the client, *ret_code is its code. */
 enum rc sandbox_config_parse(const char *text, const struct sandbox_bounds *bounds, struct sandbox_config *ret,
 			     enum api_code *ret_code, struct fault *ret_f);
+/* The part of it that may be changed while the sandbox runs: an object of allow_net, secrets and egress, of which the result
+ * keeps a reference. */
+enum rc sandbox_config_parse_egress(struct json_object *o, struct sandbox_config *ret, struct fault *ret_f);
 void sandbox_config_free(struct sandbox_config *c);
 
 /* For the record: the same configuration without the secrets' values. Freed by the caller (json_object_put). */

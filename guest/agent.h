@@ -112,10 +112,12 @@ void agent_control_start(int fd, const struct agent_request *req);
 /* --- agent_session.c -------------------------------------------------------------------------------------------- */
 enum rc agent_session_init(struct fault *ret_f);
 enum rc agent_session_send(char kind, int fd, const char *rest, struct fault *ret_f);
+void agent_session_environment(void);
 void agent_session_identity(void);
 
 /* --- agent_identity.c ------------------------------------------------------------------------------------------- */
 enum rc agent_identity(const struct agent_request *req, struct fault *ret_f);
+enum rc agent_trust(const struct agent_request *req, struct fault *ret_f);
 /* In a forked child: runs an executable to its end or the deadline; absent is fine. */
 void agent_program_run(const char *path, bool root, uint64_t deadline_ms);
 /* Runs in a forked child: /etc/nestbox/on-clone.d. */
@@ -124,6 +126,8 @@ void agent_identity_hooks(void);
 void agent_identity_prepare(void);
 
 /* --- agent_env.c ------------------------------------------------------------------------------------------------ */
+/* Into the machine's own; a name that is there gets the new value. */
+enum rc agent_env_add(char **more, struct fault *ret_f);
 /* Environment of a new process, NULL-terminated; agent_env_free(). */
 enum rc agent_env_make(const struct agent_spec *s, char ***ret, struct fault *ret_f);
 

@@ -348,6 +348,15 @@ static enum rc op_identity(int fd, const struct agent_request *req, struct fault
 	return RC_OK;
 }
 
+static enum rc op_trust(int fd, const struct agent_request *req, struct fault *ret_f)
+{
+	enum rc rc = agent_trust(req, ret_f);
+
+	if (!rc)
+		agent_answer(fd, OK_LINE);
+	return rc;
+}
+
 static enum rc control_op(int fd, const struct agent_request *req, struct fault *ret_f)
 {
 	if (!strcmp(req->op, "hello"))
@@ -358,6 +367,8 @@ static enum rc control_op(int fd, const struct agent_request *req, struct fault 
 		return fault_set(ret_f, RC_DENIED, 0, "this is not a machine");
 	if (!strcmp(req->op, "identity"))
 		return op_identity(fd, req, ret_f);
+	if (!strcmp(req->op, "trust"))
+		return op_trust(fd, req, ret_f);
 	if (!strcmp(req->op, "mount"))
 		return op_mount(fd, req, ret_f);
 	if (!strcmp(req->op, "sync"))

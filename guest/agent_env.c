@@ -51,6 +51,21 @@ static bool env_set_all(char **env, size_t *n, const char *const *from)
 	return true;
 }
 
+enum rc agent_env_add(char **more, struct fault *ret_f)
+{
+	const char *const *old = (const char *const *)agent.env, *const *new = (const char *const *)more;
+	size_t n = 0;
+	char **env = calloc(vec_len(old) + vec_len(new) + 1, sizeof(*env));
+
+	if (!env || !env_set_all(env, &n, old) || !env_set_all(env, &n, new)) {
+		agent_env_free(env);
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	}
+	agent_env_free(agent.env);
+	agent.env = env;
+	return RC_OK;
+}
+
 enum rc agent_env_make(const struct agent_spec *s, char ***ret, struct fault *ret_f)
 {
 	const char *const *machine = (const char *const *)agent.env, *const *own = (const char *const *)s->env;

@@ -199,6 +199,27 @@ enum rc agent_identity(const struct agent_request *req, struct fault *ret_f)
 	return rc;
 }
 
+enum rc agent_trust(const struct agent_request *req, struct fault *ret_f)
+{
+	const char *ca;
+	char **env;
+	enum rc rc = agent_get_str(req->root, "ca_pem", AGENT_CA_MAX, "", &ca, ret_f);
+
+	if (!rc)
+		rc = agent_get_env(req->root, "env", &env, ret_f);
+	if (rc)
+		return rc;
+	rc = *ca ? set_ca(ca, ret_f) : RC_OK;
+	if (!rc) {
+		agent.has_ca |= *ca != '\0';
+		rc = agent_env_add(env, ret_f);
+	}
+	agent_env_free(env);
+	if (!rc)
+		agent_session_environment();
+	return rc;
+}
+
 void agent_identity_prepare(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(touched); i++) {

@@ -103,13 +103,13 @@ enum rc agent_session_send(char kind, int fd, const char *rest, struct fault *re
 	return packet_send(session.fd, buf_data(&b), buf_len(&b), &fd, fd >= 0 ? 1 : 0, ret_f);
 }
 
-/* The environment as a JSON object, then the generation. */
-void agent_session_identity(void)
+/* As a JSON object. */
+void agent_session_environment(void)
 {
 	struct json_object *env = json_object_new_object();
 	struct agent_spec spec = { 0 };
 	struct fault f = { 0 };
-	char generation[48], **all = NULL;
+	char **all = NULL;
 
 	if (!agent_env_make(&spec, &all, NULL))
 		for (char **e = all; *e; e++) {
@@ -122,6 +122,14 @@ void agent_session_identity(void)
 	if (agent_session_send('e', -1, json_object_to_json_string_ext(env, JSON_C_TO_STRING_PLAIN), &f))
 		log_fault(LOG_LEVEL_WARN, &f, "session environment");
 	json_object_put(env);
+}
+
+void agent_session_identity(void)
+{
+	struct fault f = { 0 };
+	char generation[48];
+
+	agent_session_environment();
 	snprintf(generation, sizeof(generation), "{\"generation\":%llu}", (unsigned long long)agent.generation);
 	if (agent_session_send('i', -1, generation, &f))
 		log_fault(LOG_LEVEL_WARN, &f, "session generation");

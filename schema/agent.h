@@ -30,6 +30,8 @@
  * control   {"op": "hello"} answers {"ok": true, "version": "...", "generation": n, "image": "..."}.
  *           {"op": "identity", "time_ns": n, "entropy": base64 of 64 bytes, "hostname": "...", "machine_id": 32 hex, "env":
  *            {"NAME": "value"}, "ca_pem": "..."?}: see "identity of a clone" in doc/fork-safety.md; answers when done.
+ *           {"op": "trust", "env": {"NAME": "value"}, "ca_pem": "..."?}: for processes that start from now on: variables are added
+ *           to the machine's, the authority is trusted as well. Nothing else of the machine changes.
  *           {"op": "mount", "device": n, "path": "/data"}: mounts the n-th spare disk (0-based, ext4) for user app.
  *           {"op": "sync"}, {"op": "freeze"}, {"op": "thaw"} of the writable file systems.
  *           {"op": "drop_caches"} before a template is saved: forgets what was read, then reads what every machine needs

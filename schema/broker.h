@@ -39,7 +39,7 @@
 	X(EXPOSE_LIST,    10, broker_cursor,          broker_expose_list)                                         \
 	X(EXPOSE_DIAL,    11, broker_host,            broker_none)           /* +fd: agent connection, line sent */ \
 	X(SUBSCRIBE,      12, broker_none,            broker_none)           /* from now on BROKER_EVENTs */      \
-	X(VM_POLICY,      13, broker_vm_policy,       broker_none)           /* replaces the egress policy */     \
+	X(VM_POLICY,      13, broker_vm_policy_set,   broker_none)           /* answers when it is in force */    \
 	X(EGRESS_ATTACH,  14, broker_none,            broker_none)           /* egress only; then EGRESS_* events */ \
 	X(VM_PAUSE,       15, broker_vm_id,           broker_none)                                                \
 	X(VM_RESUME,      16, broker_vm_id,           broker_none)                                                \
@@ -52,7 +52,8 @@
 	X(EGRESS_CA,      23, broker_egress_ca,       broker_none)           /* egress's answer to EGRESS_VM and _POLICY */ \
 	X(VM_CAPTURE,     24, broker_vm_capture,      broker_vm_captured)    /* a running machine, kept on disk */  \
 	X(CAPTURE_DELETE, 25, broker_capture_name,    broker_none)                                                \
-	X(CAPTURE_LIST,   26, broker_cursor,          broker_capture_list)
+	X(CAPTURE_LIST,   26, broker_cursor,          broker_capture_list)                                  \
+	X(VM_POLICY_GET,  27, broker_vm_id,           broker_vm_policy)      /* as it was set */
 
 enum broker_op {
 #define X(name, number, request, reply) BROKER_##name = (number),
@@ -157,6 +158,9 @@ MESSAGE_DECLARE(broker_expose_list, BROKER_EXPOSE_LIST_FIELDS)
 
 #define BROKER_VM_POLICY_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX)
 MESSAGE_DECLARE(broker_vm_policy, BROKER_VM_POLICY_FIELDS)
+/* env: "NAME=value\0" repeated, added to what processes of the sandbox are given from now on. */
+#define BROKER_VM_POLICY_SET_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX) F(BLOB, env, BROKER_ENV_MAX)
+MESSAGE_DECLARE(broker_vm_policy_set, BROKER_VM_POLICY_SET_FIELDS)
 
 /*
  * Children of a running machine without volumes. children: n rows of broker_fork_child, encoded one after the other; env

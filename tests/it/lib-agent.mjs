@@ -429,6 +429,11 @@ if (machine) {
 		equal(await control("identity", { time_ns: Date.now() * 1e6, entropy: randomBytes(64).toString("base64"), hostname: "box-8", env: {}, ca_pem: ca }), { ok: true });
 		console.log(`     identity with one hook took ${(performance.now() - t1).toFixed(1)} ms`);
 		equal((await sh("cat /tmp/hook; grep -c \"machine's own\" /etc/ssl/certs/ca-certificates.crt; echo x$SECRET; grep -c box- /etc/hosts")).text, "2\n1\nx\n1\n");
+		// Variables and an authority for what starts from now on; the machine stays who it is.
+		equal(await control("trust", { env: { LATER: "placeholder", SECRET: "new" }, ca_pem: ca.replace("MIIB", "MIIC") }), { ok: true });
+		equal((await sh("echo $LATER $SECRET; hostname; cat /run/nestbox/generation; tail -2 /etc/ssl/certs/ca-certificates.crt | head -1")).text,
+			"placeholder new\nbox-8\n2\nMIIC\n");
+		equal((await control("trust", { env: 1 })).error?.code, "EINVAL");
 		equal((await control("identity", { entropy: "short" })).error?.code, "EINVAL");
 		equal((await control("identity", { hostname: "a b" })).error?.code, "EINVAL");
 	});

@@ -205,6 +205,80 @@ await test("a live tail has this sandbox's rows as they are written", async () =
   await reader.cancel();
 });
 
+// --- the policy of a running sandbox ---
+const policyOf = (id) => `/api/v2/sandboxes/${id}/egress-policy`;
+const change = (id, method, body) => api(policyOf(id), { method, body: JSON.stringify(body) });
+
+await test("a changed policy counts at once, for open connections, too", async () => {
+  await using s = await Sandbox.create({ allowNet: ["web.egress.test", "raw.egress.test:7000"] });
+  await s.fs.writeTextFile("/tmp/hold.py", `
+import socket, sys
+a = socket.create_connection(("raw.egress.test", 7000), 20)
+b = socket.create_connection(("web.egress.test", 80), 20)
+b.sendall(b"GET /first HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); b.recv(10000)
+a.sendall(b"ping"); print(a.recv(4), flush=True)
+try: print("a", a.recv(1) or "end", flush=True)
+except OSError as e: print("a", e.strerror, flush=True)
+b.settimeout(10)
+b.sendall(b"GET /second HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); print("b", b.recv(12), flush=True)
+`);
+  const held = await s.spawn("python3", { args: ["/tmp/hold.py"], stdout: "piped" });
+  await until(async () => (await world.seen()).requests.some((r) => r.url === "/first"), 20_000);
+  await until(async () => (await world.seen()).connections.includes("10.199.77.14:7000"), 20_000);
+  const r = await change(s.id, "PATCH", { allow_net: ["web.egress.test", "api.egress.test"] });
+  assert.equal(r.status, 200, r.body);
+  const { stdoutText } = await held.output();
+  assert.match(stdoutText, /b'ping'\na Connection reset by peer\nb b'HTTP\/1\.1 200'/);
+  await row(s.id, { name: "raw.egress.test", port: 7000, decision: "deny", reason: "the policy changed" });
+  assert.equal(await s.sh`curl -sS -m 20 https://api.egress.test/now -k -o /dev/null -w "%{http_code}"`.text(), "200");
+  assert.match(await s.sh`getent hosts raw.egress.test || echo none`.text(), /none/);
+}, 120_000);
+
+await test("a secret for a guest that had none: trusted at once, rotated without a new placeholder, taken away", async () => {
+  await using s = await Sandbox.create({ allowNet: ["api.egress.test"] });
+  const ask = async () => {
+    await world.clear();
+    const out = await s.sh`curl -sS -m 20 -H "x-key: $KEY" https://api.egress.test/k 2>&1; echo " $KEY"`.text();
+    return { out, keys: (await world.seen()).requests.map((r) => r.headers["x-key"]) };
+  };
+  // The server's own certificate is by an authority that the guest does not know.
+  assert.match((await ask()).out, /certificate|SSL/);
+  const made = await change(s.id, "PATCH", { secrets: { KEY: { hosts: ["api.egress.test"], value: "first-value-1f8e" } } });
+  assert.equal(made.status, 200, made.body);
+  const { placeholder } = made.json().secrets.KEY;
+  assert.match(placeholder, /^nbs_/);
+  const one = await ask();
+  assert.equal(one.out.trim(), `/k of api.egress.test\n ${placeholder}`);
+  assert.deepEqual(one.keys, ["first-value-1f8e"]);
+  const py = await s.sh`python3 -c "import os, urllib.request as u; print(u.urlopen(u.Request('https://api.egress.test/py', headers={'x-key': os.environ['KEY']}), timeout=20).status)"`.text();
+  assert.equal(py, "200\n");
+  const rotated = await change(s.id, "PATCH", { secrets: { KEY: { value: "second-value-77aa" } } });
+  assert.equal(rotated.json().secrets.KEY.placeholder, placeholder);
+  assert.deepEqual((await ask()).keys, ["second-value-77aa"]);
+  // What is not sent stays; the value is never answered.
+  const put = await change(s.id, "PUT", { allow_net: ["api.egress.test", "web.egress.test"], secrets: { KEY: { hosts: ["api.egress.test"] } } });
+  assert.equal(put.status, 200, put.body);
+  assert.deepEqual((await ask()).keys, ["second-value-77aa"]);
+  const got = await api(policyOf(s.id));
+  assert.deepEqual(got.json(), { allow_net: ["api.egress.test", "web.egress.test"], egress: null,
+    secrets: { KEY: { hosts: ["api.egress.test"], placeholder } } });
+  // Whoever does not know the value cannot have it sent elsewhere.
+  assert.equal((await change(s.id, "PATCH", { secrets: { KEY: { hosts: ["web.egress.test"] } } })).status, 400);
+  assert.equal((await change(s.id, "PATCH", { secrets: { KEY: null } })).status, 200);
+  assert.notDeepEqual((await ask()).keys, ["second-value-77aa"]);
+  const row1 = await row(s.id, { protocol: "https", method: "GET", path: "/k", secret: "KEY" });
+  assert.equal(row1.status, 200);
+}, 120_000);
+
+await test("changes that are refused change nothing", async () => {
+  const before = (await api(policyOf(sandbox.id))).json();
+  for (const body of [{ allow_net: ["http://x"] }, { allow_net: "x" }, { secrets: { NEW: { hosts: ["x.test"] } } }, { memory_mb: 1 },
+    { secrets: { "a b": { hosts: ["x.test"], value: "x" } } }, { secrets: { API_KEY: { hosts: ["api.egress.test"], value: "a\nb" } } }, []])
+    for (const method of ["PUT", "PATCH"]) assert.equal((await change(sandbox.id, method, body)).status, 400, JSON.stringify(body));
+  assert.deepEqual((await api(policyOf(sandbox.id))).json(), before);
+  assert.equal((await change("sbx_ord_00000000000000000000", "PUT", {})).status, 404);
+});
+
 await sandbox.kill();
 await world.stop();
 await done();

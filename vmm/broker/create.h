@@ -16,6 +16,8 @@ struct request;
 void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q);
 
 /* The control line that gives a machine its identity; to be freed. env: "NAME=value\0" repeated. */
+/* The control operation "trust" of schema/agent.h. */
+enum rc trust_line(const uint8_t *env, size_t env_n, const char *ca_pem, char **ret, struct fault *ret_f);
 enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, char **ret,
 		      struct fault *ret_f);
 

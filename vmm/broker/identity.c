@@ -76,25 +76,50 @@ static bool identity_fill(struct json_object *o, const char *hostname)
 	return ok;
 }
 
+/* Adds env and ca_pem, and writes it all down. */
+static enum rc line_finish(struct json_object *o, const uint8_t *env, size_t env_n, const char *ca_pem, char **ret,
+			   struct fault *ret_f)
+{
+	struct json_object *e = json_object_new_object();
+	const char *text;
+	enum rc rc;
+
+	if (!e || json_object_object_add(o, "env", e)) {
+		json_object_put(e);
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	}
+	rc = env_parse(e, env, env_n, ret_f);
+	if (!rc && ca_pem && *ca_pem && !put_string(o, "ca_pem", ca_pem))
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	if (rc)
+		return rc;
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	if (text && strlen(text) >= AGENT_LINE_MAX)
+		return fault_set(ret_f, RC_INVALID, 0, "environment is too long");
+	if (!text || !(*ret = strdup(text)))
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	return RC_OK;
+}
+
 enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, char **ret,
 		      struct fault *ret_f)
 {
-	struct json_object *o = json_object_new_object(), *e = json_object_new_object();
+	struct json_object *o = json_object_new_object();
 	enum rc rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	const char *text;
 
-	if (o && e && identity_fill(o, hostname) && !json_object_object_add(o, "env", json_object_get(e)))
-		rc = env_parse(e, env, env_n, ret_f);
-	if (!rc && ca_pem && *ca_pem && !put_string(o, "ca_pem", ca_pem))
-		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	if (!rc) {
-		text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
-		if (text && strlen(text) >= AGENT_LINE_MAX)
-			rc = fault_set(ret_f, RC_INVALID, 0, "environment is too long");
-		else if (!text || !(*ret = strdup(text)))
-			rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	}
-	json_object_put(e);
+	if (o && identity_fill(o, hostname))
+		rc = line_finish(o, env, env_n, ca_pem, ret, ret_f);
+	json_object_put(o);
+	return rc;
+}
+
+enum rc trust_line(const uint8_t *env, size_t env_n, const char *ca_pem, char **ret, struct fault *ret_f)
+{
+	struct json_object *o = json_object_new_object();
+	enum rc rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+
+	if (o && put_string(o, "service", "control") && put_string(o, "op", "trust"))
+		rc = line_finish(o, env, env_n, ca_pem, ret, ret_f);
 	json_object_put(o);
 	return rc;
 }

@@ -36,6 +36,7 @@
 #define DIAL_MS 3000              /* deadline of a connection to an agent */
 #define DIAL_ATTEMPT_MS 500       /* of one connect(2): a guest that just started may miss the first packet */
 #define DIAL_RETRY_MS 25
+#define EGRESS_POLICY_MS 5000      /* wait for the proxy to take a machine's new policy */
 #define EGRESS_CA_MS 1000          /* wait for the proxy's certificate of a new machine */
 #define AGENT_ANSWER_MS 15000     /* identity and other control operations */
 #define AGENT_JSON_DEPTH 16

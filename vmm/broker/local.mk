@@ -8,7 +8,7 @@ libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/s
 	vmm/broker/image.c vmm/broker/image.h vmm/broker/attach.c vmm/broker/attach.h vmm/broker/volume.c vmm/broker/volume.h \
 	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
 	vmm/broker/orphan.c vmm/broker/orphan.h vmm/broker/peer.c vmm/broker/peer.h vmm/broker/record.c \
-	vmm/broker/record.h vmm/broker/template.c vmm/broker/template.h
+	vmm/broker/record.h vmm/broker/repolicy.c vmm/broker/repolicy.h vmm/broker/template.c vmm/broker/template.h
 
 sbin_PROGRAMS += nestboxd
 nestboxd_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)

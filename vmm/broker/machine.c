@@ -12,6 +12,7 @@
 #include "vmm/broker/limits.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/record.h"
+#include "vmm/broker/repolicy.h"
 #include "vmm/broker/volume.h"
 #include "vmm/store/copy.h"
 
@@ -67,6 +68,7 @@ static void machine_free(struct machine *m)
 	for (size_t i = 0; i < ENGINE_DISKS_MAX; i++)
 		close_fd(&m->disks[i]);
 	agent_cancel(m->settle);
+	repolicy_cancel(m);
 	source_drop(&m->lease);
 	source_drop(&m->grace);
 	source_drop(&m->finish);
@@ -471,6 +473,7 @@ void machine_end(struct machine *m, const char *fmt, ...)
 	source_drop(&m->grace);
 	machine_timers_update(m->b);
 	dials_cancel(m);
+	repolicy_cancel(m);
 	volume_machine_ends(m);
 	if (on_end)
 		on_end(m->arg, m->reason);

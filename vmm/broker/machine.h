@@ -24,6 +24,7 @@
 #define MACHINE_VOLUMES (1 + AGENT_SPARE_DISKS)
 
 struct dial;
+struct repolicy;
 struct request;
 
 struct machine {
@@ -38,6 +39,7 @@ struct machine {
 	size_t policy_n;
 	char volumes[MACHINE_VOLUMES][BROKER_NAME_MAX]; /* attach.h; "": none in this slot */
 	bool has_volumes;
+	struct repolicy *repolicy;   /* its egress policy is being changed */
 	struct agent_call *settle;   /* its agent flushes or thaws the volumes */
 
 	int dirfd;

@@ -13,6 +13,7 @@
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
+#include "vmm/broker/repolicy.h"
 #include "vmm/broker/volume.h"
 
 #include <stddef.h>
@@ -225,11 +226,20 @@ HANDLER(op_subscribe)
 
 HANDLER(op_vm_policy)
 {
-	const struct broker_vm_policy *q = msg;
 	struct fault f;
 
 	(void)b;
-	done(r, machine_set_policy(m, q->policy, q->policy_n, &f), &f);
+	if (repolicy_begin(m, msg, r, &f))
+		request_fail(r, &f);
+}
+
+HANDLER(op_vm_policy_get)
+{
+	struct broker_vm_policy reply = { .policy = m->policy, .policy_n = m->policy_n };
+
+	(void)b, (void)msg;
+	memcpy(reply.id, m->id, sizeof(reply.id));
+	request_reply(r, (message_put_fn *)broker_vm_policy_put, &reply, NULL, 0);
 }
 
 HANDLER(op_egress_attach)
@@ -253,6 +263,7 @@ HANDLER(op_egress_ca)
 		request_fail(r, &f);
 		return;
 	}
+	repolicy_ca(m, pem);
 	free(m->ca_pem);
 	m->ca_pem = pem;
 	if (m->on_ca)
@@ -375,7 +386,9 @@ static const struct op ops[] = {
 	/* Events; which kinds depends on the peer (peer.c): the gateway hears of hosts only. */
 	ROW(SUBSCRIBE, API | PEER_GATEWAY, 0, broker_none, op_subscribe),
 	/* Opaque bytes for the proxy, which treats what it does not understand as "nothing is allowed". */
-	ROW_VM(VM_POLICY, API, RUNNING | PAUSED, broker_vm_policy, op_vm_policy),
+	ROW_VM(VM_POLICY, API, RUNNING | PAUSED, broker_vm_policy_set, op_vm_policy),
+	/* What the API itself wrote; values in it are sealed with a key that the API has. */
+	ROW_VM(VM_POLICY_GET, API, STARTING | RUNNING | PAUSED, broker_vm_id, op_vm_policy_get),
 	/* Hands over every machine's listening sockets and policy: only ever to the proxy, and to one at a time. */
 	ROW(EGRESS_ATTACH, PEER_EGRESS, 0, broker_none, op_egress_attach),
 	/* A certificate that the guest, which nobody believes, is told to trust: it can only mislead that guest. */
