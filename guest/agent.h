@@ -39,6 +39,7 @@ struct agent {
 	bool guest;          /* PID 1 of a machine; else a test on some host, where control changes nothing */
 	int listen_fd;
 	int upper_fd;        /* root of the writable disk's file system, -1 if there is none */
+	int below_fd;        /* the initramfs, until a root is chosen for good; else -1 */
 	int cgroup_fd;       /* cgroup.procs of the users' cgroup, -1 without */
 	uint64_t generation; /* 0: a template; counts identities */
 	char image[128];
@@ -60,6 +61,10 @@ void agent_net_forget_neighbours(void);
 /* "/dev/vdc" of the disk with this virtio serial. */
 enum rc agent_disk_find(const char *serial, char *out, size_t size, struct fault *ret_f);
 void agent_fs_grow(const char *disk, const char *path);
+/* A volume's ext4, once the disk has its size; -1 and errno. */
+int agent_volume_mount(const char *disk, const char *path, unsigned long flags);
+/* Before the first identity: a volume or a snapshot takes the place of the template's root, for every process. */
+enum rc agent_root_change(bool snapshot, struct fault *ret_f);
 /* The start of a file of /proc or /sys, whose size nobody knows before; "" if it cannot be read. */
 void agent_proc_read(const char *path, char *out, size_t size);
 /* Overwrites a small file in place. */

@@ -117,19 +117,32 @@ static bool disk_has_serial(const char *name, const char *serial)
 	return !strcmp(text, serial);
 }
 
+/* Those of a machine never change, and looking for one takes a while: what was found once is remembered. */
 enum rc agent_disk_find(const char *serial, char *out, size_t size, struct fault *ret_f)
 {
-	DIR *d = opendir("/sys/block");
-	bool found = false;
+	static struct {
+		char serial[24], name[36];
+	} known[AGENT_DISKS_KNOWN];
+	size_t n = 0;
+	DIR *d;
 
-	for (struct dirent *e; d && !found && (e = readdir(d));)
+	while (n < ARRAY_SIZE(known) && *known[n].serial && strcmp(known[n].serial, serial) != 0)
+		n++;
+	if (n == ARRAY_SIZE(known))
+		n = 0;
+	d = strcmp(known[n].serial, serial) ? opendir("/sys/block") : NULL;
+	*known[n].serial = d ? '\0' : *known[n].serial;
+	for (struct dirent *e; d && !*known[n].serial && (e = readdir(d));)
 		if (!strncmp(e->d_name, "vd", 2) && disk_has_serial(e->d_name, serial)) {
-			snprintf(out, size, "/dev/%.32s", e->d_name);
-			found = true;
+			snprintf(known[n].serial, sizeof(known[n].serial), "%s", serial);
+			snprintf(known[n].name, sizeof(known[n].name), "%.32s", e->d_name);
 		}
 	if (d)
 		closedir(d);
-	return found ? RC_OK : fault_set(ret_f, RC_ABSENT, 0, "there is no disk \"%s\"", serial);
+	if (strcmp(known[n].serial, serial) != 0)
+		return fault_set(ret_f, RC_ABSENT, 0, "there is no disk \"%s\"", serial);
+	snprintf(out, size, "/dev/%s", known[n].name);
+	return RC_OK;
 }
 
 static enum rc disk_wait(const char *serial, char *out, size_t size, struct fault *ret_f)
@@ -175,15 +188,31 @@ static enum rc disk_mount(const char *serial, const char *at, const char *type, 
 }
 
 /* --- root ------------------------------------------------------------------------------------------------------- */
-static bool root_is_volume(void)
-{
-	char text[4096];
+#define LAYER_HOSTS_MAX 65536
+static const char *const layer_files[] = { "disk/upper1/etc/hostname", "disk/upper1/etc/hosts", "disk/upper1/etc/machine-id" };
 
-	agent_proc_read("/proc/cmdline", text, sizeof(text));
-	return strstr(text, "nestbox.root=volume");
+/* For agent_root_change(), which is in a hurry. */
+static void root_change_prepare(void)
+{
+	_cleanup_free_ char *hosts = NULL;
+	char name[64];
+	size_t n;
+
+	mkdir("/disk/upper1", 0755);
+	mkdir("/disk/work1", 0700);
+	mkdir("/disk/upper1/etc", 0755);
+	for (size_t i = 0; i < ARRAY_SIZE(layer_files); i++)
+		agent_file_put(layer_files[i], "", NULL);
+	if (!file_read_at(AT_FDCWD, "/lower/etc/hosts", LAYER_HOSTS_MAX, &hosts, &n, NULL))
+		agent_file_put(layer_files[1], hosts, NULL);
+	mkdir("/volume", 0755);
+	mkdir("/base", 0755);
+	agent_disk_find(AGENT_ROOT_SERIAL, name, sizeof(name), NULL);
+	agent_disk_find(AGENT_BASE_SERIAL, name, sizeof(name), NULL);
 }
 
-static enum rc root_overlay(struct fault *ret_f)
+/* volatile would save the syncs of copy-ups, but a snapshot of a running machine's disk must be consistent. */
+static enum rc root_mount(struct fault *ret_f)
 {
 	enum rc rc = disk_mount("image", "/lower", "erofs", MS_RDONLY | MS_NODEV, NULL, ret_f);
 
@@ -194,42 +223,197 @@ static enum rc root_overlay(struct fault *ret_f)
 	agent.upper_fd = open("/disk", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	mkdir("/disk/upper", 0755);
 	mkdir("/disk/work", 0700);
-	/* volatile would save the syncs of copy-ups, but a snapshot of a running machine's disk must be consistent. */
+	mkdir("/root", 0755);
+	root_change_prepare();
 	if (mount("overlay", "/root", "overlay", MS_NODEV, "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work") < 0)
 		return fault_set(ret_f, RC_SYS, errno, "mount the root: %s", strerrordesc_np(errno));
 	return RC_OK;
 }
 
-static enum rc root_mount(struct fault *ret_f)
+static enum rc root_move(const char *to, const char *const moved[], size_t n, struct fault *ret_f)
 {
-	enum rc rc;
+	char path[32];
 
-	mkdir("/root", 0755);
-	if (!root_is_volume())
-		return root_overlay(ret_f);
-	rc = disk_mount("overlay", "/root", "ext4", MS_NOATIME | MS_NODEV, "errors=remount-ro", ret_f);
-	if (!rc)
-		agent.upper_fd = open("/root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return rc;
+	for (size_t i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s%s", to, moved[i]);
+		mkdir(path, 0755);
+		if (mount(moved[i], path, NULL, MS_MOVE, NULL) < 0)
+			return fault_set(ret_f, RC_SYS, errno, "move %s", moved[i]);
+	}
+	return RC_OK;
 }
 
 static enum rc root_switch(struct fault *ret_f)
 {
 	static const char *const moved[] = { "/proc", "/sys", "/dev" };
-	char to[32];
+	enum rc rc = root_move("/root", moved, ARRAY_SIZE(moved), ret_f);
 
-	for (size_t i = 0; i < ARRAY_SIZE(moved); i++) {
-		snprintf(to, sizeof(to), "/root%s", moved[i]);
-		mkdir(to, 0755);
-		if (mount(moved[i], to, NULL, MS_MOVE, NULL) < 0)
-			return fault_set(ret_f, RC_SYS, errno, "move %s", moved[i]);
-	}
+	if (rc)
+		return rc;
 	/* The binary stays in memory as long as it runs; what else was in the initramfs goes back. */
 	unlink("/init");
 	unlink("/image");
 	rmdir("/modules");
+	agent.below_fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		return fault_set(ret_f, RC_SYS, errno, "switch to the root");
+	return RC_OK;
+}
+
+/* Only where it is otherwise: on a layer of its own each change is a copy that is flushed. */
+static void root_files(void)
+{
+	static const char resolver[] = "nameserver " AGENT_NET_HOST_ADDR "\noptions single-request-reopen\n";
+	char now[sizeof(resolver) + 1];
+	struct stat st;
+
+	agent_proc_read("/etc/resolv.conf", now, sizeof(now));
+	if (strcmp(now, resolver) != 0)
+		agent_file_put("/etc/resolv.conf", resolver, NULL);
+	/* /tmp is on the disk: files there may be larger than memory. */
+	if (stat("/tmp", &st) < 0 || (st.st_mode & 07777) != 01777)
+		chmod("/tmp", 01777);
+}
+
+/* --- another root ----------------------------------------------------------------------------------------------- */
+/*
+ * A machine that was restored from a template has the default root mounted and nobody in it but the agent and the session.
+ * Another one takes its place here: the same image below, and a bootable volume's ext4 as the upper layer, or a snapshot's as a
+ * read-only layer between the image and a new directory of the machine's own disk. pivot_root() takes every process along,
+ * and the image's pages in memory stay what they are. below_fd is the initramfs: the only place from where the layers
+ * can be named, once the root covers it.
+ */
+#define BASE_LAYER "base/upper"
+#define OLD_ROOT "/run/nestbox/template"
+
+static enum rc other_volume(struct fault *ret_f)
+{
+	char disk[64];
+	enum rc rc = agent_disk_find(AGENT_ROOT_SERIAL, disk, sizeof(disk), ret_f);
+
+	if (rc)
+		return rc;
+	if (agent_volume_mount(disk, "volume", MS_NOATIME | MS_NODEV) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "mount the root volume: %s", strerrordesc_np(errno));
+	agent_fs_grow(disk, "volume");
+	mkdir("volume/upper", 0755);
+	mkdir("volume/work", 0700);
+	if (mount("overlay", "/mnt", "overlay", MS_NODEV, "lowerdir=lower,upperdir=volume/upper,workdir=volume/work") < 0)
+		return fault_set(ret_f, RC_SYS, errno, "mount the root: %s", strerrordesc_np(errno));
+	return RC_OK;
+}
+
+/*
+ * What identity writes is in the new layer beforehand (root_change_prepare): copied up it would be flushed, one by one. Its content does
+ * not matter but for hosts, which keeps what the snapshot's users wrote. Anything but plain files and directories there: copied up.
+ */
+static void layer_fit(void)
+{
+	_cleanup_free_ char *hosts = NULL;
+	struct stat etc, st;
+	size_t n;
+
+	if (lstat(BASE_LAYER "/etc", &etc) < 0)
+		return;
+	if (S_ISDIR(etc.st_mode) && lstat(BASE_LAYER "/etc/hosts", &st) == 0 && S_ISREG(st.st_mode) &&
+	    !file_read_at(AT_FDCWD, BASE_LAYER "/etc/hosts", LAYER_HOSTS_MAX, &hosts, &n, NULL) &&
+	    (etc.st_mode & 07777) == 0755 && !etc.st_uid && !etc.st_gid && !agent_file_put("disk/upper1/etc/hosts", hosts, NULL))
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(layer_files); i++)
+		unlinkat(AT_FDCWD, layer_files[i], 0);
+	rmdir("disk/upper1/etc");
+}
+
+static enum rc other_snapshot(bool *ret_bare, struct fault *ret_f)
+{
+	char disk[64];
+	struct stat st;
+	bool layer;
+	enum rc rc = agent_disk_find(AGENT_BASE_SERIAL, disk, sizeof(disk), ret_f);
+
+	if (rc)
+		return rc;
+	/* The host gives only what needs no recovery. */
+	if (mount(disk, "base", "ext4", MS_RDONLY | MS_NOATIME | MS_NOSUID | MS_NODEV | MS_SILENT, "noload,noblock_validity") < 0)
+		return fault_set(ret_f, RC_SYS, errno, "mount the root snapshot: %s", strerrordesc_np(errno));
+	/* Of a volume that nobody has started from yet there is none. */
+	layer = lstat(BASE_LAYER, &st) == 0 && S_ISDIR(st.st_mode);
+	layer_fit();
+	if (mount("overlay", "/mnt", "overlay", MS_NODEV,
+		  layer ? "lowerdir=" BASE_LAYER ":lower,upperdir=disk/upper1,workdir=disk/work1" :
+			  "lowerdir=lower,upperdir=disk/upper1,workdir=disk/work1") < 0)
+		return fault_set(ret_f, RC_SYS, errno, "mount the root: %s", strerrordesc_np(errno));
+	*ret_bare = !layer;
+	return RC_OK;
+}
+
+static enum rc other_enter(struct fault *ret_f)
+{
+	static const char *const moved[] = { "/proc", "/sys", "/dev", "/run" };
+	enum rc rc = root_move("/mnt", moved, ARRAY_SIZE(moved), ret_f);
+
+	if (rc)
+		return rc;
+	mkdir("/mnt" OLD_ROOT, 0700);
+	if (syscall(SYS_pivot_root, "/mnt", "/mnt" OLD_ROOT) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "switch to the other root: %s", strerrordesc_np(errno));
+	return RC_OK;
+}
+
+static int old_root_child(int fd, void *arg)
+{
+	(void)arg;
+	if (umount2(OLD_ROOT, MNT_DETACH) < 0 || rmdir(OLD_ROOT) < 0)
+		log_warn("the template's root stays errno=%d", errno);
+	if (fd >= 0 && (fchdir(fd) < 0 || umount2("disk", MNT_DETACH) < 0))
+		log_warn("the template's disk stays errno=%d", errno);
+	return 0;
+}
+
+/* Forgetting what the template knew of its root takes as long as all that comes before the first command. */
+static void on_old_root(void *arg)
+{
+	struct fault f = { 0 };
+
+	(void)arg;
+	if (agent_fork(old_root_child, agent.below_fd, NULL, NULL, NULL, NULL, NULL, &f))
+		log_fault(LOG_LEVEL_WARN, &f, "the template's root");
+	close_fd(&agent.below_fd);
+}
+
+enum rc agent_root_change(bool snapshot, struct fault *ret_f)
+{
+	static struct source *timer;
+	bool bare = true;
+	int fd = -1;
+	enum rc rc;
+
+	if (agent.generation || agent.below_fd < 0 || timer)
+		return fault_set(ret_f, RC_STATE, 0, "this machine has its root already");
+	if (fchdir(agent.below_fd) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "there is nothing below the root");
+	umask(0);
+	rc = snapshot ? other_snapshot(&bare, ret_f) : other_volume(ret_f);
+	if (!rc && !snapshot)
+		fd = open("volume", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (!rc)
+		rc = other_enter(ret_f);
+	umask(022);
+	if (chdir("/") < 0 && !rc)
+		rc = fault_set(ret_f, RC_SYS, errno, "go to the other root");
+	if (!rc)
+		rc = loop_timer(agent.loop, now_ms() + AGENT_OLD_ROOT_MS, on_old_root, NULL, &timer, ret_f);
+	if (rc)
+		return rc;
+	if (snapshot) {
+		close_fd(&agent.below_fd); /* its disk stays in use */
+	} else {
+		close_fd(&agent.upper_fd);
+		agent.upper_fd = fd;
+	}
+	/* A snapshot of a volume that was started from has them. */
+	if (bare)
+		root_files();
 	return RC_OK;
 }
 
@@ -248,8 +432,6 @@ static void links_make(void)
 	mkdir("/run/nestbox", 0755);
 	mkdir("/run/lock", 01777);
 	chmod("/run/lock", 01777);
-	/* /tmp is on the disk: files there may be larger than memory. */
-	chmod("/tmp", 01777);
 }
 
 static void cgroup_make(void)
@@ -328,7 +510,7 @@ enum rc agent_boot(struct fault *ret_f)
 	links_make();
 	cgroup_make();
 	agent_file_put("/run/nestbox/generation", "0\n", NULL);
-	agent_file_put("/etc/resolv.conf", "nameserver " AGENT_NET_HOST_ADDR "\noptions single-request-reopen\n", NULL);
+	root_files();
 	agent_identity_prepare();
 	return agent_net_up(ret_f);
 }

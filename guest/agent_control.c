@@ -76,7 +76,8 @@ static void wait_for_volume(int disk)
 	ioctl(disk, BLKFLSBUF, 0); /* what was read of the placeholder */
 }
 
-static int mount_disk(const char *disk, const char *path)
+/* What is freed goes back to the host: the mount option, since nothing else in a machine would ask for it. */
+int agent_volume_mount(const char *disk, const char *path, unsigned long flags)
 {
 	int fd = open(disk, O_RDONLY | O_CLOEXEC);
 
@@ -84,7 +85,7 @@ static int mount_disk(const char *disk, const char *path)
 		return -1;
 	wait_for_volume(fd);
 	close(fd);
-	return mount(disk, path, "ext4", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_SILENT, "errors=remount-ro");
+	return mount(disk, path, "ext4", flags | MS_SILENT, "errors=remount-ro,discard");
 }
 
 static enum rc do_mount(const struct mount_job *j, struct fault *ret_f)
@@ -99,13 +100,27 @@ static enum rc do_mount(const struct mount_job *j, struct fault *ret_f)
 		return rc;
 	if (make_dirs(j->path) < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "make the mount point: %s", strerrordesc_np(errno));
-	if (mount_disk(disk, j->path) < 0)
+	if (agent_volume_mount(disk, j->path, MS_NOATIME | MS_NOSUID | MS_NODEV) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "mount disk %s: %s", serial, strerrordesc_np(errno));
 	agent_fs_grow(disk, j->path);
 	/* A new file system belongs to root; the user shall be able to use it. */
 	if (stat(j->path, &st) == 0 && st.st_uid == 0 && chown(j->path, AGENT_UID, AGENT_GID) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "chown of the volume");
 	return RC_OK;
+}
+
+/* The first request of a machine may name its root. In the loop: nobody else is here yet, and every process is taken along. */
+static enum rc root_asked(const struct agent_request *req, struct fault *ret_f)
+{
+	const char *root;
+
+	if (agent_get_str(req->root, "root", 16, "", &root, ret_f))
+		return RC_INVALID;
+	if (!*root)
+		return RC_OK;
+	if (strcmp(root, "volume") != 0 && strcmp(root, "snapshot") != 0)
+		return fault_set(ret_f, RC_INVALID, 0, "'root' is neither a volume nor a snapshot");
+	return agent_root_change(!strcmp(root, "snapshot"), ret_f);
 }
 
 static int mount_child(int fd, void *arg)
@@ -124,6 +139,8 @@ static enum rc op_mount(int fd, const struct agent_request *req, struct fault *r
 		return RC_INVALID;
 	if (j.path[0] != '/' || !j.path[1])
 		return fault_set(ret_f, RC_INVALID, 0, "'path' is not an absolute directory");
+	if (root_asked(req, ret_f))
+		return ret_f->rc;
 	return agent_fork(mount_child, fd, NULL, &j, NULL, NULL, NULL, ret_f);
 }
 
@@ -331,6 +348,9 @@ static enum rc op_identity(int fd, const struct agent_request *req, struct fault
 	enum rc rc;
 	DIR *d;
 
+	rc = root_asked(req, ret_f);
+	if (rc)
+		return rc;
 	/* A clone may have been cut while its disks were frozen: the loop must not write to them before they thaw. */
 	if (agent.upper_fd >= 0 && ioctl(agent.upper_fd, FITHAW, 0) == 0)
 		agent_fork(thaw_child, -1, NULL, NULL, NULL, NULL, NULL, NULL);

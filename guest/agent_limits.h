@@ -27,6 +27,8 @@
 #define AGENT_WARM_DEADLINE_MS 60000   /* the image's warm-up while a template is made */
 #define AGENT_POWEROFF_TERM_MS 2000
 #define AGENT_DEVICE_WAIT_MS 5000
+#define AGENT_DISKS_KNOWN 8            /* as many as a machine has */
+#define AGENT_OLD_ROOT_MS 1500         /* from another root to the end of the template's */
 #define AGENT_MEMORY_RESERVE_MIB 48    /* kept from user processes for the agent and the kernel */
 #define AGENT_PIDS_MAX 16384
 #define AGENT_CA_MAX 65536

@@ -19,7 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-struct agent agent = { .listen_fd = -1, .upper_fd = -1, .cgroup_fd = -1 };
+struct agent agent = { .listen_fd = -1, .upper_fd = -1, .below_fd = -1, .cgroup_fd = -1 };
 
 struct greeting {
 	struct attached attached;

@@ -33,6 +33,8 @@
  *           {"op": "trust", "env": {"NAME": "value"}, "ca_pem": "..."?}: for processes that start from now on: variables are added
  *           to the machine's, the authority is trusted as well. Nothing else of the machine changes.
  *           {"op": "mount", "device": n, "path": "/data"}: mounts the n-th spare disk (0-based, ext4) for user app.
+ *           Both take "root": "volume"|"snapshot", in the first request of a machine: disk "root" (a bootable volume) or "base"
+ *           (a snapshot, below a new layer of the machine's own disk) takes the place of the root that is mounted.
  *           {"op": "sync"}, {"op": "freeze"}, {"op": "thaw"} of the writable file systems.
  *           {"op": "drop_caches"} before a template is saved: forgets what was read, then reads what every machine needs
  *           (the image's /etc/nestbox/warm). {"op": "poweroff"}: SIGTERM, 2 s, SIGKILL, unmount, off.
@@ -61,12 +63,17 @@
  * Machine shape, the same for every engine. virtio-mmio, found through ACPI. The guest knows the disks by the virtio
  * serial (VIRTIO_BLK_T_GET_ID) and the NICs by MAC, never by order:
  *   blk serial "image"   read-only EROFS image
- *   blk serial "overlay" writable ext4 (upper and work directory), or a bootable volume's own root
+ *   blk serial "overlay" writable ext4 (upper and work directory)
  *   blk serial "spare0".."spare3"  placeholders (1 MiB) in a template, volumes after a restore
+ *   blk serial "root"    a placeholder of that kind, or a bootable volume
+ *   blk serial "base"    read-only; a snapshot as root, whose size the guest does not know: it believes AGENT_BASE_BYTES
  *   net AGENT_NET_MAC     traffic        net AGENT_MGMT_MAC    management
  *   rng, serial 0 (kernel log)
- * Kernel command line: console=ttyS0 ... nestbox.root=image|volume
  */
 #define AGENT_SPARE_DISKS 4
+#define AGENT_ROOT_SERIAL "root"
+#define AGENT_BASE_SERIAL "base"
+/* As large as any snapshot, so that a read-only disk, which cannot be announced to have grown, need not be. */
+#define AGENT_BASE_BYTES (1024ull << 30)
 
 #endif

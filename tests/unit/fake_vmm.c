@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "schema/agent.h"
 #include "vmm/net/net.h"
 
 #include <arpa/inet.h>
@@ -296,7 +297,7 @@ static void fake_engine_free(struct engine *e)
 
 static enum rc fake_disk_resized(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f)
 {
-	if (strncmp(serial, "spare", 5) != 0)
+	if (strncmp(serial, "spare", 5) != 0 && strcmp(serial, AGENT_ROOT_SERIAL) != 0)
 		return fault_set(ret_f, RC_ABSENT, 0, "no disk '%s'", serial);
 	fake.resizes++;
 	return vm_op(vm, RESIZE, done, ret_f);

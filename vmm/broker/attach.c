@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SYNC "{\"service\":\"control\",\"op\":\"sync\"}"
+/* More than a flush: a frozen ext4 needs no recovery, so that its snapshot can be a layer that nobody may write to. */
+#define FREEZE "{\"service\":\"control\",\"op\":\"freeze\"}"
 #define THAW "{\"service\":\"control\",\"op\":\"thaw\"}"
 
 static bool path_ok(const char *path)
@@ -84,7 +85,7 @@ static enum rc attach_one(struct machine *m, size_t slot, const char *name, stru
 	if (rc)
 		return rc;
 	/* From now on the machine's, which closes it. */
-	m->disks[1 + slot] = ret->fd;
+	m->disks[slot ? DISK_SPARE + slot - 1 : DISK_ROOT] = ret->fd;
 	snprintf(m->volumes[slot], sizeof(m->volumes[slot]), "%s", name);
 	m->has_volumes = true;
 	return RC_OK;
@@ -128,7 +129,7 @@ bool attach_settle(struct machine *m)
 
 	agent_cancel(m->settle);
 	m->settle = NULL;
-	if (!agent_call(m->b->loop, &m->net, AGENT_ASK, SYNC, now_ms() + SETTLE_MS, on_settled, m, &m->settle, &f))
+	if (!agent_call(m->b->loop, &m->net, AGENT_ASK, FREEZE, now_ms() + SETTLE_MS, on_settled, m, &m->settle, &f))
 		return true;
 	log_fault(LOG_LEVEL_WARN, &f, "flush of the volumes of %s", m->id);
 	return false;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Volumes of a machine. Theory: slot 0 is the root, slot 1 + n is the n-th spare disk. A volume is attached as long as a machine
+ * Volumes of a machine. Theory: slot 0 is the root's disk, slot 1 + n is the n-th spare disk. A volume is attached as long as a machine
  * that names it is in the list, whatever its state, so the list is the lock: one writer at a time, after a restart too,
  * since the names are in the machine's record.
  *
  * What a guest wrote is on its disk only when the guest has flushed it, and a machine ends by SIGKILL. So a machine with
- * volumes is asked to flush first, for at most SETTLE_MS.
+ * volumes is asked to freeze its file systems first, for at most SETTLE_MS: all is flushed then and the journals are empty.
  */
 #ifndef NB_BROKER_ATTACH_H
 #define NB_BROKER_ATTACH_H

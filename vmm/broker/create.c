@@ -5,7 +5,6 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/broker/attach.h"
-#include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
@@ -30,9 +29,10 @@ struct create {
 	uint8_t *mounts;             /* the request's */
 	struct attach_list list;     /* in mounts */
 	size_t n_mounted;
-	bool cold;                   /* no template has this root */
-	struct image_boot boot;
-	struct task *task;           /* copies the snapshot that it starts from */
+	enum { ROOT_DEFAULT, ROOT_VOLUME, ROOT_SNAPSHOT, ROOT_COPY } root;
+	int copy_fd;                 /* ROOT_COPY: the snapshot */
+	struct task *task;           /* copies it */
+	struct engine_snapshot *snap; /* the template's */
 	uint64_t begun_us, prepared_us, started_us, restored_us;
 	struct fault f; /* why it fails; text empty: because the machine ended */
 };
@@ -54,7 +54,7 @@ static void create_free(struct create *c)
 	if (c->env)
 		explicit_bzero(c->env, c->env_n);
 	task_cancel(c->task);
-	image_boot_close(&c->boot);
+	close_fd(&c->copy_fd);
 	free(c->mounts);
 	free(c->env);
 	free(c);
@@ -139,6 +139,8 @@ static void create_answer(struct create *c)
 	create_free(c);
 }
 
+static const char *root_take(struct create *c);
+
 static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
 {
 	struct create *c = arg;
@@ -159,8 +161,8 @@ static void identity_send(struct create *c)
 
 	c->m->on_ca = NULL;
 	source_drop(&c->ca_wait);
-	if (identity_line(c->hostname, c->env, c->env_n, c->m->ca_pem, &line, &f) ||
-	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + (c->cold ? TEMPLATE_BOOT_MS : AGENT_ANSWER_MS),
+	if (identity_line(c->hostname, c->env, c->env_n, c->m->ca_pem, root_take(c), &line, &f) ||
+	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS,
 		       on_identity, c, &c->call, &f))
 		create_fail(c, &f);
 	if (line)
@@ -226,8 +228,9 @@ static void mount_send(struct create *c)
 	json_object_object_add(o, "op", json_object_new_string("mount"));
 	json_object_object_add(o, "device", json_object_new_int((int)c->n_mounted));
 	json_object_object_add(o, "path", json_object_new_string(c->list.mounts[c->n_mounted].path));
+	json_object_object_add(o, "root", json_object_new_string(root_take(c)));
 	if (agent_call(c->b->loop, &c->m->net, AGENT_ASK, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN),
-		       now_ms() + (c->cold ? TEMPLATE_BOOT_MS : AGENT_ANSWER_MS), on_mounted, c, &c->call, &f))
+		       now_ms() + AGENT_ANSWER_MS, on_mounted, c, &c->call, &f))
 		create_fail(c, &f);
 	json_object_put(o);
 }
@@ -252,13 +255,45 @@ static void mounts_next(struct create *c)
 
 	if (c->n_mounted == c->list.n) {
 		identity_begin(c);
-	} else if (c->cold) {
-		mount_send(c);
 	} else {
 		snprintf(serial, sizeof(serial), "spare%zu", c->n_mounted);
 		if (machine_disk_resized(c->m, serial, on_resized, c, &f))
 			create_fail(c, &f);
 	}
+}
+
+/* --- another root --------------------------------------------------------------------------------------------------- */
+
+/* What the first request tells the agent; later ones: "". */
+static const char *root_take(struct create *c)
+{
+	const char *root = c->root == ROOT_DEFAULT ? "" : c->root == ROOT_SNAPSHOT ? "snapshot" : "volume";
+
+	c->root = ROOT_DEFAULT;
+	return root;
+}
+
+static void on_root_resized(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+
+	if (c->m->ending)
+		return;
+	if (rc)
+		create_fail(c, f);
+	else
+		mounts_next(c);
+}
+
+static void root_begin(struct create *c)
+{
+	struct fault f;
+
+	/* A snapshot's disk is read-only and has had its size all the time. */
+	if (c->root == ROOT_DEFAULT || c->root == ROOT_SNAPSHOT)
+		mounts_next(c);
+	else if (machine_disk_resized(c->m, AGENT_ROOT_SERIAL, on_root_resized, c, &f))
+		create_fail(c, &f);
 }
 
 /* --- starting ----------------------------------------------------------------------------------------------------- */
@@ -275,7 +310,27 @@ static void on_restored(void *arg, enum rc rc, const struct fault *f)
 	}
 	(void)rc;
 	c->restored_us = clock_us();
-	mounts_next(c);
+	root_begin(c);
+}
+
+static void create_launch(struct create *c)
+{
+	struct fault f;
+
+	c->started_us = clock_us();
+	if (machine_launch(c->m, NULL, c->snap, on_restored, c, &f))
+		create_fail(c, &f);
+}
+
+static void on_copied(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+
+	c->task = NULL;
+	if (rc)
+		create_fail(c, f);
+	else
+		create_launch(c);
 }
 
 static void create_start(struct create *c, const struct template_use *use)
@@ -284,13 +339,14 @@ static void create_start(struct create *c, const struct template_use *use)
 	enum rc rc;
 
 	c->prepared_us = clock_us();
+	c->snap = use->snap;
 	rc = machine_prepare(c->m, use->image_fd, use->overlay_fd, &f);
-	if (!rc) {
-		c->started_us = clock_us();
-		rc = machine_launch(c->m, NULL, use->snap, on_restored, c, &f);
-	}
+	if (!rc && c->root == ROOT_COPY)
+		rc = task_copy(c->b->loop, c->copy_fd, c->m->disks[DISK_ROOT], on_copied, c, &c->task, &f);
 	if (rc)
 		create_fail(c, &f);
+	else if (c->root != ROOT_COPY)
+		create_launch(c);
 }
 
 static void on_template(void *arg, const struct template_use *use, const struct fault *f)
@@ -304,60 +360,21 @@ static void on_template(void *arg, const struct template_use *use, const struct 
 		create_start(c, use);
 }
 
-static void cold_launch(void *arg, enum rc rc, const struct fault *f)
+/*
+ * A snapshot is a layer below the machine's own disk, read-only and shared by all that start from it. One that was taken
+ * of a volume whose machine died has a journal to be replayed first, for which it has to be copied.
+ */
+static enum rc create_snapshot(struct create *c, const char *root, struct fault *ret_f)
 {
-	struct create *c = arg;
-	struct machine_boot boot = { c->boot.kernel_fd, c->boot.initrd_fd, c->boot.cmdline };
-	struct fault ff;
+	struct volume v;
+	enum rc rc = volume_snapshot_root(c->b, root, &v, ret_f);
 
-	c->task = NULL;
-	if (!rc) {
-		c->started_us = clock_us();
-		rc = machine_launch(c->m, &boot, NULL, on_restored, c, &ff);
-		f = &ff;
-	}
 	if (rc)
-		create_fail(c, f);
-}
-
-/* From a volume, or from a copy of a snapshot: a template has another root mounted, so the kernel is booted. */
-static void create_cold(struct create *c, const struct volume *snapshot)
-{
-	_cleanup_fd_ int image_dirfd = -1, image_fd = -1;
-	struct fault f;
-	enum rc rc = image_open(c->b, c->m->image, &image_dirfd, &image_fd, &f);
-
-	if (!rc)
-		rc = image_boot_open(image_dirfd, c->m->image, &c->boot, &f);
-	c->prepared_us = clock_us();
-	if (!rc)
-		rc = machine_prepare(c->m, image_fd, -1, &f);
-	if (!rc && snapshot)
-		rc = task_copy(c->b->loop, snapshot->fd, c->m->disks[1], cold_launch, c, &c->task, &f);
-	if (rc)
-		create_fail(c, &f);
-	else if (!snapshot)
-		cold_launch(c, RC_OK, NULL);
-}
-
-static void create_from_volume(struct create *c, const char *root)
-{
-	bool is_snapshot = !strncmp(root, VOLUME_SNAPSHOT_PREFIX, strlen(VOLUME_SNAPSHOT_PREFIX));
-	struct volume snapshot;
-	struct fault f;
-
-	c->cold = true;
-	if (!is_snapshot) {
-		create_cold(c, NULL);
-		return;
-	}
-	if (volume_snapshot_root(c->b, root, &snapshot, &f)) {
-		create_fail(c, &f);
-		return;
-	}
-	snprintf(c->m->image, sizeof(c->m->image), "%s", snapshot.image);
-	create_cold(c, &snapshot);
-	close_fd(&snapshot.fd);
+		return rc;
+	snprintf(c->m->image, sizeof(c->m->image), "%s", v.image);
+	c->root = v.clean ? ROOT_SNAPSHOT : ROOT_COPY;
+	*(v.clean ? &c->m->disks[DISK_BASE] : &c->copy_fd) = v.fd;
+	return RC_OK;
 }
 
 static enum rc create_attach(struct create *c, const struct broker_vm_create *q, struct fault *ret_f)
@@ -372,6 +389,10 @@ static enum rc create_attach(struct create *c, const struct broker_vm_create *q,
 		memcpy(c->mounts, q->mounts, q->mounts_n);
 	}
 	rc = attach_parse(c->mounts, q->mounts_n, &c->list, ret_f);
+	if (!rc && is_snapshot)
+		rc = create_snapshot(c, q->root_volume, ret_f);
+	else if (!rc && *q->root_volume)
+		c->root = ROOT_VOLUME;
 	return rc ? rc : attach_volumes(c->m, is_snapshot ? "" : q->root_volume, &c->list, ret_f);
 }
 
@@ -415,7 +436,7 @@ static enum rc create_new(struct broker *b, const struct broker_vm_create *q, st
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	}
 	c->b = b;
-	c->boot = (struct image_boot){ -1, -1, NULL };
+	c->copy_fd = -1;
 	c->begun_us = clock_us();
 	c->env_n = q->env_n;
 	if (q->env_n)
@@ -442,7 +463,7 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 
 	/* Once for its errors: a caller's mistake is told before anything is made. */
 	if (!rc)
-		rc = identity_line(q->hostname, q->env, q->env_n, NULL, &line, &f);
+		rc = identity_line(q->hostname, q->env, q->env_n, NULL, "", &line, &f);
 	if (!rc)
 		rc = create_new(b, q, &c, &f);
 	if (rc || !c) {
@@ -456,11 +477,7 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 		create_fail(c, &f);
 		return;
 	}
-	if (*q->root_volume) {
-		create_from_volume(c, q->root_volume);
-		return;
-	}
-	rc = template_get(b, q->image, q->memory_mib, on_template, c, &use, &c->wait, &f);
+	rc = template_get(b, c->m->image, q->memory_mib, on_template, c, &use, &c->wait, &f);
 	if (rc == RC_OK)
 		create_start(c, &use);
 	else if (rc != RC_AGAIN)

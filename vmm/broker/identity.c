@@ -101,13 +101,13 @@ static enum rc line_finish(struct json_object *o, const uint8_t *env, size_t env
 	return RC_OK;
 }
 
-enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, char **ret,
-		      struct fault *ret_f)
+enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, const char *root,
+		      char **ret, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 	enum rc rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 
-	if (o && identity_fill(o, hostname))
+	if (o && identity_fill(o, hostname) && (!*root || put_string(o, "root", root)))
 		rc = line_finish(o, env, env_n, ca_pem, ret, ret_f);
 	json_object_put(o);
 	return rc;

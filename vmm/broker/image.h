@@ -6,7 +6,7 @@
 #include "vmm/broker/broker.h"
 
 /* Where image.json has no "cmdline". */
-#define IMAGE_CMDLINE "console=ttyS0 loglevel=4 panic=-1 nestbox.root=image"
+#define IMAGE_CMDLINE "console=ttyS0 loglevel=4 panic=-1"
 
 /* Its directory (ret_dirfd may be NULL) and its root. RC_ABSENT if there is none. */
 enum rc image_open(struct broker *b, const char *image, int *ret_dirfd, int *ret_fd, struct fault *ret_f);

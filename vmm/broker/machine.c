@@ -24,8 +24,10 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 
-enum { DISK_IMAGE, DISK_OVERLAY, DISK_SPARE };
 #define SPARE_BYTES (1u << 20)
+
+_Static_assert(MACHINE_DISKS <= ENGINE_DISKS_MAX, "an engine has a place for each disk");
+_Static_assert(VOLUME_BYTES_MAX <= AGENT_BASE_BYTES, "a snapshot fits");
 
 static void machine_finish(void *arg);
 
@@ -170,6 +172,21 @@ static enum rc record_put(struct machine *m, struct fault *ret_f)
 	return record_write(m->dirfd, &r, ret_f);
 }
 
+static const char *const serials[MACHINE_DISKS] = { "image",  "overlay", "spare0",	    "spare1",
+						    "spare2", "spare3",	 AGENT_ROOT_SERIAL, AGENT_BASE_SERIAL };
+
+/* Read-only is what the engine asks of the descriptor, too. */
+static enum rc base_make(struct machine *m, struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = -1;
+	enum rc rc = disk_make_at(m->dirfd, AGENT_BASE_SERIAL, AGENT_BASE_BYTES, &fd, ret_f);
+
+	if (rc)
+		return rc;
+	m->disks[DISK_BASE] = openat(m->dirfd, AGENT_BASE_SERIAL, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	return m->disks[DISK_BASE] < 0 ? fault_set(ret_f, RC_SYS, errno, "open placeholder") : RC_OK;
+}
+
 static enum rc disks_make(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
 	uint64_t bytes = overlay_fd < 0 ? m->b->config->vm_disk_mib << 20 : 0;
@@ -183,15 +200,16 @@ static enum rc disks_make(struct machine *m, int image_fd, int overlay_fd, struc
 		if (!rc && overlay_fd >= 0)
 			rc = copy_disk(overlay_fd, m->disks[DISK_OVERLAY], NULL, ret_f);
 	}
-	for (int i = 0; !rc && i < AGENT_SPARE_DISKS; i++) {
-		char name[16];
-
-		if (m->disks[DISK_SPARE + i] >= 0)
-			continue;
-		snprintf(name, sizeof(name), "spare%d", i);
-		rc = disk_make_at(m->dirfd, name, SPARE_BYTES, &m->disks[DISK_SPARE + i], ret_f);
-	}
-	return rc;
+	for (int i = DISK_SPARE; !rc && i <= DISK_ROOT; i++)
+		if (m->disks[i] < 0)
+			rc = disk_make_at(m->dirfd, serials[i], SPARE_BYTES, &m->disks[i], ret_f);
+	if (rc || m->disks[DISK_BASE] >= 0)
+		return rc;
+	if (overlay_fd < 0)
+		return base_make(m, ret_f);
+	/* The guest has learnt its size when the template was made; what is in it matters to nobody. */
+	m->disks[DISK_BASE] = fcntl(image_fd, F_DUPFD_CLOEXEC, 3);
+	return m->disks[DISK_BASE] < 0 ? fault_set(ret_f, RC_SYS, errno, "duplicate image") : RC_OK;
 }
 
 static enum rc net_make(struct machine *m, struct fault *ret_f)
@@ -292,8 +310,6 @@ static void engine_begun(struct machine *m, enum rc rc)
 
 static void spec_fill(struct machine *m, const struct machine_boot *boot, struct engine_spec *s)
 {
-	static const char *const serials[] = { "image", "overlay", "spare0", "spare1", "spare2", "spare3" };
-
 	*s = (struct engine_spec){ .memory_mib = m->memory_mib, .vcpus = (uint32_t)m->b->config->vm_vcpus,
 				   .uid = (uid_t)(m->b->config->vm_uid_base + m->slot), .vm_dirfd = m->dirfd,
 				   .cgroup_procs_fd = m->cgroup.procs_fd, .netns_fd = -1,
@@ -311,7 +327,7 @@ static void spec_fill(struct machine *m, const struct machine_boot *boot, struct
 	for (size_t i = 0; i < ARRAY_SIZE(serials); i++) {
 		snprintf(s->disks[i].serial, sizeof(s->disks[i].serial), "%s", serials[i]);
 		s->disks[i].fd = m->disks[i];
-		s->disks[i].read_only = i == DISK_IMAGE;
+		s->disks[i].read_only = i == DISK_IMAGE || i == DISK_BASE;
 	}
 }
 

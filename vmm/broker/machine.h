@@ -23,6 +23,8 @@
 #define MACHINE_WAITERS_MAX 16
 #define MACHINE_VOLUMES (1 + AGENT_SPARE_DISKS)
 
+enum machine_disk { DISK_IMAGE, DISK_OVERLAY, DISK_SPARE, DISK_ROOT = DISK_SPARE + AGENT_SPARE_DISKS, DISK_BASE, MACHINE_DISKS };
+
 struct dial;
 struct repolicy;
 struct request;

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define TEMPLATE_FORMAT "1"
+#define TEMPLATE_FORMAT "2"
 
 struct template_wait {
 	struct template_wait *next, **at;

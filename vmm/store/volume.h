@@ -18,6 +18,7 @@ struct volume {
 	int fd;
 	uint64_t bytes, used_bytes; /* capacity; what the host gives for it now */
 	char image[VOLUME_IMAGE_MAX]; /* "": cannot be started from */
+	bool clean;                   /* its ext4 needs no recovery, as far as its superblock is to be believed */
 };
 
 /* .<name>/ with an empty disk of this size. RC_EXISTS if the name is taken. */
