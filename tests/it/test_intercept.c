@@ -500,6 +500,134 @@ TEST(rules_of_a_host_and_of_a_secret_hold)
 	CHECK(bed_ca(&bed, pem));
 }
 
+#define UPGRADE "GET /chat HTTP/1.1\r\nHost: api.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"      \
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"                            \
+		"Sec-WebSocket-Extensions: permessage-deflate\r\nAuthorization: " PH "\r\n\r\n"
+#define ACCEPTED "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: x\r\n"
+
+TEST(a_websocket_opens_and_its_messages_are_looked_through)
+{
+	/* The client's frame is what the server's second answer waits for. */
+	static const char frame[] = "\x81\xa2\1\2\3\4", end[] = "\r\n\r\n";
+	struct server s = { .answers = { ACCEPTED "\r\n\x02\x0c{\"k\":\"sk-rea\1\x80\x0el-value-0042\"}", "\x88\x05\x03\xe8" "bye" } };
+	char masked[64];
+	struct client c;
+
+	UP();
+	server_start(&s, BED_WEB);
+	REQUIRE(client_open(&c, "api.test"));
+	CHECK(client_send(&c, UPGRADE));
+	CHECK(client_read(&c, PH "\"}"));
+	CHECK(!strncmp(c.text, "HTTP/1.1 101 ", 13));
+	CHECK(strstr(c.text, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x02\x06{\"k\":\""));
+	CHECK(!strstr(c.text, "sk-rea"));
+	memcpy(masked, frame, 6);
+	for (size_t i = 0; i < 34; i++)
+		masked[6 + i] = (char)((i < 30 ? (PH "     ")[i] : end[i - 30]) ^ frame[2 + (i & 3)]);
+	/* The server of this test looks for an empty line; a second frame carries it in the clear, under a mask of zeros. */
+	CHECK_EQ(SSL_write(c.ssl, masked, 40), 40);
+	CHECK_EQ(SSL_write(c.ssl, "\x81\x84\0\0\0\0\r\n\r\n", 10), 10);
+	CHECK(client_read(&c, NULL));
+	CHECK(memmem(c.text, c.n, "\x88\x05\x03\xe8" "bye", 7));
+	client_close(&c);
+	server_end(&s);
+	CHECK(strstr(s.got, "\r\nAuthorization: " VALUE "\r\n"));
+	CHECK(strstr(s.got, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"));
+	CHECK(!strcasestr(s.got, "extensions"));
+	CHECK(memmem(s.got, s.n, masked, 40));
+	CHECK(bed_ledger(&bed, "\"path\":\"/chat\"", "\"status\":101", "\"secret\":\"KEY\"", "a message held a secret", NULL));
+}
+
+static void no_websocket(const char *request, const char *response, const char *status)
+{
+	struct server s = { .answers = { response } };
+	struct client c;
+
+	server_start(&s, BED_WEB);
+	REQUIRE(client_open(&c, "api.test"));
+	CHECK(client_send(&c, request));
+	CHECK(client_read(&c, NULL));
+	if (strncmp(c.text + 9, status, 3)) {
+		printf("  %.40s -> %.60s\n", response, c.text);
+		check_failed_here++;
+	}
+	client_close(&c);
+	server_end(&s);
+}
+
+TEST(what_is_no_websocket_is_not_switched_to)
+{
+	UP();
+	no_websocket(UPGRADE, ACCEPTED "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n", "502");
+	no_websocket(GET "\r\n", ACCEPTED "\r\n", "502");
+	no_websocket(GET "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+		     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "502");
+	no_websocket(UPGRADE, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "403");
+	/* A frame that breaks the protocol closes it, and the guest hears why. */
+	no_websocket(UPGRADE, ACCEPTED "\r\n\xc1\x02xx", "101");
+	CHECK(bed_ledger(&bed, "\"status\":101", "extension that was not agreed upon", NULL));
+}
+
+/* Each is a known way to make two parsers see different requests (RFC 9112 11.2, 9.2). */
+TEST(smuggling_is_refused)
+{
+#define POST "POST / HTTP/1.1\r\nHost: api.test\r\n"
+#define INNER "GET /admin HTTP/1.1\r\nHost: api.test\r\n\r\n"
+	static const struct {
+		const char *request, *status;
+	} tried[] = {
+		{ POST "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG", "400" },  /* CL.TE */
+		{ POST "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n8\r\nSMUGGLED\r\n0\r\n\r\n", "400" }, /* TE.CL */
+		{ POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", "400" }, /* TE.TE */
+		{ POST "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "400" },
+		{ POST "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", "400" },
+		{ POST "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", "400" },
+		{ POST "Transfer-Encoding: chunked\x0b\r\n\r\n0\r\n\r\n", "400" },
+		{ POST "Content-Length: 0\r\nContent-Length: 43\r\n\r\n" INNER, "400" },
+		{ POST "Content-Length: 0, 43\r\n\r\n" INNER, "400" },
+		{ POST "Content-Length: +5\r\n\r\nhello", "400" },
+		{ POST "Content-Length: 0x5\r\n\r\nhello", "400" },
+		{ POST "Content-Length: 99999999999999999999\r\n\r\n", "400" },
+		{ "POST / HTTP/1.0\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400" },
+		{ "GET / HTTP/1.1\r\nHost: api.test\r\nX: a\r\n\tHost: evil.test\r\n\r\n", "400" },          /* obs-fold */
+		{ "GET / HTTP/1.1\r\nHost: api.test\nX: y\r\n\r\n", "400" },                               /* bare LF */
+		{ "GET / HTTP/1.1\r\nHost: api.test\r\nX: a\rb\r\n\r\n", "400" },                          /* bare CR */
+		{ "GET / HTTP/1.1\r\nHost: api.test\r\nHost: api.test\r\n\r\n", "421" },
+		{ "GET / HTTP/1.1\r\nHost: api.test\r\nHost: evil.test\r\n\r\n", "421" },
+		{ "GET / HTTP/1.1\r\nHost: api.test@evil.test\r\n\r\n", "421" },
+		{ "GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", "421" },
+		{ "GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n", "421" },                      /* absolute-form */
+		{ "GET //evil.test/ HTTP/1.0\r\n\r\n", "421" },
+		{ "CONNECT evil.test:443 HTTP/1.1\r\nHost: api.test\r\n\r\n", "421" },
+		{ "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test\r\n\r\n", "421" },
+		{ "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400" },                                         /* h2 without ALPN */
+		{ "GET / HTTP/1.1 \r\nHost: api.test\r\n\r\n", "400" },
+		{ "GET /a b HTTP/1.1\r\nHost: api.test\r\n\r\n", "400" },
+		{ " GET / HTTP/1.1\r\nHost: api.test\r\n\r\n", "400" },
+		{ "\r\n\r\nGET / HTTP/1.1\r\nHost: api.test\r\n\r\n", "400" },
+	};
+
+	UP();
+	for (size_t i = 0; i < ARRAY_SIZE(tried); i++)
+		refused(tried[i].request, tried[i].status);
+}
+
+TEST(a_chunk_that_is_malformed_ends_the_request_where_it_is)
+{
+	struct server s = { .answers = { OK_EMPTY }, .body_n = 100 };
+	struct client c;
+
+	UP();
+	server_start(&s, BED_WEB);
+	REQUIRE(client_open(&c, "api.test"));
+	CHECK(client_send(&c, POST "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n" INNER));
+	CHECK(client_read(&c, NULL));
+	CHECK(!strncmp(c.text, "HTTP/1.1 400 ", 13));
+	client_close(&c);
+	server_end(&s);
+	CHECK(!strstr(s.got, "admin"));
+}
+
 TEST(no_value_is_in_the_ledger)
 {
 	UP();

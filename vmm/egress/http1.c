@@ -128,7 +128,7 @@ static bool length_parse(const struct http_text *t, uint64_t *ret)
 	return true;
 }
 
-static bool list_has(const struct http_text *t, const char *word)
+bool http_list_has(const struct http_text *t, const char *word)
 {
 	for (size_t at = 0; at < t->n;) {
 		struct http_text item = { t->at + at, 0 };
@@ -166,9 +166,9 @@ static const char *framing(struct http_head *h, bool request)
 	h->close = !h->minor;
 	for (size_t i = 0; i < h->n_headers; i++)
 		if (http_is(&h->headers[i].name, "connection")) {
-			if (list_has(&h->headers[i].value, "close"))
+			if (http_list_has(&h->headers[i].value, "close"))
 				h->close = true;
-			else if (!h->minor && list_has(&h->headers[i].value, "keep-alive"))
+			else if (!h->minor && http_list_has(&h->headers[i].value, "keep-alive"))
 				h->close = false;
 		}
 	if (request)

@@ -47,6 +47,7 @@ enum http_result http_parse(const uint8_t *data, size_t n, bool request, struct 
 enum http_framing http_response_framing(const struct http_head *h, bool to_head_request);
 
 bool http_is(const struct http_text *t, const char *text); /* without regard to case */
+bool http_list_has(const struct http_text *list, const char *word); /* "a, b" */
 /* A header that must not be there twice: 0 absent, 1 found, -1 there twice. */
 int http_find(const struct http_head *h, const char *name, struct http_text *ret);
 

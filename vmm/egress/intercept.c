@@ -17,6 +17,7 @@
 #include "vmm/egress/h2.h"
 #include "vmm/egress/rewrite.h"
 #include "vmm/egress/tls.h"
+#include "vmm/egress/ws.h"
 
 #include <openssl/x509.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@
 #define PATH_ROW_MAX 256
 #define NOTE_STRANGE "a placeholder of a secret that is not bound to this host"
 #define NOTE_OUTSIDE "a placeholder where its secret may not go"
+#define NOTE_MESSAGE "a placeholder in a message, where it is not replaced"
 #define NOTE_BODY "a placeholder in the body, where it is not replaced"
 #define FULL 65536      /* an outgoing buffer with this much gets no more */
 
@@ -45,6 +47,8 @@ struct intercept {
 	struct end guest, up;
 	struct tls_alpn alpn;
 	struct h2 *h2;          /* both sides speak HTTP/2: it has the requests, nothing below is used */
+	bool upgrade, is_ws;    /* a WebSocket was asked for; there is one, instead of further requests */
+	struct ws ws;
 	const char *up_failed;  /* why upstream's handshake did not come about; a literal */
 	bool again;             /* there is more to do, in the next turn */
 	bool ending, shut;      /* nothing is to come but what guest.out holds; that is written, too */
@@ -72,22 +76,6 @@ static void wipe(struct buf *b)
 	buf_free(b);
 }
 
-void intercept_free(struct intercept *t)
-{
-	if (!t)
-		return;
-	SSL_free(t->guest.ssl);
-	SSL_free(t->up.ssl);
-	wipe(&t->guest.in);
-	wipe(&t->guest.out);
-	wipe(&t->up.in);
-	wipe(&t->up.out);
-	h2_free(t->h2);
-	redactor_end(&t->redactor);
-	secrets_unref(t->set);
-	free(t);
-}
-
 static void request_row(struct intercept *t, const char *decision, const char *reason)
 {
 	struct conn *c = t->c;
@@ -99,6 +87,26 @@ static void request_row(struct intercept *t, const char *decision, const char *r
 				  .bytes_in = t->bytes_in, .duration_ms = conn_now(c) - t->started_ms };
 
 	sandbox_row(c->sb, &row);
+}
+
+void intercept_free(struct intercept *t)
+{
+	if (!t)
+		return;
+	SSL_free(t->guest.ssl);
+	SSL_free(t->up.ssl);
+	wipe(&t->guest.in);
+	wipe(&t->guest.out);
+	wipe(&t->up.in);
+	wipe(&t->up.out);
+	/* What was under way, and ended with the connection. */
+	if (t->active)
+		request_row(t, t->is_ws ? "allow" : "error", t->is_ws ? NULL : "the connection ended before the answer did");
+	h2_free(t->h2);
+	ws_end(&t->ws);
+	redactor_end(&t->redactor);
+	secrets_unref(t->set);
+	free(t);
 }
 
 /* An answer of our own; the last on this connection. */
@@ -125,6 +133,7 @@ static void request_begin(struct intercept *t, const struct http_head *h)
 	t->request_done = t->response_head_done = false;
 	t->head_request = !strcmp(h->method, "HEAD");
 	t->close_after = h->close;
+	t->upgrade = rewrite_is_websocket(h, true);
 	t->minor = h->minor;
 	t->started_ms = conn_now(t->c);
 	t->bytes_out = t->bytes_in = 0;
@@ -251,7 +260,7 @@ static bool response_head(struct intercept *t)
 	if (r == HTTP_MORE && buf_len(in) < EGRESS_HEAD_MAX)
 		return false;
 	framing = r == HTTP_OK ? http_response_framing(&h, t->head_request) : HTTP_NO_BODY;
-	if (r != HTTP_OK || h.status == 101)
+	if (r != HTTP_OK || (h.status == 101 && !(t->upgrade && rewrite_is_websocket(&h, false))))
 		why = "the upstream's answer is not HTTP that is passed on";
 	else if (framing != HTTP_NO_BODY && t->set && encoded(&h))
 		why = "the upstream's answer is compressed and cannot be searched";
@@ -269,6 +278,10 @@ static bool response_head(struct intercept *t)
 	if (found)
 		t->note = "the answer held a secret; its placeholder was put back";
 	buf_consume(in, h.n);
+	if (h.status == 101) {
+		t->is_ws = true;
+		ws_start(&t->ws, t->set);
+	}
 	if (h.status < 200)
 		return true;
 	t->response_head_done = true;
@@ -334,6 +347,49 @@ static bool response(struct intercept *t)
 	if (!t->active || t->ending || buf_len(&t->guest.out) >= FULL)
 		return false;
 	return t->response_head_done ? response_piece(t) : buf_len(&t->up.in) && response_head(t);
+}
+
+/* --- WebSocket ----------------------------------------------------------------------------------------------- */
+
+/* The guest is told why in the protocol's own way. */
+static void ws_refuse(struct intercept *t, const char *why)
+{
+	t->note = why;
+	if (ws_put_close(&t->guest.out, 1008, why))
+		t->reason = "out of memory";
+	t->ending = true;
+}
+
+static bool ws_step(struct intercept *t)
+{
+	size_t before = buf_len(&t->guest.in) + buf_len(&t->up.in), now;
+	const char *why = NULL;
+	enum rc rc;
+
+	if (t->ending)
+		return false;
+	rc = ws_from_guest(&t->ws, &t->guest.in, &t->up.out, FULL, &why);
+	if (!rc && !why)
+		rc = ws_from_up(&t->ws, &t->up.in, &t->guest.out, FULL, &why);
+	now = buf_len(&t->guest.in) + buf_len(&t->up.in);
+	if (rc)
+		t->reason = "out of memory";
+	if (t->ws.placeholder)
+		t->note = NOTE_MESSAGE;
+	if (t->ws.found)
+		t->note = "a message held a secret; its placeholder was put back";
+	if (why)
+		ws_refuse(t, why);
+	/* Whoever ends its half has said its close before. */
+	if ((t->guest.state == SIDE_EOF && !buf_len(&t->guest.in)) || (t->up.state == SIDE_EOF && now == before))
+		t->ending = true;
+	t->bytes_out = t->c->out.bytes;
+	t->bytes_in = t->c->in.bytes;
+	if (t->ending) {
+		request_row(t, why ? "deny" : "allow", NULL);
+		t->active = false;
+	}
+	return now != before;
 }
 
 /* --- HTTP/2 -------------------------------------------------------------------------------------------------- */
@@ -502,7 +558,7 @@ static bool drain(struct intercept *t, struct end *e)
 /* An end of file where it matters. */
 static void check_eof(struct intercept *t)
 {
-	if (t->ending || t->h2)
+	if (t->ending || t->h2 || t->is_ws)
 		return;
 	if (t->guest.state == SIDE_EOF && !buf_len(&t->guest.in) && (!t->active || !t->request_done))
 		t->ending = true;
@@ -551,6 +607,8 @@ static bool step(struct intercept *t)
 	went |= fill(t, &t->up, &c->in.bytes);
 	if (t->h2) {
 		went |= h2_step(t);
+	} else if (t->is_ws) {
+		went |= ws_step(t);
 	} else {
 		went |= request(t);
 		went |= response(t);
@@ -572,6 +630,7 @@ static void pump(struct intercept *t)
 	if (t->reason) {
 		if (t->active)
 			request_row(t, "error", t->reason);
+		t->active = false;
 		conn_end(c, "allow", t->reason, true);
 		return;
 	}

@@ -8,7 +8,7 @@ libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.
 	vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
 	vmm/egress/h2.c vmm/egress/h2.h vmm/egress/h2_fields.c vmm/egress/h2_fields.h \
 	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
-	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h
+	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h vmm/egress/ws.c vmm/egress/ws.h
 
 sbin_PROGRAMS += nestbox-egress
 nestbox_egress_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(CARES_CFLAGS)
@@ -78,3 +78,9 @@ tests_it_test_h2_real_SOURCES = tests/it/test_h2_real.c tests/it/egressbed.c tes
 	tests/it/guestns.h tests/lib/seal.h
 tests_it_test_h2_real_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
 EXTRA_DIST += tests/it/h2_server.mjs tests/it/h2_client.mjs
+check_PROGRAMS += tests/unit/test_egress_ws tests/fuzz/fuzz_egress_ws
+tests_unit_test_egress_ws_SOURCES = tests/unit/test_egress_ws.c tests/lib/seal.h
+tests_unit_test_egress_ws_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_egress_ws_SOURCES = tests/fuzz/fuzz_egress_ws.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_egress_ws_LDADD = $(EGRESS_UNIT_LIBS)
+tests_fuzz_fuzz_egress_ws_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

@@ -55,6 +55,19 @@ bool rewrite_may_carry_secrets(const struct http_text *name)
 	       !starts(name, "if-") && !starts(name, "sec-") && !starts(name, "access-control-");
 }
 
+bool rewrite_is_websocket(const struct http_head *h, bool request)
+{
+	struct http_text connection, upgrade, other;
+
+	if (http_find(h, "connection", &connection) != 1 || !http_list_has(&connection, "upgrade") ||
+	    http_find(h, "upgrade", &upgrade) != 1 || !http_is(&upgrade, "websocket") || !h->minor)
+		return false;
+	if (request)
+		return !strcmp(h->method, "GET") && h->framing == HTTP_NO_BODY && http_find(h, "sec-websocket-key", &other) == 1;
+	return h->status == 101 && http_find(h, "sec-websocket-accept", &other) == 1 &&
+	       !http_find(h, "sec-websocket-extensions", &other);
+}
+
 static enum rc put_text(struct buf *out, const struct http_text *t)
 {
 	return buf_put(out, t->at, t->n);
@@ -78,6 +91,9 @@ enum rc rewrite_request(const struct http_head *h, const struct judged *j, struc
 
 		if (rewrite_is_ours_in_requests(&e->name) && !(!set && http_is(&e->name, "accept-encoding")))
 			continue;
+		/* Compressed frames could not be looked through. */
+		if (http_is(&e->name, "sec-websocket-extensions"))
+			continue;
 		rc = put_text(out, &e->name);
 		if (!rc)
 			rc = buf_puts(out, ": ");
@@ -87,7 +103,9 @@ enum rc rewrite_request(const struct http_head *h, const struct judged *j, struc
 		if (!rc)
 			rc = buf_puts(out, "\r\n");
 	}
-	if (!rc && h->close)
+	if (!rc && rewrite_is_websocket(h, true))
+		rc = buf_puts(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (!rc && h->close)
 		rc = buf_puts(out, "Connection: close\r\n");
 	if (!rc && h->framing == HTTP_CHUNKED)
 		rc = buf_puts(out, "Transfer-Encoding: chunked\r\n");
@@ -132,6 +150,8 @@ enum rc rewrite_response(const struct http_head *h, struct secrets *set, enum ht
 		rc = buf_puts(out, "\r\nTransfer-Encoding: chunked");
 	else if (!rc && framing != HTTP_UNTIL_CLOSE && h->has_length && h->status >= 200 && h->status != 204)
 		rc = buf_printf(out, "\r\nContent-Length: %llu", (unsigned long long)h->length);
+	if (!rc && h->status == 101)
+		rc = buf_puts(out, "\r\nConnection: Upgrade\r\nUpgrade: websocket");
 	if (!rc && h->status >= 200)
 		rc = buf_puts(out, close ? "\r\nConnection: close" : "\r\nConnection: keep-alive");
 	return rc ? rc : buf_puts(out, "\r\n\r\n");

@@ -13,6 +13,10 @@ bool rewrite_may_carry_secrets(const struct http_text *name);
 /* "identity" has to be asked for, and answers in other codings refused: there are values to look for. */
 bool rewrite_is_encoded(const struct http_text *value);
 
+/* A request that asks for a WebSocket, or an answer that grants it: with no extension, in an answer. */
+bool rewrite_is_websocket(const struct http_head *h, bool request);
+
+/* An asked for WebSocket is passed on as such, without extensions; no other upgrade is. */
 enum rc rewrite_request(const struct http_head *h, const struct judged *j, struct secrets *set, struct buf *out,
 			struct secret_report *report);
 /* framing: how the body will be sent. */
