@@ -35,6 +35,8 @@
 	N(vm_net_pps,         0,      0, 10000000,   "frames a second of a machine, in each direction; 0: no limit") \
 	N(vm_net_mbps,        0,      0, 2147,       "million bytes a second, in each direction; 0: no limit")   \
 	N(vm_memory_mib_host, 0,      0, 16777216,   "sum of machines' memory; 0: what the host has, less 10 %") \
+	N(captures_max,       256,    0, 65536,      "machines kept on disk (captures)")                        \
+	N(captures_mib,       65536,  0, 16777216,   "sum of their sizes on disk; 0: no bound")                 \
 	S(template_memory_mib, "1280 1024",         "memory sizes for which a template is kept ready, in order")  \
 	N(lease_grace_ms,     2000,   0, 600000,     "a connection-bound sandbox lives this long after its connection") \
 	N(create_timeout_ms,  60000,  1000, 600000,  "deadline of a create")                                    \

@@ -124,6 +124,7 @@ static void on_cut(void *arg)
 		if (system(command))
 			die("cut");
 	}
+	engine->ops->fork_go(k->parent->m.vm, NULL);
 }
 
 /* Whoever is the parent of the next round. */

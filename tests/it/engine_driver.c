@@ -102,6 +102,19 @@ static void save(struct machine *m, const char *dir)
 	close(fd);
 }
 
+/* Its memory stays in the file. */
+static struct engine_snapshot *snap_map(const char *dir)
+{
+	int fd = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
+	struct engine_snapshot *snap = NULL;
+	uint64_t t = us();
+
+	MUST(engine->ops->snapshot_map(engine, fd, &snap, f));
+	note("map snapshot", us() - t);
+	close(fd);
+	return snap;
+}
+
 /* A flipped bit in either file is noticed. */
 static void snap_damage(const char *dir)
 {
@@ -121,6 +134,8 @@ static void snap_damage(const char *dir)
 			die("write %s", names[i]);
 		if (engine->ops->snapshot_open(engine, fd, &snap, NULL) != RC_STATE)
 			die("damage in %s was not noticed", names[i]);
+		if (i && engine->ops->snapshot_map(engine, fd, &snap, NULL) != RC_STATE)
+			die("damage in %s was not noticed by whoever maps it", names[i]);
 		b ^= 4;
 		if (pwrite(file, &b, 1, at) != 1)
 			die("write %s", names[i]);
@@ -173,6 +188,9 @@ static void adopt(struct machine *m)
 {
 	uint64_t t;
 
+	/* In the middle of something: what stands still for a broker that is gone goes on. */
+	MUST(engine->ops->pause(m->vm, on_done, f));
+	await(m, "pause before adoption");
 	engine->ops->engine_free(engine);
 	engine_make();
 	t = us();
@@ -211,6 +229,7 @@ static void on_cut(void *arg)
 			die("cut");
 	}
 	cut_us = us() - t;
+	engine->ops->fork_go(fork_parent->vm, NULL);
 }
 
 static bool shell_guest(void)
@@ -319,7 +338,7 @@ static void fork_interrupted(struct machine *parent)
 
 static void life(void)
 {
-	char snap_dir[300], second_dir[300];
+	char snap_dir[300], second_dir[300], command[320];
 	struct engine_snapshot *snap;
 	struct machine a, b;
 
@@ -356,12 +375,17 @@ static void life(void)
 			machine_unmake(&b);
 	}
 	engine->ops->snapshot_free(snap);
-	/* What was itself started from a snapshot can be saved and started again. */
-	snap = snap_open(second_dir);
+	/* What was itself started from a snapshot can be saved and started again; this time from the file, which loses its name. */
+	snap = snap_map(second_dir);
 	machine_unmake(&a);
 	machine_make(&a, "second", RIG_UID + 2, &b);
 	machine_unmake(&b);
 	restore(&a, snap);
+	snprintf(command, sizeof(command), "rm -r '%s'", second_dir);
+	if (system(command))
+		die("remove a snapshot");
+	hello(&a);
+	live_fork(&a);
 	fork_interrupted(&a);
 	machine_unmake(&a);
 	engine->ops->snapshot_free(snap);

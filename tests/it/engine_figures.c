@@ -160,6 +160,7 @@ static void on_cut(void *arg)
 	if (system(command))
 		die("cut");
 	cut_us = us() - t;
+	engine->ops->fork_go(m[0]->vm, NULL);
 }
 
 static void fork_pauses(const char *name, uint32_t memory_mib, uint32_t touched_mib, uint32_t rate)

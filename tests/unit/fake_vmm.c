@@ -19,7 +19,13 @@
 struct engine_vm {
 	struct engine_vm *next;
 	char id[41];
-	enum { NO_OP, START, PAUSE, RESUME, SAVE, RESIZE } op;
+	enum { NO_OP, START, PAUSE, RESUME, SAVE, RESIZE, FORK } op;
+	size_t n_unborn;
+	struct engine_vm *unborn[ENGINE_FORK_MAX], *born_of;
+	void (*cut)(void *arg);
+	void *cut_arg;
+	bool cutting, paused;
+	struct engine_times times;
 	bool stopped, gone, bad;
 	engine_done_fn *done;
 	engine_exit_fn *exit;
@@ -130,6 +136,64 @@ static void process_end(const char *id)
 		*p = '\0';
 }
 
+static void unborn_forget(struct engine_vm *vm)
+{
+	struct engine_vm *p = vm->born_of;
+
+	for (size_t i = 0; p && i < p->n_unborn; i++)
+		if (p->unborn[i] == vm)
+			p->unborn[i] = NULL;
+	vm->born_of = NULL;
+}
+
+/* All start, or all end: without a process that is what their turn brings. */
+static void unborn_end(struct engine_vm *parent, bool live)
+{
+	parent->cutting = false;
+	for (size_t i = 0; i < parent->n_unborn; i++) {
+		struct engine_vm *child = parent->unborn[i];
+		char *free_place = process_find("");
+
+		if (!child)
+			continue;
+		child->born_of = NULL;
+		if (live && free_place)
+			snprintf(free_place, sizeof(processes[0]), "%s", child->id);
+		loop_timer_set(child->turn, now_ms());
+	}
+	parent->n_unborn = 0;
+}
+
+static void fake_fork_go(struct engine_vm *parent, const struct fault *f)
+{
+	if (!parent->cutting)
+		abort();
+	parent->op = NO_OP;
+	parent->paused = false;
+	fake.forks += !f;
+	unborn_end(parent, !f);
+}
+
+/* True: it goes on in fake_fork_go(). */
+static bool fork_turn(struct engine_vm *vm, bool died)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < vm->n_unborn; i++)
+		left += vm->unborn[i] != NULL;
+	if (died || !left || fails()) {
+		vm->op = NO_OP;
+		unborn_end(vm, false);
+		return !died;
+	}
+	if (vm->cutting)
+		return true;
+	vm->cutting = vm->paused = true;
+	vm->times = (struct engine_times){ .pause_us = 4321, .private_bytes = 8192 };
+	vm->cut(vm->cut_arg);
+	return true;
+}
+
 static void vm_turn(void *arg)
 {
 	struct engine_vm *vm = arg;
@@ -138,17 +202,27 @@ static void vm_turn(void *arg)
 
 	if (vm->gone)
 		return;
+	if (vm->op == SAVE && fake.slow_saves && !died)
+		return;
+	if (vm->op == FORK) {
+		if (fork_turn(vm, died))
+			return;
+		was_op = false;
+	}
+	unborn_forget(vm);
 	if (!died && was_op && (vm->bad || fails())) {
 		process_end(vm->id);
 		died = true;
 	}
+	if (!died && (vm->op == PAUSE || vm->op == RESUME))
+		vm->paused = vm->op == PAUSE;
 	vm->op = NO_OP;
+	vm->gone = died; /* for whoever asks something in the callback */
 	if (was_op) {
 		fault_set(&f, RC_STATE, 0, "the fake machine died");
 		vm->done(vm->arg, died ? RC_STATE : RC_OK, died ? &f : NULL);
 	}
-	if (died && !vm->gone) {
-		vm->gone = true;
+	if (died) {
 		process_end(vm->id);
 		vm->exit(vm->arg, vm->stopped ? "stopped" : "it died");
 	} else if (vm->stopped) {
@@ -283,6 +357,10 @@ static void vm_drop(struct engine_vm *vm)
 			*at = vm->next;
 			break;
 		}
+	unborn_forget(vm);
+	for (size_t i = 0; i < vm->n_unborn; i++)
+		if (vm->unborn[i])
+			vm->unborn[i]->born_of = NULL;
 	source_drop(&vm->turn);
 	fake.live_vms--;
 	free(vm);
@@ -303,9 +381,44 @@ static enum rc fake_disk_resized(struct engine_vm *vm, const char *serial, engin
 	return vm_op(vm, RESIZE, done, ret_f);
 }
 
+static enum rc fake_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
+			 void *cut_arg, engine_done_fn *done, engine_exit_fn *on_exit, void *args[], struct engine_vm *rets[],
+			 struct fault *ret_f)
+{
+	if (parent->op || parent->gone || fails())
+		return fault_set(ret_f, RC_AGAIN, 0, "fake fork refused");
+	parent->cut = cut;
+	parent->cut_arg = cut_arg;
+	for (size_t i = 0; i < n; i++) {
+		if (vm_new(&specs[i], on_exit, args[i], &rets[i], ret_f))
+			break; /* the rest is the caller's to notice */
+		rets[i]->op = START;
+		rets[i]->done = done;
+		rets[i]->born_of = parent;
+		parent->unborn[parent->n_unborn++] = rets[i];
+	}
+	parent->op = FORK;
+	loop_timer_set(parent->turn, now_ms());
+	return RC_OK;
+}
+
+static const struct engine_times *fake_times(struct engine_vm *vm)
+{
+	return &vm->times;
+}
+
+bool fake_paused(const char *id)
+{
+	for (struct engine_vm *vm = vms; vm; vm = vm->next)
+		if (!strcmp(vm->id, id))
+			return vm->paused;
+	return false;
+}
+
 static const struct engine_ops fake_ops = {
 	.name = "fake", .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
-	.save = fake_save, .disk_resized = fake_disk_resized, .snapshot_open = fake_snapshot_open, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
+	.save = fake_save, .disk_resized = fake_disk_resized, .snapshot_open = fake_snapshot_open,
+	.snapshot_map = fake_snapshot_open, .fork = fake_fork, .fork_go = fake_fork_go, .times = fake_times, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
 	.stat = fake_stat, .vm_free = vm_drop, .engine_free = fake_engine_free,
 };
 

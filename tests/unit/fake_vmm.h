@@ -21,9 +21,10 @@ struct fake {
 	char control_ops[1024]; /* the control operations it was asked, separated by blanks */
 	int disk_mib[ENGINE_DISKS_MAX]; /* of the machine started last */
 	char last_line[65536];  /* what an agent was asked last */
-	unsigned int boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines;
+	unsigned int forks, boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines;
 	unsigned int bad_boots; /* so many cold boots fail */
 	bool refuse_snapshots;  /* snapshot_open says RC_STATE */
+	bool slow_saves;        /* a save takes until its machine dies */
 };
 
 extern struct fake fake;
@@ -37,6 +38,7 @@ void fake_close(void);
 /* The process of this machine dies by itself; noticed on the loop if its engine_vm exists. */
 void fake_die(const char *id);
 bool fake_runs(const char *id);
+bool fake_paused(const char *id);
 void fake_reset(void); /* forgets all processes and counters */
 
 void fake_fail(unsigned int n); /* 0: nothing fails */

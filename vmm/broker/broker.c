@@ -4,7 +4,9 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/broker/capture.h"
 #include "vmm/broker/expose.h"
+#include "vmm/broker/fork.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/orphan.h"
@@ -114,6 +116,8 @@ enum rc broker_new(struct loop *loop, const struct config *config, struct engine
 	if (!rc)
 		rc = volumes_init(b, ret_f);
 	if (!rc)
+		rc = captures_init(b, ret_f);
+	if (!rc)
 		rc = machines_init(b, ret_f);
 	if (!rc)
 		rc = templates_new(b, ret_f);
@@ -133,6 +137,8 @@ void broker_free(struct broker *b)
 	source_drop(&b->close_timer);
 	templates_free(b);
 	volumes_free(b);
+	captures_free(b);
+	forks_free(b);
 	peers_free(b);
 	expose_free(b);
 	machines_free(b);

@@ -13,6 +13,8 @@
 #include "vmm/broker/cgroup.h"
 #include "vmm/engines/engine.h"
 
+struct capture_set;
+struct forking;
 struct machine;
 struct template;
 struct volume_op;
@@ -46,6 +48,8 @@ struct broker {
 	uint64_t close_by_ms;
 
 	struct volume_op *volume_ops;
+	struct capture_set *captures;
+	struct forking *forks;
 	struct expose_set *expose;
 	struct template_set *templates;
 	struct peer_set *peers;

@@ -5,11 +5,14 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/broker/attach.h"
+#include "vmm/broker/capture.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
+#include "vmm/broker/newborn.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/template.h"
 #include "vmm/broker/volume.h"
+#include "vmm/store/copy.h"
 #include "vmm/store/task.h"
 #include "vmm/store/volume.h"
 
@@ -22,17 +25,16 @@ struct create {
 	struct request *r;
 	struct template_wait *wait;
 	struct agent_call *call;
-	struct source *deadline, *ca_wait;
-	char hostname[64];
-	uint8_t *env;
-	size_t env_n;
+	struct newborn *newborn;
+	struct source *deadline;
 	uint8_t *mounts;             /* the request's */
 	struct attach_list list;     /* in mounts */
 	size_t n_mounted;
 	enum { ROOT_DEFAULT, ROOT_VOLUME, ROOT_SNAPSHOT, ROOT_COPY } root;
 	int copy_fd;                 /* ROOT_COPY: the snapshot */
-	struct task *task;           /* copies it */
-	struct engine_snapshot *snap; /* the template's */
+	struct task *task;           /* copies it, or the capture's disk */
+	struct capture_use *capture; /* what it starts from, or NULL */
+	struct engine_snapshot *snap; /* the template's or the capture's */
 	uint64_t begun_us, prepared_us, started_us, restored_us;
 	struct fault f; /* why it fails; text empty: because the machine ended */
 };
@@ -50,13 +52,11 @@ static void create_free(struct create *c)
 	template_cancel(c->wait);
 	agent_cancel(c->call);
 	source_drop(&c->deadline);
-	source_drop(&c->ca_wait);
-	if (c->env)
-		explicit_bzero(c->env, c->env_n);
+	newborn_free(c->newborn);
 	task_cancel(c->task);
+	capture_release(c->capture);
 	close_fd(&c->copy_fd);
 	free(c->mounts);
-	free(c->env);
 	free(c);
 }
 
@@ -80,8 +80,7 @@ static void on_machine_end(void *arg, const char *reason)
 	c->call = NULL;
 	c->task = NULL;
 	source_drop(&c->deadline);
-	source_drop(&c->ca_wait);
-	c->m->on_ca = NULL;
+	newborn_stop(c->newborn);
 	if (!c->f.rc)
 		fault_set(&c->f, RC_STATE, 0, "%s", reason);
 	c->m->on_gone = on_machine_gone;
@@ -101,7 +100,7 @@ static void on_deadline(void *arg)
 
 	fault_set(&f, RC_TIMEOUT, 0, "the machine was not ready in %u ms (waiting for %s)",
 		  (unsigned int)c->b->config->create_timeout_ms,
-		  c->wait ? "its template" : c->call ? "its agent" : c->task ? "its disk" : "its process");
+		  c->wait ? "its template" : c->task ? "its disk" : c->restored_us ? "its agent" : "its process");
 	create_fail(c, &f);
 }
 
@@ -141,60 +140,14 @@ static void create_answer(struct create *c)
 
 static const char *root_take(struct create *c);
 
-static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
+static void on_identity(void *arg, enum rc rc, const struct fault *f)
 {
 	struct create *c = arg;
 
-	(void)fd;
-	(void)answer;
-	c->call = NULL;
 	if (rc)
 		create_fail(c, f);
 	else
 		create_answer(c);
-}
-
-static void identity_send(struct create *c)
-{
-	_cleanup_free_ char *line = NULL;
-	struct fault f;
-
-	c->m->on_ca = NULL;
-	source_drop(&c->ca_wait);
-	if (identity_line(c->hostname, c->env, c->env_n, c->m->ca_pem, root_take(c), &line, &f) ||
-	    agent_call(c->b->loop, &c->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS,
-		       on_identity, c, &c->call, &f))
-		create_fail(c, &f);
-	if (line)
-		explicit_bzero(line, strlen(line));
-}
-
-static void on_ca(void *arg)
-{
-	identity_send(arg);
-}
-
-/* The proxy is down or slow: the machine comes up without its certificate, and intercepted hosts fail there. */
-static void on_ca_late(void *arg)
-{
-	struct create *c = arg;
-
-	log_warn("no certificate from the egress proxy in time id=%s", c->m->id);
-	identity_send(c);
-}
-
-static void identity_begin(struct create *c)
-{
-	struct fault f;
-
-	/* Asked for when the network was made, long before this: it is there, or something is wrong. */
-	if (!c->m->egress_told || c->m->ca_pem) {
-		identity_send(c);
-		return;
-	}
-	c->m->on_ca = on_ca;
-	if (loop_timer(c->b->loop, now_ms() + EGRESS_CA_MS, on_ca_late, c, &c->ca_wait, &f))
-		create_fail(c, &f);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------------------------- */
@@ -254,7 +207,7 @@ static void mounts_next(struct create *c)
 	char serial[16];
 
 	if (c->n_mounted == c->list.n) {
-		identity_begin(c);
+		newborn_identify(c->newborn, c->m, root_take(c));
 	} else {
 		snprintf(serial, sizeof(serial), "spare%zu", c->n_mounted);
 		if (machine_disk_resized(c->m, serial, on_resized, c, &f))
@@ -349,6 +302,32 @@ static void create_start(struct create *c, const struct template_use *use)
 		create_launch(c);
 }
 
+/* The image it was made with is in c->m->image before anything else asks for it. */
+static void create_from_capture(struct create *c, const char *name)
+{
+	const struct template_use *use;
+	bool copied = false;
+	struct fault f;
+	enum rc rc = capture_get(c->b, name, c->m->memory_mib, &c->capture, c->m->image, &f);
+
+	c->prepared_us = clock_us();
+	if (rc) {
+		create_fail(c, &f);
+		return;
+	}
+	use = capture_use(c->capture);
+	c->snap = use->snap;
+	rc = machine_prepare(c->m, use->image_fd, -1, &f);
+	if (!rc)
+		rc = copy_disk_quick(use->overlay_fd, c->m->disks[DISK_OVERLAY], COPY_QUICK_BYTES, &copied, &f);
+	if (!rc && !copied)
+		rc = task_copy(c->b->loop, use->overlay_fd, c->m->disks[DISK_OVERLAY], on_copied, c, &c->task, &f);
+	if (rc)
+		create_fail(c, &f);
+	else if (copied)
+		create_launch(c);
+}
+
 static void on_template(void *arg, const struct template_use *use, const struct fault *f)
 {
 	struct create *c = arg;
@@ -393,6 +372,7 @@ static enum rc create_attach(struct create *c, const struct broker_vm_create *q,
 		rc = create_snapshot(c, q->root_volume, ret_f);
 	else if (!rc && *q->root_volume)
 		c->root = ROOT_VOLUME;
+	c->m->own_root = c->root != ROOT_DEFAULT;
 	return rc ? rc : attach_volumes(c->m, is_snapshot ? "" : q->root_volume, &c->list, ret_f);
 }
 
@@ -413,8 +393,8 @@ static enum rc create_check(struct broker *b, const struct broker_vm_create *q, 
 		return fault_set(ret_f, RC_INVALID, 0, "not an image's name");
 	if (*q->root_volume && *q->image)
 		return fault_set(ret_f, RC_INVALID, 0, "a root volume knows its image");
-	if (*q->capture)
-		return fault_set(ret_f, RC_STATE, 0, "captures are not built into this broker yet");
+	if (*q->capture && (*q->image || *q->root_volume || q->mounts_n))
+		return fault_set(ret_f, RC_INVALID, 0, "a capture has its image and its disk, and no volumes");
 	if (b->closing)
 		return fault_set(ret_f, RC_AGAIN, 0, "the broker is ending");
 	return RC_OK;
@@ -430,19 +410,12 @@ static enum rc create_new(struct broker *b, const struct broker_vm_create *q, st
 
 	if (!c)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	c->env = malloc(q->env_n + 1);
-	if (!c->env) {
-		free(c);
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	}
 	c->b = b;
 	c->copy_fd = -1;
 	c->begun_us = clock_us();
-	c->env_n = q->env_n;
-	if (q->env_n)
-		memcpy(c->env, q->env, q->env_n);
-	memcpy(c->hostname, q->hostname, sizeof(c->hostname));
 	rc = loop_timer(b->loop, now_ms() + b->config->create_timeout_ms, on_deadline, c, &c->deadline, ret_f);
+	if (!rc)
+		rc = newborn_new(q->hostname, q->env, q->env_n, on_identity, c, &c->newborn, ret_f);
 	if (!rc)
 		rc = machine_new(b, &spec, &c->m, ret_f);
 	if (rc) {
@@ -455,15 +428,11 @@ static enum rc create_new(struct broker *b, const struct broker_vm_create *q, st
 
 void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q)
 {
-	_cleanup_free_ char *line = NULL;
 	struct template_use use;
 	struct create *c = NULL;
 	struct fault f;
 	enum rc rc = create_check(b, q, &f);
 
-	/* Once for its errors: a caller's mistake is told before anything is made. */
-	if (!rc)
-		rc = identity_line(q->hostname, q->env, q->env_n, NULL, "", &line, &f);
 	if (!rc)
 		rc = create_new(b, q, &c, &f);
 	if (rc || !c) {
@@ -475,6 +444,10 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 	c->m->arg = c;
 	if (create_attach(c, q, &f)) {
 		create_fail(c, &f);
+		return;
+	}
+	if (*q->capture) {
+		create_from_capture(c, q->capture);
 		return;
 	}
 	rc = template_get(b, c->m->image, q->memory_mib, on_template, c, &use, &c->wait, &f);

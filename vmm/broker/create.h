@@ -15,11 +15,4 @@ struct request;
 /* Ends the request, now or later. */
 void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q);
 
-/* The control operation "trust" of schema/agent.h. */
-enum rc trust_line(const uint8_t *env, size_t env_n, const char *ca_pem, char **ret, struct fault *ret_f);
-/* The control line that gives a machine its identity; to be freed. env: "NAME=value\0" repeated. root: schema/agent.h, "":
- * as it is. */
-enum rc identity_line(const char *hostname, const uint8_t *env, size_t env_n, const char *ca_pem, const char *root,
-		      char **ret, struct fault *ret_f);
-
 #endif

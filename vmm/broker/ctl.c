@@ -226,10 +226,123 @@ static enum rc verb_create(struct ctl *c)
 	snprintf(q.id, sizeof(q.id), "%s", c->args[0]);
 	if (c->n_args > 1)
 		q.memory_mib = (uint32_t)strtoul(c->args[1], NULL, 10);
+	if (c->n_args > 2)
+		snprintf(q.capture, sizeof(q.capture), "%s", c->args[2]);
 	rc = ASK(c, VM_CREATE, broker_vm_create, &q, broker_vm_created, &r, NULL);
 	if (!rc)
 		printf("restore %u us, agent %u us, total %u us\n", r.restore_us, r.agent_us, r.total_us);
 	return rc;
+}
+
+static enum rc verb_fork(struct ctl *c)
+{
+	static const uint8_t policy[] = "nestbox-policy 1\ndefault none\n";
+	static uint8_t mem[BROKER_CHILDREN_MAX];
+	struct broker_vm_fork q = { .n = (uint32_t)(c->n_args - 1), .children = mem };
+	struct broker_vm_forked r;
+	struct wire w;
+	enum rc rc;
+
+	snprintf(q.id, sizeof(q.id), "%s", c->args[0]);
+	wire_init(&w, mem, sizeof(mem));
+	for (int i = 1; i < c->n_args; i++) {
+		struct broker_fork_child child = { .policy = policy, .policy_n = sizeof(policy) - 1 };
+
+		snprintf(child.id, sizeof(child.id), "%s", c->args[i]);
+		broker_fork_child_put(&w, &child);
+	}
+	q.children_n = wire_len(&w);
+	rc = ASK(c, VM_FORK, broker_vm_fork, &q, broker_vm_forked, &r, NULL);
+	if (rc)
+		return rc;
+	printf("pause %u us, %" PRIu64 " KiB copied\n", r.pause_us, r.private_bytes >> 10);
+	wire_init(&w, (void *)(uintptr_t)r.children, r.children_n);
+	for (uint32_t i = 0; i < r.n && wire_ok(&w); i++) {
+		struct broker_fork_row row;
+
+		broker_fork_row_get(&w, &row);
+		printf("%-40s %-8s ready after %u us\n", row.id, state_name(row.state), row.ready_us);
+	}
+	return RC_OK;
+}
+
+static enum rc verb_capture(struct ctl *c)
+{
+	struct broker_vm_capture q = { "", "" };
+	struct broker_vm_captured r;
+	enum rc rc;
+
+	snprintf(q.id, sizeof(q.id), "%s", c->args[0]);
+	snprintf(q.name, sizeof(q.name), "%s", c->args[1]);
+	rc = ASK(c, VM_CAPTURE, broker_vm_capture, &q, broker_vm_captured, &r, NULL);
+	if (!rc)
+		printf("pause %u us, %" PRIu64 " KiB on disk\n", r.pause_us, r.bytes >> 10);
+	return rc;
+}
+
+static struct json_object *capture_json(const struct broker_capture_row *row)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_string(o, "name", row->name);
+	json_object_object_add(o, "bytes", json_object_new_int64((int64_t)row->bytes));
+	json_object_object_add(o, "memory_mib", json_object_new_int64(row->memory_mib));
+	json_object_object_add(o, "created_ms", json_object_new_int64((int64_t)row->created_ms));
+	json_object_object_add(o, "last_used_ms", json_object_new_int64((int64_t)row->last_used_ms));
+	return o;
+}
+
+static void capture_row(const struct broker_capture_row *row)
+{
+	char created[32], used[32];
+
+	time_text(row->created_ms, created);
+	time_text(row->last_used_ms, used);
+	printf("%-40s %6u %10" PRIu64 " %s %s\n", row->name, row->memory_mib, row->bytes >> 10, created, used);
+}
+
+static enum rc verb_captures(struct ctl *c)
+{
+	struct json_object *all = json_object_new_array();
+	struct broker_cursor q = { "" };
+	struct broker_capture_list list;
+
+	if (!c->json)
+		printf("%-40s %6s %10s %-20s %s\n", "NAME", "MIB", "KIB", "CREATED", "LAST USED");
+	do {
+		enum rc rc = ASK(c, CAPTURE_LIST, broker_cursor, &q, broker_capture_list, &list, NULL);
+		struct wire w;
+
+		if (rc) {
+			json_object_put(all);
+			return rc;
+		}
+		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
+		for (uint32_t i = 0; i < list.n && wire_ok(&w); i++) {
+			struct broker_capture_row row;
+
+			broker_capture_row_get(&w, &row);
+			memcpy(q.after, row.name, sizeof(row.name));
+			if (c->json)
+				json_object_array_add(all, capture_json(&row));
+			else
+				capture_row(&row);
+		}
+	} while (list.n == BROKER_LIST_MAX);
+	if (c->json)
+		print_json(all);
+	else
+		json_object_put(all);
+	return RC_OK;
+}
+
+static enum rc verb_uncapture(struct ctl *c)
+{
+	struct broker_capture_name q = { "" };
+	struct broker_none none;
+
+	snprintf(q.name, sizeof(q.name), "%s", c->args[0]);
+	return ASK(c, CAPTURE_DELETE, broker_capture_name, &q, broker_none, &none, NULL);
 }
 
 static enum rc verb_kill(struct ctl *c)
@@ -286,7 +399,11 @@ static const struct {
 	{ "node", "", "machines, memory and disk of this host", 0, verb_node },
 	{ "list", "", "all machines", 0, verb_list },
 	{ "stat", "ID", "one machine, also one that is gone: why", 1, verb_stat },
-	{ "create", "ID [MIB]", "a machine that nobody owns, for trying out", 1, verb_create },
+	{ "create", "ID [MIB [CAPTURE]]", "a machine that nobody owns, for trying out", 1, verb_create },
+	{ "fork", "ID CHILD...", "children of it, which go on from where it is", 2, verb_fork },
+	{ "capture", "ID NAME", "keep it on disk, to start others from", 2, verb_capture },
+	{ "captures", "", "what is kept", 0, verb_captures },
+	{ "uncapture", "NAME", "remove what is kept", 1, verb_uncapture },
 	{ "kill", "ID", "end a machine", 1, verb_kill },
 	{ "pause", "ID", "stop its processors", 1, verb_pause },
 	{ "resume", "ID", "let them go on", 1, verb_resume },
@@ -298,7 +415,7 @@ static void usage(FILE *to)
 {
 	fputs("usage: nestboxctl [-c nestbox.conf] [--json] VERB ...\n", to);
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
-		fprintf(to, "  %-8s %-16s %s\n", verbs[i].name, verbs[i].args, verbs[i].text);
+		fprintf(to, "  %-9s %-18s %s\n", verbs[i].name, verbs[i].args, verbs[i].text);
 }
 
 static enum rc run(struct ctl *c, const char *verb)

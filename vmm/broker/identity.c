@@ -2,7 +2,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "schema/agent.h"
-#include "vmm/broker/create.h"
+#include "vmm/broker/newborn.h"
 
 #include <json-c/json.h>
 #include <openssl/evp.h>

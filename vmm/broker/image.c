@@ -7,7 +7,9 @@
 
 #include <fcntl.h>
 #include <json-c/json.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum rc image_open(struct broker *b, const char *image, int *ret_dirfd, int *ret_fd, struct fault *ret_f)
 {
@@ -21,6 +23,17 @@ enum rc image_open(struct broker *b, const char *image, int *ret_dirfd, int *ret
 	if (ret_dirfd)
 		*ret_dirfd = take_fd(&dirfd);
 	*ret_fd = take_fd(&fd);
+	return RC_OK;
+}
+
+enum rc image_tag(int image_fd, char out[MACHINE_TAG_MAX], struct fault *ret_f)
+{
+	struct stat st;
+
+	if (fstat(image_fd, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "stat image");
+	snprintf(out, MACHINE_TAG_MAX, "%lld-%lld.%ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+		 st.st_mtim.tv_nsec);
 	return RC_OK;
 }
 

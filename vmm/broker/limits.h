@@ -32,6 +32,11 @@
 #define SETTLE_MS 5000            /* a machine that ends may take this long to flush its volumes */
 #define THAW_TRIES 3
 
+/* Captures and forks */
+#define COPY_QUICK_BYTES (16u << 20) /* a disk with more data is copied by a program of its own */
+#define CAPTURES_OPEN_MAX 32      /* kept open for the next start */
+#define CAPTURE_IDLE_MS 60000     /* ... for this long after the last one */
+
 /* Agents */
 #define DIAL_MS 3000              /* deadline of a connection to an agent */
 #define DIAL_ATTEMPT_MS 500       /* of one connect(2): a guest that just started may miss the first packet */

@@ -8,6 +8,8 @@ libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/s
 	vmm/broker/image.c vmm/broker/image.h vmm/broker/attach.c vmm/broker/attach.h vmm/broker/volume.c vmm/broker/volume.h \
 	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
 	vmm/broker/orphan.c vmm/broker/orphan.h vmm/broker/peer.c vmm/broker/peer.h vmm/broker/record.c \
+	vmm/broker/capture.c vmm/broker/capture.h vmm/broker/capture_make.c vmm/broker/capture_set.h vmm/broker/fork.c vmm/broker/fork.h \
+	vmm/broker/newborn.c vmm/broker/newborn.h \
 	vmm/broker/record.h vmm/broker/repolicy.c vmm/broker/repolicy.h vmm/broker/template.c vmm/broker/template.h
 
 sbin_PROGRAMS += nestboxd
@@ -22,10 +24,14 @@ nestboxctl_LDADD = $(nestboxd_LDADD)
 
 BROKER_LIBS = libnbbroker.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(OPENSSL_LIBS)
 check_PROGRAMS += tests/unit/test_broker
-tests_unit_test_broker_SOURCES = tests/unit/test_broker.c tests/unit/fake_vmm.c tests/unit/fake_vmm.h
+tests_unit_test_broker_SOURCES = tests/unit/test_broker.c tests/unit/broker_bed.h tests/unit/fake_vmm.c tests/unit/fake_vmm.h
 tests_unit_test_broker_LDADD = $(BROKER_LIBS)
 # Any allocation may fail there (fake_vmm.c).
 tests_unit_test_broker_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc
+check_PROGRAMS += tests/unit/test_fork
+tests_unit_test_fork_SOURCES = tests/unit/test_fork.c tests/unit/broker_bed.h tests/unit/fake_vmm.c tests/unit/fake_vmm.h
+tests_unit_test_fork_LDADD = $(BROKER_LIBS)
+tests_unit_test_fork_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc
 
 check_PROGRAMS += tests/fuzz/fuzz_broker tests/fuzz/fuzz_agent_answer tests/fuzz/fuzz_record
 tests_fuzz_fuzz_broker_SOURCES = tests/fuzz/fuzz_broker.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)

@@ -6,8 +6,11 @@
 #include "base/log.h"
 #include "schema/agent.h"
 #include "vmm/broker/attach.h"
+#include "vmm/broker/capture.h"
 #include "vmm/broker/dial.h"
 #include "vmm/broker/expose.h"
+#include "vmm/broker/fork.h"
+#include "vmm/broker/image.h"
 #include "vmm/broker/list.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/peer.h"
@@ -163,11 +166,13 @@ enum rc machine_new(struct broker *b, const struct machine_spec *s, struct machi
 static enum rc record_put(struct machine *m, struct fault *ret_f)
 {
 	struct record r = { .state = m->state, .flags = m->flags, .memory_mib = m->memory_mib,
-			    .vcpus = (uint32_t)m->b->config->vm_vcpus, .slot = m->slot, .created_ms = m->created_ms,
+			    .vcpus = (uint32_t)m->b->config->vm_vcpus, .slot = m->slot, .own_root = m->own_root,
+			    .created_ms = m->created_ms,
 			    .stop_at_ms = m->stop_at_ms };
 
 	snprintf(r.engine, sizeof(r.engine), "%s", m->b->verdict.name);
 	snprintf(r.image, sizeof(r.image), "%s", m->image);
+	memcpy(r.image_tag, m->image_tag, sizeof(r.image_tag));
 	attach_text(m, r.volumes);
 	return record_write(m->dirfd, &r, ret_f);
 }
@@ -244,6 +249,8 @@ enum rc machine_prepare(struct machine *m, int image_fd, int overlay_fd, struct 
 	m->has_dir = true;
 	rc = dir_open_at(m->b->vms_dirfd, m->id, 0700, &m->dirfd, ret_f);
 	if (!rc)
+		rc = image_tag(image_fd, m->image_tag, ret_f);
+	if (!rc)
 		rc = record_put(m, ret_f);
 	if (!rc && m->policy_n)
 		rc = file_replace_at(m->dirfd, "policy", m->policy, m->policy_n, ret_f);
@@ -315,7 +322,7 @@ static void spec_fill(struct machine *m, const struct machine_boot *boot, struct
 				   .cgroup_procs_fd = m->cgroup.procs_fd, .netns_fd = -1,
 				   .kernel_fd = boot ? boot->kernel_fd : -1, .initrd_fd = boot ? boot->initrd_fd : -1,
 				   .cmdline = boot ? boot->cmdline : NULL, .log_fd = m->log_fd,
-				   .n_disks = ARRAY_SIZE(serials), .n_nics = 2,
+				   .n_disks = ARRAY_SIZE(serials), .n_nics = 2, .paused = m->state == BROKER_VM_PAUSED,
 				   .nics = { { AGENT_NET_MAC, m->net.tap_fd }, { AGENT_MGMT_MAC, m->net.mgmt_fd } } };
 	snprintf(s->id, sizeof(s->id), "%s", m->id);
 	if (!boot) { /* a template is made as fast as it can be */
@@ -393,48 +400,43 @@ void machine_running(struct machine *m)
 	broker_event_vm(m->b, m, BROKER_VM_RUNNING, "");
 }
 
-struct pausing {
-	struct machine *m;
-	bool pause;
-	engine_done_fn *done;
-	void *arg;
-};
-
 static void on_paused(void *arg, enum rc rc, const struct fault *f)
 {
-	struct pausing *p = arg;
-	struct machine *m = p->m;
-	engine_done_fn *done = p->done;
-	void *done_arg = p->arg;
+	struct machine *m = arg;
+	struct machine_pausing p = m->pausing;
 	struct fault write_f;
 
-	if (!rc && !m->ending && !m->internal) {
-		m->state = p->pause ? BROKER_VM_PAUSED : BROKER_VM_RUNNING;
+	if (!rc && !m->ending && !m->internal && !p.quiet) {
+		m->state = p.pause ? BROKER_VM_PAUSED : BROKER_VM_RUNNING;
 		if (record_put(m, &write_f))
 			log_fault(LOG_LEVEL_WARN, &write_f, "machine %s", m->id);
 		broker_event_vm(m->b, m, m->state, "");
 	}
-	free(p);
-	done(done_arg, rc, f);
+	p.done(p.arg, rc, f);
+}
+
+static enum rc pausing_begin(struct machine *m, bool pause, bool quiet, engine_done_fn *done, void *arg,
+			     struct fault *ret_f)
+{
+	const struct engine_ops *ops = m->b->engine->ops;
+	enum rc rc = engine_begin(m, on_paused, m, ret_f);
+
+	if (rc)
+		return rc;
+	m->pausing = (struct machine_pausing){ pause, quiet, done, arg };
+	rc = (pause ? ops->pause : ops->resume)(m->vm, on_engine_done, ret_f);
+	engine_begun(m, rc);
+	return rc;
 }
 
 enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
-	const struct engine_ops *ops = m->b->engine->ops;
-	struct pausing *p = malloc(sizeof(*p));
-	enum rc rc;
+	return pausing_begin(m, pause, false, done, arg, ret_f);
+}
 
-	if (!p)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*p = (struct pausing){ m, pause, done, arg };
-	rc = engine_begin(m, on_paused, p, ret_f);
-	if (!rc) {
-		rc = (pause ? ops->pause : ops->resume)(m->vm, on_engine_done, ret_f);
-		engine_begun(m, rc);
-	}
-	if (rc)
-		free(p);
-	return rc;
+enum rc machine_hold(struct machine *m, bool hold, engine_done_fn *done, void *arg, struct fault *ret_f)
+{
+	return pausing_begin(m, hold, true, done, arg, ret_f);
 }
 
 enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f)
@@ -457,6 +459,62 @@ enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *a
 		engine_begun(m, rc);
 	}
 	return rc;
+}
+
+static enum rc fork_begin_children(size_t n, struct machine *children[], struct engine_spec specs[],
+				   struct launch *launches[], engine_done_fn *done, void *args[], struct fault *ret_f)
+{
+	for (size_t i = 0; i < n; i++) {
+		enum rc rc;
+
+		launches[i] = malloc(sizeof(**launches));
+		if (!launches[i])
+			return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+		*launches[i] = (struct launch){ children[i], done, args[i] };
+		rc = engine_begin(children[i], on_started, launches[i], ret_f);
+		if (rc)
+			return rc;
+		spec_fill(children[i], NULL, &specs[i]);
+	}
+	return RC_OK;
+}
+
+enum rc machine_fork(struct machine *parent, size_t n, struct machine *children[], void (*cut)(void *arg), void *cut_arg,
+		     engine_done_fn *done, void *args[], struct fault *ret_f)
+{
+	struct launch *launches[ENGINE_FORK_MAX] = { NULL };
+	struct engine_spec specs[ENGINE_FORK_MAX];
+	struct engine_vm *vms[ENGINE_FORK_MAX] = { NULL };
+	void *machines[ENGINE_FORK_MAX];
+	enum rc rc = engine_begin(parent, NULL, NULL, ret_f);
+
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < n; i++)
+		machines[i] = children[i];
+	rc = fork_begin_children(n, children, specs, launches, done, args, ret_f);
+	if (!rc)
+		rc = parent->b->engine->ops->fork(parent->vm, n, specs, cut, cut_arg, on_engine_done, on_engine_exit, machines, vms,
+						  ret_f);
+	engine_begun(parent, rc);
+	for (size_t i = 0; i < n; i++) {
+		children[i]->vm = vms[i];
+		if (vms[i])
+			continue;
+		engine_begun(children[i], RC_STATE);
+		free(launches[i]);
+	}
+	return rc;
+}
+
+void machine_fork_go(struct machine *parent, const struct fault *f)
+{
+	parent->b->engine->ops->fork_go(parent->vm, f);
+}
+
+bool machine_in_use(const struct machine *m)
+{
+	return capture_machine_busy(m) || fork_machine_busy(m);
 }
 
 /* --- the end ---------------------------------------------------------------------------------------------------- */
@@ -491,6 +549,8 @@ void machine_end(struct machine *m, const char *fmt, ...)
 	dials_cancel(m);
 	repolicy_cancel(m);
 	volume_machine_ends(m);
+	capture_machine_ends(m);
+	fork_machine_ends(m);
 	if (on_end)
 		on_end(m->arg, m->reason);
 	if (!m->vm || m->exited)
@@ -687,7 +747,9 @@ enum rc machine_adopt(struct broker *b, const char *id, const struct record *r, 
 	m->stop_at_ms = r->stop_at_ms;
 	m->created_ms = r->created_ms;
 	m->slot = r->slot;
+	m->own_root = r->own_root != 0;
 	snprintf(m->image, sizeof(m->image), "%s", r->image);
+	memcpy(m->image_tag, r->image_tag, sizeof(m->image_tag));
 	m->state = r->state == BROKER_VM_PAUSED ? BROKER_VM_PAUSED : BROKER_VM_RUNNING;
 	/* Half of each may be there: whatever there is goes with the machine. */
 	m->cgroup.made = m->has_dir = m->has_net = true;

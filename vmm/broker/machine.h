@@ -22,6 +22,7 @@
 
 #define MACHINE_WAITERS_MAX 16
 #define MACHINE_VOLUMES (1 + AGENT_SPARE_DISKS)
+#define MACHINE_TAG_MAX 64
 
 enum machine_disk { DISK_IMAGE, DISK_OVERLAY, DISK_SPARE, DISK_ROOT = DISK_SPARE + AGENT_SPARE_DISKS, DISK_BASE, MACHINE_DISKS };
 
@@ -37,10 +38,11 @@ struct machine {
 	uint32_t flags, memory_mib, slot;
 	uint64_t created_ms, stop_at_ms;
 	char image[BROKER_NAME_MAX], reason[BROKER_REASON_MAX];
+	char image_tag[MACHINE_TAG_MAX]; /* which file of that name: image_tag() */
 	uint8_t *policy;
 	size_t policy_n;
 	char volumes[MACHINE_VOLUMES][BROKER_NAME_MAX]; /* attach.h; "": none in this slot */
-	bool has_volumes;
+	bool has_volumes, own_root;  /* own_root: its root is a volume, a snapshot or a snapshot's copy */
 	struct repolicy *repolicy;   /* its egress policy is being changed */
 	struct agent_call *settle;   /* its agent flushes or thaws the volumes */
 
@@ -51,6 +53,7 @@ struct machine {
 	bool has_net, egress_told;
 	char *ca_pem;                /* the proxy's answer: what the guest has to trust; NULL: none yet, "": nothing */
 	void (*on_ca)(void *arg);    /* whoever is building it and waits for that answer */
+	void *on_ca_arg;
 	struct cgroup cgroup;
 	struct engine_vm *vm;
 	bool exited, busy;           /* process reaped; an engine operation is running */
@@ -66,6 +69,11 @@ struct machine {
 	void (*on_gone)(void *arg);
 	engine_done_fn *on_engine;
 	void *arg, *on_engine_arg;
+	struct machine_pausing {
+		bool pause, quiet;
+		engine_done_fn *done;
+		void *arg;
+	} pausing;                   /* while the engine does it */
 	struct dial *dials;          /* connections on their way */
 	struct request *waiters[MACHINE_WAITERS_MAX]; /* VM_KILLs to be answered when it is gone */
 	size_t n_waiters;
@@ -99,6 +107,15 @@ enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void 
 /* The disk with this serial has another size than the snapshot knows. */
 enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f);
 enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *arg, struct fault *ret_f);
+/* Stands still for an operation of the broker's own: nobody is told, nothing written down, a restarted broker lets it go on. */
+enum rc machine_hold(struct machine *m, bool hold, engine_done_fn *done, void *arg, struct fault *ret_f);
+/*
+ * Children, prepared, of a running parent, which is busy until the first done. cut() as in engine.h, then machine_fork_go().
+ * done comes for each child whose `vm` is set afterwards; its failure has already begun machine_end().
+ */
+enum rc machine_fork(struct machine *parent, size_t n, struct machine *children[], void (*cut)(void *arg), void *cut_arg,
+		     engine_done_fn *done, void *args[], struct fault *ret_f);
+void machine_fork_go(struct machine *parent, const struct fault *f);
 
 /* Begins the end; the first reason stays. */
 void machine_end(struct machine *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -106,6 +123,9 @@ void machine_end(struct machine *m, const char *fmt, ...) __attribute__((format(
 void machine_forget(struct machine *m);
 /* r is answered when nothing is left. */
 enum rc machine_wait_gone(struct machine *m, struct request *r, struct fault *ret_f);
+
+/* Another fork or capture of it is under way. */
+bool machine_in_use(const struct machine *m);
 
 struct machine *machine_find(struct broker *b, const char *id);
 /* Index of the first machine whose id sorts after `after`. */

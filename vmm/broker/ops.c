@@ -7,9 +7,11 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/broker/capture.h"
 #include "vmm/broker/create.h"
 #include "vmm/broker/dial.h"
 #include "vmm/broker/expose.h"
+#include "vmm/broker/fork.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
@@ -267,7 +269,7 @@ HANDLER(op_egress_ca)
 	free(m->ca_pem);
 	m->ca_pem = pem;
 	if (m->on_ca)
-		m->on_ca(m->arg);
+		m->on_ca(m->on_ca_arg);
 	request_reply(r, NULL, NULL, NULL, 0);
 }
 
@@ -285,6 +287,9 @@ HANDLER(op_vm_pause)
 	if (volume_machine_busy(m)) {
 		fault_set(&f, RC_AGAIN, 0, "a snapshot of a volume of machine '%s' is being made", m->id);
 		request_fail(r, &f);
+	} else if (machine_in_use(m)) {
+		fault_set(&f, RC_AGAIN, 0, "machine '%s' is being captured or forked", m->id);
+		request_fail(r, &f);
 	} else if (machine_pause(m, true, on_paused, r, &f))
 		request_fail(r, &f);
 }
@@ -298,14 +303,32 @@ HANDLER(op_vm_resume)
 		request_fail(r, &f);
 }
 
-/* Rows are there so that who may ask is decided already. */
-HANDLER(op_later)
+HANDLER(op_vm_fork)
 {
-	struct fault f;
+	fork_begin(b, r, m, msg);
+}
 
-	UNUSED_BM, (void)msg;
-	fault_set(&f, RC_STATE, 0, "not built into this broker yet");
-	request_fail(r, &f);
+HANDLER(op_vm_capture)
+{
+	const struct broker_vm_capture *q = msg;
+
+	capture_make(b, r, m, q->name);
+}
+
+HANDLER(op_capture_delete)
+{
+	const struct broker_capture_name *q = msg;
+
+	(void)m;
+	capture_delete(b, r, q->name);
+}
+
+HANDLER(op_capture_list)
+{
+	const struct broker_cursor *q = msg;
+
+	(void)m;
+	capture_list(b, r, q->after);
 }
 
 HANDLER(op_volume_create)
@@ -396,8 +419,8 @@ static const struct op ops[] = {
 	/* Stops and continues a machine's processors. */
 	ROW_VM(VM_PAUSE, API, RUNNING, broker_vm_id, op_vm_pause),
 	ROW_VM(VM_RESUME, API, PAUSED, broker_vm_id, op_vm_resume),
-	/* Like VM_CREATE, n times. */
-	ROW_VM(VM_FORK, API, RUNNING, broker_vm_fork, op_later),
+	/* Like VM_CREATE, n times. A child has what its parent has, which is the API's, and a policy of its own. */
+	ROW_VM(VM_FORK, API, RUNNING, broker_vm_fork, op_vm_fork),
 	/* A sparse file below volumes/, its size bounded, its name checked to have no path in it; from an image of the operator's
 	 * or a snapshot. At worst the disk fills up to DISK_RESERVE_MIB. */
 	ROW(VOLUME_CREATE, API, 0, broker_volume_create, op_volume_create),
@@ -408,11 +431,11 @@ static const struct op ops[] = {
 	/* A copy below snapshots/; a machine that has the volume cannot write for as long as that takes. */
 	ROW(VOLUME_SNAPSHOT, API, 0, broker_volume_snapshot, op_volume_snapshot),
 	/* A copy of memory and disk below captures/, whose number and bytes are bounded; root's alone, as the machine's own are. */
-	ROW_VM(VM_CAPTURE, API, RUNNING, broker_vm_capture, op_later),
+	ROW_VM(VM_CAPTURE, API, RUNNING, broker_vm_capture, op_vm_capture),
 	/* Removes what the API made. */
-	ROW(CAPTURE_DELETE, API, 0, broker_capture_name, op_later),
+	ROW(CAPTURE_DELETE, API, 0, broker_capture_name, op_capture_delete),
 	/* Names, sizes and dates of what the API made. */
-	ROW(CAPTURE_LIST, API, 0, broker_cursor, op_later),
+	ROW(CAPTURE_LIST, API, 0, broker_cursor, op_capture_list),
 	/* Sums. */
 	ROW(NODE_STAT, API, 0, broker_none, op_node_stat),
 };

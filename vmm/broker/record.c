@@ -13,7 +13,7 @@
 #define RECORD_HEAD "nestbox-vm 1"
 
 #define RECORD_FIELDS(S, N) \
-	S(engine) S(image) S(volumes) N(state) N(flags) N(memory_mib) N(vcpus) N(slot) N(created_ms) N(stop_at_ms)
+	S(engine) S(image) S(image_tag) S(volumes) N(state) N(flags) N(memory_mib) N(vcpus) N(slot) N(own_root) N(created_ms) N(stop_at_ms)
 
 enum rc file_replace_at(int dirfd, const char *name, const void *data, size_t n, struct fault *ret_f)
 {

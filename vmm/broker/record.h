@@ -11,9 +11,9 @@
 #include "vmm/broker/machine.h"
 
 struct record {
-	char engine[16], image[BROKER_NAME_MAX];
+	char engine[16], image[BROKER_NAME_MAX], image_tag[MACHINE_TAG_MAX];
 	char volumes[MACHINE_VOLUMES * BROKER_NAME_MAX]; /* attach.h */
-	uint32_t state, flags, memory_mib, vcpus, slot;
+	uint32_t state, flags, memory_mib, vcpus, slot, own_root;
 	uint64_t created_ms, stop_at_ms;
 };
 

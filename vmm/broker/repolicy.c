@@ -5,7 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "vmm/broker/agent_link.h"
-#include "vmm/broker/create.h"
+#include "vmm/broker/newborn.h"
 #include "vmm/broker/limits.h"
 
 #include <string.h>

@@ -52,6 +52,7 @@ struct engine_spec {
 	size_t n_nics;
 	/* 0: none. Of each disk; of the first network card in each direction. mbps: 10^6 bytes a second. */
 	uint32_t disk_iops, disk_mbps, net_pps, net_mbps;
+	bool paused; /* adopt only: how it shall be. One that stands still for an operation nobody finished goes on. */
 };
 
 struct engine;          /* one per host */
@@ -87,19 +88,26 @@ struct engine_ops {
 			 struct engine_vm **ret, struct fault *ret_f);
 	enum rc (*pause)(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f);
 	enum rc (*resume)(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f);
-	/* Of a PAUSED machine: writes memory, state and manifest below dirfd (empty directory); the machine stays paused. */
+	/* Of a PAUSED machine: writes memory, state and manifest below dirfd (empty directory); the machine stays paused. Flushes
+	 * nothing: that is for whoever gives the directory its name. */
 	enum rc (*save)(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f);
 	/* Opens what save() wrote: checks version, host compatibility and checksums (RC_STATE with the reason if it
 	 * cannot be used here), loads memory into a sealed memfd. May take long: called at start and by the runner. */
 	enum rc (*snapshot_open)(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+	/* The same for a snapshot that is used seldom: reads and checks all but the memory, which stays in its file and is mapped
+	 * from there; fast. The file must not change from now on, but may lose its name. */
+	enum rc (*snapshot_map)(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
 	void (*snapshot_free)(struct engine_snapshot *snap);
 	/* Tells the guest that the disk with this serial has another size now (after a start from a snapshot). */
 	enum rc (*disk_resized)(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f);
-	/* n children of a RUNNING machine, each with its own spec (disks already cut by cut(), called while the parent is
-	 * paused). Callback per child through its own arg. RC_INVALID if the engine has no live fork. */
+	/* n children of a RUNNING machine, each with its own spec. cut() is called when the parent stands still, to copy disks;
+	 * the parent goes on and the children start when the caller then says fork_go(), at once or later. cut NULL: there is
+	 * nothing to copy; it is not called when no child is left. Callback per child through its own arg, for those that were put into rets (set to NULL before). */
 	enum rc (*fork)(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
 			void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[],
 			struct engine_vm *rets[], struct fault *ret_f);
+	/* After cut(), once. f: the fork fails for that reason; the parent goes on all the same. */
+	void (*fork_go)(struct engine_vm *parent, const struct fault *f);
 	/* SIGKILL now; exit comes when it is reaped. Never fails, never blocks. */
 	void (*stop)(struct engine_vm *vm);
 	void (*stat)(struct engine_vm *vm, struct engine_stat *ret);

@@ -90,6 +90,23 @@ enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f)
 	return RC_OK;
 }
 
+enum rc copy_disk_quick(int from, int to, uint64_t max_bytes, bool *ret_done, struct fault *ret_f)
+{
+	struct stat st;
+	enum rc rc;
+
+	*ret_done = false;
+	if (fstat(from, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "stat disk");
+	if ((uint64_t)st.st_blocks * 512 > max_bytes) {
+		*ret_done = ioctl(to, FICLONE, from) == 0;
+		return RC_OK;
+	}
+	rc = copy_disk(from, to, NULL, ret_f);
+	*ret_done = !rc;
+	return rc;
+}
+
 enum rc disk_make_at(int dirfd, const char *name, uint64_t bytes, int *ret_fd, struct fault *ret_f)
 {
 	_cleanup_fd_ int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);

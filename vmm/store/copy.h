@@ -17,6 +17,9 @@
  */
 enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f);
 
+/* The same where it takes no time worth mentioning: shared extents, or at most max_bytes of data. *ret_done: whether it did. */
+enum rc copy_disk_quick(int from, int to, uint64_t max_bytes, bool *ret_done, struct fault *ret_f);
+
 /* A new regular file of `bytes` without blocks, mode 0600. RC_EXISTS if the name is taken. */
 enum rc disk_make_at(int dirfd, const char *name, uint64_t bytes, int *ret_fd, struct fault *ret_f);
 

@@ -7,6 +7,7 @@
  * when the process is reaped, always last.
  */
 #include "vmm/engines/kvm/control.h"
+#include "vmm/engines/kvm/savefile.h"
 #include "vmm/engines/process.h"
 
 #include "base/cleanup.h"
@@ -42,7 +43,8 @@ struct kvm_engine {
 };
 
 struct engine_snapshot {
-	int memory_fd, state_fd; /* sealed memfd; file without its head, as a memfd */
+	int memory_fd;           /* a sealed memfd, or a file on disk, open for reading */
+	int state_fd;            /* file without its head, as a sealed memfd */
 	uint64_t bytes;
 };
 
@@ -81,12 +83,14 @@ struct fork_group {
 	int fds[3];
 	size_t n_fds;
 	uint32_t layers;
+	bool cutting; /* the parent stands still until kvm_fork_go() */
 };
 
 static void group_free(struct engine_vm *parent);
 static void group_failed(struct engine_vm *parent, const struct fault *f);
 static void group_forked(struct engine_vm *parent, struct wire *w);
 static void group_resumed(struct engine_vm *parent, struct wire *w);
+static void kvm_fork_go(struct engine_vm *parent, const struct fault *why);
 
 /* --- one question at a time ---------------------------------------------------------------------------------------- */
 
@@ -141,7 +145,7 @@ static enum rc op_send(struct engine_vm *vm, uint16_t op, message_put_fn *put, c
 
 static enum rc op_begin(struct engine_vm *vm, unsigned int states, struct fault *ret_f)
 {
-	if (vm->op && !vm->stopped)
+	if ((vm->op || vm->group) && !vm->stopped)
 		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
 	if (vm->stopped || !(states & 1u << vm->state))
 		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not in the right state", vm->id);
@@ -435,6 +439,18 @@ static enum rc kvm_start(struct engine *base, const struct engine_spec *spec, st
 	return RC_OK;
 }
 
+static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
+
+	if (rc)
+		return rc;
+	vm->after = PAUSED;
+	rc = op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	vm->done = rc ? vm->done : done;
+	return rc;
+}
+
 static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
 			 struct engine_vm **ret, struct fault *ret_f)
 {
@@ -450,22 +466,17 @@ static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, en
 		release(vm);
 		return rc;
 	}
-	/* A machine that was paused for somebody who is gone has resumed by itself (control.c). */
+	/* A machine that was paused by somebody who is gone has resumed by itself (control.c). */
 	vm->state = RUNNING;
+	if (spec->paused) {
+		rc = kvm_pause(vm, NULL, ret_f);
+		if (rc) {
+			release(vm);
+			return rc;
+		}
+	}
 	*ret = vm;
 	return RC_OK;
-}
-
-static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
-{
-	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
-
-	if (rc)
-		return rc;
-	vm->after = PAUSED;
-	rc = op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
-	vm->done = rc ? vm->done : done;
-	return rc;
 }
 
 static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
@@ -606,6 +617,39 @@ static enum rc state_object(int file, int *ret_fd, struct fault *ret_f)
 	return RC_OK;
 }
 
+/* Memory stays in its file; the state is small. */
+static enum rc kvm_snapshot_map(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+{
+	_cleanup_fd_ int state = openat(dirfd, VMM_STATE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_free_ uint8_t *checked = NULL;
+	struct engine_snapshot *s;
+	struct stat st;
+	size_t n;
+	enum rc rc;
+
+	(void)base;
+	if (memory < 0 || state < 0 || fstat(memory, &st) < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "open snapshot");
+	if (!S_ISREG(st.st_mode))
+		return fault_set(ret_f, RC_STATE, 0, "snapshot's memory is no file");
+	rc = savefile_state(state, (uint64_t)st.st_size, &checked, &n, ret_f);
+	if (rc)
+		return fault_set(ret_f, RC_STATE, 0, "snapshot cannot be used: %.120s", ret_f ? ret_f->text : "");
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	*s = (struct engine_snapshot){ .memory_fd = -1, .state_fd = -1, .bytes = (uint64_t)st.st_size };
+	rc = state_object(state, &s->state_fd, ret_f);
+	if (rc) {
+		kvm_snapshot_free(s);
+		return rc;
+	}
+	s->memory_fd = take_fd(&memory);
+	*ret = s;
+	return RC_OK;
+}
+
 static enum rc kvm_snapshot_open(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
 {
 	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -663,6 +707,7 @@ static void group_forked(struct engine_vm *parent, struct wire *w)
 	struct fork_group *g = parent->group;
 	struct control_forked m;
 	struct fault f;
+	size_t left = 0;
 
 	control_forked_get(w, &m);
 	if (!wire_done(w) || g->n_fds != (m.layers == 2 ? 3u : 2u)) {
@@ -671,8 +716,27 @@ static void group_forked(struct engine_vm *parent, struct wire *w)
 	}
 	g->layers = m.layers;
 	parent->times.private_bytes = m.pages * 4096;
-	if (g->cut)
+	g->cutting = true;
+	while (left < g->n && !g->children[left])
+		left++;
+	fault_set(&f, RC_STATE, 0, "no child of machine '%s' is left", parent->id);
+	if (left == g->n)
+		kvm_fork_go(parent, &f);
+	else if (g->cut)
 		g->cut(g->cut_arg);
+	else
+		kvm_fork_go(parent, NULL);
+}
+
+static void kvm_fork_go(struct engine_vm *parent, const struct fault *why)
+{
+	struct fault f;
+
+	if (!parent->group || !parent->group->cutting)
+		return;
+	parent->group->cutting = false;
+	if (why)
+		group_failed(parent, why);
 	parent->after = RUNNING;
 	if (op_send(parent, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, &f))
 		condemn(parent, "%s", f.text);
@@ -705,6 +769,7 @@ static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_
 	struct fork_group *g;
 	struct fault f;
 	enum rc rc = op_begin(parent, 1u << RUNNING, ret_f);
+	size_t made;
 
 	if (rc)
 		return rc;
@@ -739,8 +804,9 @@ static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_
 	if (ret_f)
 		*ret_f = f;
 	/* Children that exist report their end through the callbacks. */
+	made = g->n;
 	group_failed(parent, &f);
-	return g->n ? RC_OK : rc;
+	return made ? RC_OK : rc;
 }
 
 /* --- the engine ---------------------------------------------------------------------------------------------------- */
@@ -768,9 +834,11 @@ static const struct engine_ops kvm_ops = {
 	.resume = kvm_resume,
 	.save = kvm_save,
 	.snapshot_open = kvm_snapshot_open,
+	.snapshot_map = kvm_snapshot_map,
 	.snapshot_free = kvm_snapshot_free,
 	.disk_resized = kvm_disk_resized,
 	.fork = kvm_fork,
+	.fork_go = kvm_fork_go,
 	.stop = kvm_stop,
 	.stat = kvm_stat,
 	.times = kvm_times,

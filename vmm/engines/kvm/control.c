@@ -310,7 +310,7 @@ static enum rc answer(struct serve *s, const struct message_head *head, struct r
 	return sent;
 }
 
-static void drop_peer(struct serve *s)
+static void asker_gone(struct serve *s)
 {
 	source_drop(&s->peer);
 	close_fd(&s->peer_fd);
@@ -318,6 +318,11 @@ static void drop_peer(struct serve *s)
 	if (s->vm && s->vm->state == VM_PAUSED && s->paused_us)
 		vm_resume(s->vm, NULL);
 	s->paused_us = 0;
+}
+
+static void drop_peer(struct serve *s)
+{
+	asker_gone(s);
 	if (!s->vm)
 		loop_stop(s->loop);
 }
@@ -357,8 +362,7 @@ static void on_listen(void *arg, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	source_drop(&s->peer);
-	close_fd(&s->peer_fd);
+	asker_gone(s); /* the end of the one before may not have been read yet */
 	s->peer_fd = fd;
 	if (loop_fd(s->loop, fd, EPOLLIN, on_peer, s, &s->peer, NULL))
 		drop_peer(s);

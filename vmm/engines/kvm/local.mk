@@ -15,7 +15,7 @@ nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
 
 # The broker's side, into the engines' library.
 libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
-	vmm/engines/process.c vmm/engines/process.h
+	vmm/engines/process.c vmm/engines/process.h vmm/engines/kvm/savefile.c vmm/engines/kvm/savefile.h
 
 VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/balloon.c vmm/engines/kvm/blk.c vmm/engines/kvm/net.c \
 	vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/virtio.c vmm/engines/kvm/memory.c

@@ -11,14 +11,17 @@
 
 #define LAYER_MAPS_MAX 30000 /* mappings of a delta; the kernel's default bound is 65530 for the process */
 
+/* A file on disk cannot be sealed: then the descriptor must not be one that anybody could write through. */
 static enum rc check_sealed(int fd, uint64_t bytes, struct fault *ret_f)
 {
-	int seals = fcntl(fd, F_GET_SEALS);
+	int seals = fcntl(fd, F_GET_SEALS), mode = fcntl(fd, F_GETFL);
 	struct stat st;
 
+	if (seals < 0 && errno == EINVAL && mode >= 0 && (mode & O_ACCMODE) == O_RDONLY)
+		seals = F_SEAL_WRITE | F_SEAL_SHRINK;
 	if (seals < 0 || !(seals & F_SEAL_WRITE) || !(seals & F_SEAL_SHRINK))
 		return fault_set(ret_f, RC_INVALID, 0, "memory object is not sealed");
-	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes)
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
 		return fault_set(ret_f, RC_INVALID, 0, "memory object has another size");
 	return RC_OK;
 }

@@ -2,7 +2,7 @@
 /*
  * Guest memory, seen by the guest as [0, low) below the hole at 3 GiB and [4 GiB, 4 GiB + high) above it.
  *
- * Theory. A machine's memory is three layers: the *base* (a sealed memfd, the template's; shared by all that start from it), over
+ * Theory. A machine's memory is three layers: the *base* (a sealed memfd, the template's, or a capture's file; shared by all that start from it), over
  * it the *delta* (a sealed memfd, what a fork's parent had changed; shared by the children of one fork), over both this machine's
  * own pages, made by copy-on-write. Either memfd may be absent; a machine that boots cold has only pages of its own. Which
  * pages are its own is known without looking at page tables: KVM logs what vCPUs write, memory_at() what devices write, and
@@ -32,7 +32,8 @@ struct memory {
 	uint64_t *own;     /* a bit a page: differs, or may, from base and delta */
 };
 
-/* Takes both descriptors. base must be sealed against writing and shrinking and have exactly `bytes`; delta likewise. */
+/* Takes both descriptors. base must be sealed against writing and shrinking, or be a file on disk that is open for reading only and
+ * that its owner leaves alone, and have exactly `bytes`; delta likewise. */
 enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *ret, struct fault *ret_f);
 void memory_free(struct memory *m);
 

@@ -101,8 +101,6 @@ enum rc savefile_write(int memory_fd, int state_fd, uint64_t memory_bytes, const
 	rc = fd_write_all(state_fd, head, sizeof(head), UINT64_MAX, ret_f);
 	if (!rc)
 		rc = fd_write_all(state_fd, buf_data(state), buf_len(state), UINT64_MAX, ret_f);
-	if (!rc && (fsync(memory_fd) < 0 || fsync(state_fd) < 0) && errno != EINVAL)
-		rc = fault_set(ret_f, rc_from_errno(errno), errno, "flush snapshot");
 	return rc;
 }
 

@@ -4,7 +4,8 @@
  *
  * Theory: QEMU leaves guest memory out of its device state only if that memory is "shared" (x-ignore-shared). But a clone must
  * not share: it starts from a sealed base and keeps its own pages. So QEMU is told share=on and this library, which sees
- * only mmap(2), maps the file whose descriptor is NESTBOX_RAM_FD privately. A machine that was itself started from a
+ * only open(2) and mmap(2), maps the file whose descriptor is NESTBOX_RAM_FD privately. QEMU would open that file again for
+ * writing, which one on disk, root's and read-only, does not allow: it gets the descriptor that is there already. A machine that was itself started from a
  * snapshot can then be saved and forked as cheaply as the first one: QEMU writes its devices, the engine its own pages.
  *
  * Free memory that the guest reports is given back by QEMU in two steps: a hole in the file, then the mapping's pages. The file is
@@ -16,9 +17,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -31,6 +34,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+EXPORT int open64(const char *path, int flags, ...);
+EXPORT int __open64_2(const char *path, int flags);
 EXPORT void *mmap(void *addr, size_t n, int prot, int flags, int fd, off_t at);
 EXPORT void *mmap64(void *addr, size_t n, int prot, int flags, int fd, off_t at);
 EXPORT int fallocate(int fd, int mode, off_t at, off_t n);
@@ -115,4 +120,33 @@ int fallocate64(int fd, int mode, off_t at, off_t n)
 int fallocate(int fd, int mode, off_t at, off_t n)
 {
 	return fallocate64(fd, mode, at, n);
+}
+
+static int open_ram(const char *path, int flags, unsigned int mode)
+{
+	static const char dir[] = "/proc/self/fd/";
+	const char *ram = getenv("NESTBOX_RAM_FD");
+
+	if (ram && !strncmp(path, dir, sizeof(dir) - 1) && !strcmp(path + sizeof(dir) - 1, ram))
+		return fcntl(atoi(ram), F_DUPFD_CLOEXEC, 0);
+	return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...)
+{
+	unsigned int mode = 0;
+	va_list ap;
+
+	if (flags & (O_CREAT | O_TMPFILE)) {
+		va_start(ap, flags);
+		mode = va_arg(ap, unsigned int);
+		va_end(ap);
+	}
+	return open_ram(path, flags, mode);
+}
+
+/* What a fortified open64() without a mode is. */
+int __open64_2(const char *path, int flags)
+{
+	return open_ram(path, flags, 0);
 }

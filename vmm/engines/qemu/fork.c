@@ -6,7 +6,7 @@
  *   COPY   while the parent runs, all of it is copied to a new file. That copy is torn and will be corrected; what counts is that
  *          the file has its pages, because getting them from the host is what takes long.
  *   STOP   the parent is stopped. Its own pages are copied again, over the torn ones, while QEMU writes its state to
- *          another file: both at once. Then cut(): the caller copies disks. Nothing changes while it does.
+ *          another file: both at once. Then cut(): the caller copies disks. Nothing changes until it says fork_go().
  *   GO     the parent continues. Both files are sealed: they are a snapshot that was never on a disk.
  *   BORN   the children start from it, all at once.
  * The pause grows with the pages that the parent has written since it started, not with its memory. A fork that fails leaves
@@ -30,7 +30,7 @@ struct fork {
 	struct engine_snapshot snap; /* open files until the children have started */
 	struct memory_source from;
 	struct job *job;
-	bool memory_done, state_done;
+	bool memory_done, state_done, cutting; /* cutting: the owner copies disks and will say fork_go() */
 	uint64_t stopped_us;
 	void (*cut)(void *arg);
 	void *cut_arg;
@@ -104,9 +104,9 @@ bool fork_deadline(struct engine_vm *vm)
 {
 	struct fault f;
 
-	if (!vm->fork || vm->fork->phase != PHASE_COPY)
+	if (!vm->fork || (vm->fork->phase != PHASE_COPY && !vm->fork->cutting))
 		return false;
-	fault_set(&f, RC_TIMEOUT, 0, "memory of machine '%s' was not copied in time", vm->id);
+	fault_set(&f, RC_TIMEOUT, 0, "%s of machine '%s' were not copied in time", vm->fork->cutting ? "disks" : "pages", vm->id);
 	fork_fail(vm->fork, &f);
 	return true;
 }
@@ -146,14 +146,43 @@ static void on_continued(void *arg, struct json_object *value, const struct faul
 	fork_finish(vm->fork);
 }
 
+static bool children_left(const struct fork *k)
+{
+	for (size_t i = 0; i < k->n; i++)
+		if (k->children[i])
+			return true;
+	return false;
+}
+
 static void fork_proceed(struct fork *k)
 {
+	struct fault f;
+
 	if (!k->memory_done || !k->state_done)
 		return;
-	if (k->cut)
+	k->cutting = true;
+	fault_set(&f, RC_STATE, 0, "no child of machine '%s' is left", k->parent->id);
+	if (!children_left(k))
+		qemu_fork_go(k->parent, &f);
+	else if (k->cut)
 		k->cut(k->cut_arg);
+	else
+		qemu_fork_go(k->parent, NULL);
+}
+
+void qemu_fork_go(struct engine_vm *parent, const struct fault *f)
+{
+	struct fork *k = parent->fork;
+
+	if (!k || !k->cutting)
+		return;
+	k->cutting = false;
+	if (f) {
+		fork_fail(k, f);
+		return;
+	}
 	k->phase = PHASE_GO;
-	vm_command(k->parent, "cont", NULL, -1, on_continued);
+	vm_command(parent, "cont", NULL, -1, on_continued);
 }
 
 static void on_own_pages(void *arg, const struct job_result *r)

@@ -59,8 +59,6 @@ _Noreturn static void job_child(const struct job_spec *spec, int result_fd, int 
 		(void)memory_copy_own(&s.from, s.out_fd, s.prepared ? job_ready : NULL, NULL, &r.sum.private_pages, &r.fault);
 	else
 		(void)memory_copy(&s.from, s.out_fd, !s.unsummed, &r.sum, &r.fault);
-	if (!r.fault.rc && s.sync && fsync(s.out_fd) < 0)
-		fault_set(&r.fault, rc_from_errno(errno), errno, "flush memory to disk");
 	/* A pipe takes this at once: it is smaller than PIPE_BUF and the pipe is empty. */
 	_exit(write(JOB_FD_RESULT, &r, sizeof(r)) == (ssize_t)sizeof(r) ? 0 : 1);
 }

@@ -61,7 +61,6 @@ struct job_spec {
 	int out_fd;
 	bool own_only;
 	bool unsummed; /* no checksum */
-	bool sync;     /* flush to disk */
 	/* With own_only: called when all is prepared; the copy begins with job_go(). */
 	job_prepared_fn *prepared;
 };

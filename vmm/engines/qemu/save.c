@@ -63,6 +63,15 @@ static void put_str(struct json_object *o, const char *name, const char *v)
 	json_object_object_add(o, name, json_object_new_string(v));
 }
 
+static enum rc manifest_put(int dirfd, const char *text, struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = openat(dirfd, QEMU_MANIFEST_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "create a snapshot's manifest");
+	return fd_write_all(fd, text, strlen(text), UINT64_MAX, ret_f);
+}
+
 static enum rc manifest_write(struct engine_vm *vm, struct fault *ret_f)
 {
 	char memory_sum[2 * MEMORY_DIGEST + 1], state_sum[2 * MEMORY_DIGEST + 1];
@@ -73,8 +82,8 @@ static enum rc manifest_write(struct engine_vm *vm, struct fault *ret_f)
 	struct stat st;
 	enum rc rc;
 
-	if (fstat(s->state_fd, &st) < 0 || fsync(s->state_fd) < 0)
-		return fault_set(ret_f, rc_from_errno(errno), errno, "flush device state to disk");
+	if (fstat(s->state_fd, &st) < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "size of the device state");
 	if (st.st_size <= 0 || st.st_size > QEMU_STATE_MAX)
 		return fault_set(ret_f, RC_GUEST, 0, "QEMU wrote %lld bytes of state", (long long)st.st_size);
 	rc = memory_digest_file(s->state_fd, digest, ret_f);
@@ -96,8 +105,7 @@ static enum rc manifest_write(struct engine_vm *vm, struct fault *ret_f)
 	put_int(o, "state_bytes", (uint64_t)st.st_size);
 	put_str(o, "state_sha256", state_sum);
 	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
-	rc = text ? file_write_at(s->dirfd, QEMU_MANIFEST_FILE, text, strlen(text), 0600, ret_f)
-		  : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	rc = text ? manifest_put(s->dirfd, text, ret_f) : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	json_object_put(o);
 	return rc;
 }
@@ -177,8 +185,7 @@ enum rc gpa2hva_parse(const char *text, uint64_t *ret, struct fault *ret_f)
 static void on_address(void *arg, struct json_object *value, const struct fault *f)
 {
 	struct engine_vm *vm = arg;
-	struct job_spec job = { .from = { .pid = vm->process.pid, .base_fd = vm->ram_fd, .size = (uint64_t)vm->memory_mib << 20 },
-				.sync = true };
+	struct job_spec job = { .from = { .pid = vm->process.pid, .base_fd = vm->ram_fd, .size = (uint64_t)vm->memory_mib << 20 } };
 	struct fault own;
 
 	if (vm->op != OP_SAVE || !vm->save)
@@ -364,7 +371,24 @@ static enum rc memory_load(int dirfd, const struct manifest *m, struct engine_sn
 	return rc ? rc : memory_seal(snap->ram_fd, ret_f);
 }
 
-enum rc qemu_snapshot_open(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+/* The file itself: a page is read when a machine touches it. */
+static enum rc memory_map(int dirfd, const struct manifest *m, struct engine_snapshot *snap, struct fault *ret_f)
+{
+	struct stat st;
+
+	snap->ram_fd = openat(dirfd, QEMU_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (snap->ram_fd < 0 || fstat(snap->ram_fd, &st) < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "open a snapshot's memory");
+	/* Shorter than it says would be SIGBUS in QEMU. */
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != m->memory_mib << 20)
+		return fault_set(ret_f, RC_STATE, 0, "snapshot is damaged: length of its memory");
+	return RC_OK;
+}
+
+typedef enum rc memory_fn(int dirfd, const struct manifest *m, struct engine_snapshot *snap, struct fault *ret_f);
+
+static enum rc snapshot_open(struct engine *base, int dirfd, memory_fn *memory, struct engine_snapshot **ret,
+			     struct fault *ret_f)
 {
 	_cleanup_(manifest_free) struct manifest m = { 0 };
 	struct engine_snapshot *snap = calloc(1, sizeof(*snap));
@@ -379,7 +403,7 @@ enum rc qemu_snapshot_open(struct engine *base, int dirfd, struct engine_snapsho
 	if (!rc)
 		rc = state_load(dirfd, &m, snap, ret_f);
 	if (!rc)
-		rc = memory_load(dirfd, &m, snap, ret_f);
+		rc = memory(dirfd, &m, snap, ret_f);
 	if (rc) {
 		qemu_snapshot_free(snap);
 		return rc;
@@ -387,6 +411,16 @@ enum rc qemu_snapshot_open(struct engine *base, int dirfd, struct engine_snapsho
 	memcpy(snap->shape, m.shape, strlen(m.shape) + 1);
 	*ret = snap;
 	return RC_OK;
+}
+
+enum rc qemu_snapshot_open(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+{
+	return snapshot_open(base, dirfd, memory_load, ret, ret_f);
+}
+
+enum rc qemu_snapshot_map(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+{
+	return snapshot_open(base, dirfd, memory_map, ret, ret_f);
 }
 
 void qemu_snapshot_free(struct engine_snapshot *snap)

@@ -260,6 +260,28 @@ enum rc qemu_start(struct engine *base, const struct engine_spec *spec, struct e
 	return RC_OK;
 }
 
+static void on_paused(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	(void)value;
+	if (vm_refused(vm, f))
+		return;
+	vm->state = VM_PAUSED;
+	vm_op_end(vm, NULL);
+}
+
+static void on_resumed(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+
+	(void)value;
+	if (vm_refused(vm, f))
+		return;
+	vm->state = VM_RUNNING;
+	vm_op_end(vm, NULL);
+}
+
 static void on_adopted(void *arg, struct json_object *value, const struct fault *f)
 {
 	struct engine_vm *vm = arg;
@@ -272,7 +294,12 @@ static void on_adopted(void *arg, struct json_object *value, const struct fault 
 		return;
 	}
 	vm->state = json_object_get_boolean(running) ? VM_RUNNING : VM_PAUSED;
-	vm_op_end(vm, NULL);
+	if (vm->state == VM_RUNNING && vm->to_be_paused)
+		vm_command(vm, "stop", NULL, -1, on_paused);
+	else if (vm->state == VM_PAUSED && !vm->to_be_paused)
+		vm_command(vm, "cont", NULL, -1, on_resumed);
+	else
+		vm_op_end(vm, NULL);
 }
 
 static enum rc adopt(struct engine_vm *vm, struct fault *ret_f)
@@ -302,6 +329,7 @@ enum rc qemu_adopt(struct engine *base, const struct engine_spec *spec, engine_e
 
 	if (rc)
 		return rc;
+	vm->to_be_paused = spec->paused;
 	rc = adopt(vm, ret_f);
 	if (rc) {
 		vm_release(vm);
@@ -309,28 +337,6 @@ enum rc qemu_adopt(struct engine *base, const struct engine_spec *spec, engine_e
 	}
 	*ret = vm;
 	return RC_OK;
-}
-
-static void on_paused(void *arg, struct json_object *value, const struct fault *f)
-{
-	struct engine_vm *vm = arg;
-
-	(void)value;
-	if (vm_refused(vm, f))
-		return;
-	vm->state = VM_PAUSED;
-	vm_op_end(vm, NULL);
-}
-
-static void on_resumed(void *arg, struct json_object *value, const struct fault *f)
-{
-	struct engine_vm *vm = arg;
-
-	(void)value;
-	if (vm_refused(vm, f))
-		return;
-	vm->state = VM_RUNNING;
-	vm_op_end(vm, NULL);
 }
 
 static enum rc simple_op(struct engine_vm *vm, enum vm_state from, enum vm_op op, const char *command,

@@ -32,7 +32,8 @@ struct qemu {
 };
 
 struct engine_snapshot {
-	int ram_fd, state_fd; /* sealed memfds */
+	int ram_fd;   /* a sealed memfd, or a file on disk, open for reading */
+	int state_fd; /* a sealed memfd */
 	char shape[QEMU_SHAPE_MAX];
 };
 
@@ -64,7 +65,7 @@ struct engine_vm {
 
 	enum vm_state state;
 	enum vm_op op;
-	bool stopped, restored;
+	bool stopped, restored, to_be_paused; /* the last: adopted */
 	uint64_t spawned_us, greeted_us;
 	struct engine_times times;
 	engine_done_fn *done;
@@ -123,6 +124,7 @@ qmp_closed_fn vm_on_closed;
 /* save.c */
 enum rc qemu_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f);
 enum rc qemu_snapshot_open(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+enum rc qemu_snapshot_map(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
 void qemu_snapshot_free(struct engine_snapshot *snap);
 void save_on_migration(struct engine_vm *vm, const char *status);
 void save_free(struct engine_vm *vm);
@@ -133,6 +135,7 @@ enum rc gpa2hva_parse(const char *text, uint64_t *ret, struct fault *ret_f);
 enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
 		  void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[], struct engine_vm *rets[],
 		  struct fault *ret_f);
+void qemu_fork_go(struct engine_vm *parent, const struct fault *f);
 void fork_on_migration(struct engine_vm *vm, const char *status);
 void fork_parent_lost(struct engine_vm *vm);
 void fork_child_lost(struct engine_vm *vm);
