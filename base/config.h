@@ -52,6 +52,9 @@
 	S(egress_allow_private, "",                  "space-separated CIDRs that guests may reach although they are private") \
 	N(egress_keep_days,   30,     0, 36500,      "days of an organization's egress ledger; 0: for ever")   \
 	N(egress_keep_mib,    1024,   1, 16777216,   "kept ledger of one organization")                         \
+	N(egress_bytes_per_s, 0,      0, 1125899906842624, "bytes per second of a sandbox, both directions; 0: no limit") \
+	N(egress_total_bytes, 0,      0, 1125899906842624, "bytes of a sandbox in its life; 0: no limit")             \
+	N(egress_conns_per_s, 0,      0, 200,        "new connections per second of a sandbox; 0: 200")         \
 	S(egress_ca_file,     "/etc/ssl/certs/ca-certificates.crt", "roots that upstream TLS is verified against")
 
 struct config {

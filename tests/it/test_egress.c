@@ -371,6 +371,132 @@ TEST(a_reader_that_does_not_read_holds_the_sender)
 	CHECK(status_of("VmRSS:", 10) < rss + 1024);
 }
 
+#define SLOW_BYTES 1500000
+#define SLOW_RATE 500000
+
+struct pour {
+	int from, to;
+	size_t n, got;
+	uint64_t ms;
+	bool done;
+	pthread_t threads[2];
+};
+
+static void *pour_in(void *arg)
+{
+	static const uint8_t mem[65536];
+	struct pour *p = arg;
+
+	for (size_t left = p->n; left;) {
+		ssize_t k = send(p->from, mem, MIN_OF(left, sizeof(mem)), MSG_NOSIGNAL);
+
+		if (k < 0)
+			break;
+		left -= (size_t)k;
+	}
+	shutdown(p->from, SHUT_WR);
+	return NULL;
+}
+
+static void *pour_out(void *arg)
+{
+	struct pour *p = arg;
+	uint64_t start = now_ms();
+	uint8_t mem[65536];
+	ssize_t k;
+
+	while ((k = recv(p->to, mem, sizeof(mem), 0)) > 0)
+		p->got += (size_t)k;
+	p->ms = now_ms() - start;
+	__atomic_store_n(&p->done, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void pour_start(struct pour *p)
+{
+	pthread_create(&p->threads[0], NULL, pour_in, p);
+	pthread_create(&p->threads[1], NULL, pour_out, p);
+}
+
+static void pour_end(struct pour *p)
+{
+	pthread_join(p->threads[0], NULL);
+	pthread_join(p->threads[1], NULL);
+}
+
+TEST(a_sandbox_at_its_rate_does_not_slow_another)
+{
+	struct bed two;
+	struct fault f;
+	uint64_t worst = 0;
+
+	UP(PUBLIC "limit bytes_per_s=500000\n");
+	two = bed;
+	REQUIRE(!net_create("sbx_two", &two.net, &f));
+	REQUIRE(!guestns_start(&two.guest, two.net.tap_fd, two.net.mgmt_fd, &f));
+	bed_send_vm(&two, &two.net, PUBLIC);
+	bed_settle(&bed);
+	{
+		_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8091), slow = bed_connect(&bed, "web.test", 8091), slow_s = bed_accept(l);
+		_cleanup_fd_ int up = bed_connect(&bed, "web.test", 8091), up_s = bed_accept(l);
+		_cleanup_fd_ int fast = bed_connect(&two, "web.test", 8091), fast_s = bed_accept(l);
+		_cleanup_fd_ int chat = bed_connect(&two, "web.test", 8091), chat_s = bed_accept(l);
+		struct pour a = { .from = slow_s, .to = slow, .n = SLOW_BYTES / 2 }, b = { .from = up, .to = up_s, .n = SLOW_BYTES / 2 };
+		struct pour c = { .from = fast_s, .to = fast, .n = 16u << 20 };
+
+		REQUIRE(slow >= 0 && slow_s >= 0 && up >= 0 && up_s >= 0 && fast >= 0 && fast_s >= 0 && chat >= 0 && chat_s >= 0);
+		pour_start(&a);
+		pour_start(&b);
+		for (int i = 0; i < 100; i++) {
+			uint64_t start = now_ms();
+
+			CHECK(pass(chat, chat_s, "x") && pass(chat_s, chat, "y"));
+			worst = MAX_OF(worst, now_ms() - start);
+		}
+		pour_start(&c);
+		pour_end(&c);
+		CHECK_EQ(c.got, 16u << 20);
+		CHECK(!__atomic_load_n(&a.done, __ATOMIC_SEQ_CST) || !__atomic_load_n(&b.done, __ATOMIC_SEQ_CST));
+		pour_end(&a);
+		pour_end(&b);
+		CHECK_EQ(a.got + b.got, SLOW_BYTES);
+		/* Both directions together; what may come at once comes at once. */
+		CHECK(MAX_OF(a.ms, b.ms) >= (SLOW_BYTES - EGRESS_METER_BURST_MIN) / (SLOW_RATE / 1000) * 9 / 10);
+		printf("  limited: %d bytes in %llu ms; meanwhile: 16 MiB in %llu ms, slowest exchange %llu ms\n", SLOW_BYTES,
+		       (unsigned long long)MAX_OF(a.ms, b.ms), (unsigned long long)c.ms, (unsigned long long)worst);
+	}
+	bed_send_gone(&two);
+	guestns_stop(&two.guest);
+	net_destroy(&two.net);
+}
+
+TEST(a_total_ends_connections)
+{
+	UP(PUBLIC "limit total_bytes=100000000000\n");
+	_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8092), c = bed_connect(&bed, "web.test", 8092), s = bed_accept(l), h = -1;
+	_cleanup_fd_ int web = bed_listen(&bed, BED_WEB, 80);
+	char text[256] = "";
+
+	REQUIRE(c >= 0 && s >= 0);
+	CHECK(pass(c, s, "within"));
+	/* Less than went through already. */
+	bed_send_policy(&bed, PUBLIC "limit total_bytes=5\n");
+	CHECK_EQ(bed_end_of(c), 'R');
+	CHECK(bed_ledger(&bed, "\"port\":8092", "\"decision\":\"deny\"", "limit of total bytes", NULL));
+	h = bed_connect(&bed, "web.test", 80);
+	REQUIRE(h >= 0);
+	CHECK(send(h, "GET / HTTP/1.1\r\n\r\n", 18, 0) == 18);
+	for (size_t n = 0; n < sizeof(text) - 1 && !fd_wait(h, POLLIN, now_ms() + BED_WAIT_MS, NULL);) {
+		ssize_t k = recv(h, text + n, sizeof(text) - 1 - n, 0);
+
+		if (k <= 0)
+			break;
+		n += (size_t)k;
+	}
+	CHECK(!strncmp(text, "HTTP/1.1 403 ", 13));
+	bed_send_policy(&bed, PUBLIC);
+}
+
 TEST(a_policy_change_ends_what_it_no_longer_allows)
 {
 	UP(HEAD "default none\nallow web.test\nallow other.test\n" ORG);

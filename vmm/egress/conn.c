@@ -52,8 +52,71 @@ static void close_side(struct side *s, bool reset)
 	close_fd(&s->fd);
 }
 
+static void stop_waiting(struct conn *c)
+{
+	struct meter *m = &c->sb->meter;
+	struct conn *before = NULL;
+
+	if (!c->waits)
+		return;
+	if (m->first != c)
+		for (before = m->first; before->waits_next != c;)
+			before = before->waits_next;
+	if (before)
+		before->waits_next = c->waits_next;
+	else
+		m->first = c->waits_next;
+	if (m->last == c)
+		m->last = before;
+	c->waits_next = NULL;
+	c->waits = false;
+}
+
+size_t conn_may_read(struct conn *c, size_t want, bool *ret_over)
+{
+	struct meter *m = &c->sb->meter;
+	size_t n = c->waits ? 0 : meter_allow(m, conn_now(c), want);
+
+	*ret_over = meter_over(m);
+	if (n || *ret_over || c->waits)
+		return n;
+	c->waits = true;
+	if (m->last)
+		m->last->waits_next = c;
+	else
+		m->first = c;
+	m->last = c;
+	if (m->first == c)
+		loop_timer_set(m->timer, meter_next_ms(m, conn_now(c)));
+	return 0;
+}
+
+/* In turn, until the tokens are gone: who finds none again is the last. */
+void conn_meter_tick(void *sandbox)
+{
+	struct sandbox *sb = sandbox;
+	struct meter *m = &sb->meter;
+	struct conn *last = m->last;
+	bool more = m->first;
+
+	while (more && m->first && (meter_over(m) || meter_allow(m, loop_now_ms(sb->eg->loop), 1))) {
+		struct conn *c = m->first;
+
+		more = c != last;
+		stop_waiting(c);
+		if (c->state == CONN_TLS)
+			intercept_resume(c);
+		else
+			relay_resume(c);
+	}
+	if (m->first)
+		loop_timer_set(m->timer, meter_next_ms(m, loop_now_ms(sb->eg->loop)));
+}
+
 void conn_drop(struct conn *c, bool reset)
 {
+	stop_waiting(c);
+	c->sb->n_tls -= c->state == CONN_TLS;
 	lookup_cancel(c->lookup);
 	intercept_free(c->tls);
 	close_side(&c->guest, reset);
@@ -124,7 +187,12 @@ static void connected(struct conn *c)
 	setsockopt(c->up.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(c->up.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
 	if (intercepted(c)) {
+		if (c->sb->n_tls >= EGRESS_TLS_CONNS_MAX) {
+			conn_end(c, "deny", "limit of intercepted connections", true);
+			return;
+		}
 		c->state = CONN_TLS;
+		c->sb->n_tls++;
 		intercept_start(c);
 		return;
 	}
@@ -351,6 +419,10 @@ static void on_timer(void *arg)
 
 static bool judge(struct conn *c)
 {
+	if (meter_over(&c->sb->meter)) {
+		snprintf(c->verdict.rule, sizeof(c->verdict.rule), CONN_OVER);
+		return false;
+	}
 	if (c->name[0])
 		return policy_evaluate_name(c->sb->policy, c->name, c->port, &c->verdict);
 	if (names_is_synthetic(&c->dst)) {
@@ -436,6 +508,14 @@ static void conn_new(struct sandbox *sb, int fd)
 	begin(c);
 }
 
+static bool conn_rate_allows(struct sandbox *sb)
+{
+	uint64_t limit = sb->meter.limits.conns_per_s;
+	uint32_t per_s = limit && limit < EGRESS_CONN_PER_S ? (uint32_t)limit : EGRESS_CONN_PER_S;
+
+	return bucket_take(&sb->conn_rate, loop_now_ms(sb->eg->loop), per_s, per_s * (EGRESS_CONN_BURST / EGRESS_CONN_PER_S));
+}
+
 void conn_accept(void *port, uint32_t events)
 {
 	struct port *p = port;
@@ -451,7 +531,7 @@ void conn_accept(void *port, uint32_t events)
 		}
 		if (sb->n_conns >= EGRESS_CONNS_MAX)
 			over_limit(sb, fd, "limit of open connections");
-		else if (!bucket_take(&sb->conn_rate, loop_now_ms(sb->eg->loop), EGRESS_CONN_PER_S, EGRESS_CONN_BURST))
+		else if (!conn_rate_allows(sb))
 			over_limit(sb, fd, "limit of new connections per second");
 		else
 			conn_new(sb, fd);

@@ -50,6 +50,8 @@ struct conn {
 	size_t n_addrs, at_addr;     /* addrs[at_addr] is being tried or in use */
 	uint64_t started_ms, active_ms, deadline_ms;
 	struct intercept *tls;
+	bool waits;                  /* for the meter, in its queue: nothing is read */
+	struct conn *waits_next;
 	struct lane out, in;         /* guest to upstream, upstream to guest */
 	int low_water;               /* FIRST: SO_RCVLOWAT */
 	int refuse_status;
@@ -63,11 +65,16 @@ void conn_refuse(struct conn *c, int status, const char *decision, const char *w
 /* Closes everything; the row was written before. */
 void conn_drop(struct conn *c, bool reset);
 uint64_t conn_now(const struct conn *c);
+/* Of `want` bytes as many as may be read now. 0: the connection waits, or its sandbox's total is used up: *ret_over. */
+size_t conn_may_read(struct conn *c, size_t want, bool *ret_over);
+#define CONN_OVER "limit of total bytes"
 
 /* relay.c: both sides are connected. */
 void relay_start(struct conn *c);
 void relay_event(struct side *s, uint32_t events);
 void relay_timeout(struct conn *c);
+/* There are tokens again. */
+void relay_resume(struct conn *c);
 
 /* refuse.c */
 void refuse_start(struct conn *c);

@@ -50,6 +50,7 @@ struct intercept {
 	bool upgrade, is_ws;    /* a WebSocket was asked for; there is one, instead of further requests */
 	struct ws ws;
 	const char *up_failed;  /* why upstream's handshake did not come about; a literal */
+	bool over;              /* the sandbox's total is used up */
 	bool again;             /* there is more to do, in the next turn */
 	bool ending, shut;      /* nothing is to come but what guest.out holds; that is written, too */
 	const char *reason;     /* of the connection's row */
@@ -523,13 +524,21 @@ static bool handshake(struct intercept *t, struct end *e)
 
 static bool fill(struct intercept *t, struct end *e, uint64_t *count)
 {
+	bool over;
 	size_t n;
 	enum tls_step step;
 
 	if (e->state != SIDE_OPEN || buf_len(&e->in) > EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE)
 		return false;
-	step = tls_fill(e->ssl, &e->in, EGRESS_TLS_PIECE, &n);
+	n = conn_may_read(t->c, EGRESS_TLS_PIECE, &over);
+	if (!n) {
+		t->over = over;
+		t->reason = over ? CONN_OVER : t->reason;
+		return false;
+	}
+	step = tls_fill(e->ssl, &e->in, n, &n);
 	*count += n;
+	meter_take(&t->c->sb->meter, n);
 	if (n)
 		t->c->active_ms = conn_now(t->c);
 	if (step == TLS_EOF)
@@ -590,6 +599,9 @@ static void interest(struct intercept *t)
 	bool guest_in = t->guest.state == SIDE_HANDSHAKE || buf_len(&t->guest.in) <= EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE;
 	bool up_in = t->up.state == SIDE_HANDSHAKE || buf_len(&t->up.in) <= EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE;
 
+	/* A handshake costs no tokens. */
+	up_in = up_in && (!c->waits || t->up.state == SIDE_HANDSHAKE);
+	guest_in = guest_in && (!c->waits || t->guest.state == SIDE_HANDSHAKE);
 	guest_in = t->shut || (guest_in && t->guest.state != SIDE_EOF && (t->up.state != SIDE_HANDSHAKE || !t->alpn.seen));
 	if (t->up.state == SIDE_EOF)
 		source_drop(&c->up.source);
@@ -631,7 +643,7 @@ static void pump(struct intercept *t)
 		if (t->active)
 			request_row(t, "error", t->reason);
 		t->active = false;
-		conn_end(c, "allow", t->reason, true);
+		conn_end(c, t->over ? "deny" : "allow", t->reason, true);
 		return;
 	}
 	if (t->ending)
@@ -664,6 +676,12 @@ void intercept_event(struct conn *c, uint32_t events)
 		conn_end(c, "allow", "connection reset", true);
 	else
 		pump(t);
+}
+
+void intercept_resume(struct conn *c)
+{
+	if (!c->tls->shut)
+		pump(c->tls);
 }
 
 void intercept_timeout(struct conn *c)

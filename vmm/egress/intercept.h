@@ -11,6 +11,7 @@ struct intercept;
 void intercept_start(struct conn *c);
 void intercept_event(struct conn *c, uint32_t events);
 void intercept_timeout(struct conn *c);
+void intercept_resume(struct conn *c);
 void intercept_free(struct intercept *t);
 
 #endif

@@ -14,6 +14,11 @@
 #define EGRESS_DNS_ROWS_PER_S 10       /* refused names written to the ledger */
 #define EGRESS_DNS_ROWS_BURST 100
 
+#define EGRESS_METER_BURST_MIN 65536   /* bytes at once, where a byte rate is set; else an eighth of a second's */
+#define EGRESS_METER_PIECE 16384       /* a connection that waits for tokens is not woken for less */
+#define EGRESS_METER_TICK_MS 10        /* and not sooner */
+#define EGRESS_METER_FILL_MS 86400000  /* more time than this fills no more */
+
 /* The whole proxy. */
 #define EGRESS_SANDBOXES_MAX 4096
 #define EGRESS_FDS 262144
@@ -30,6 +35,7 @@
 #define EGRESS_RESOLVE_MS 8000
 #define EGRESS_CONNECT_MS 15000        /* all addresses together */
 #define EGRESS_CONNECT_ONE_MS 5000
+#define EGRESS_TLS_CONNS_MAX 512       /* of a sandbox that are intercepted: these may hold more, see EGRESS_TLS_OUT */
 #define EGRESS_ADDRS_MAX 8             /* addresses of a name that are tried */
 #define EGRESS_IDLE_MS 3600000         /* nothing in either direction */
 #define EGRESS_HALF_MS 600000          /* nothing in the direction that is left */

@@ -5,7 +5,7 @@ libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(NGHTTP2_CFLAGS)
 libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/dns.c vmm/egress/dns.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/ledger_files.c vmm/egress/ledger_files.h \
-	vmm/egress/limits.h vmm/egress/names.c vmm/egress/names.h \
+	vmm/egress/limits.h vmm/egress/meter.c vmm/egress/meter.h vmm/egress/names.c vmm/egress/names.h \
 	vmm/egress/h2.c vmm/egress/h2.h vmm/egress/h2_fields.c vmm/egress/h2_fields.h \
 	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h vmm/egress/ws.c vmm/egress/ws.h
@@ -78,6 +78,9 @@ tests_it_test_h2_real_SOURCES = tests/it/test_h2_real.c tests/it/egressbed.c tes
 	tests/it/guestns.h tests/lib/seal.h
 tests_it_test_h2_real_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
 EXTRA_DIST += tests/it/h2_server.mjs tests/it/h2_client.mjs
+check_PROGRAMS += tests/unit/test_meter
+tests_unit_test_meter_SOURCES = tests/unit/test_meter.c
+tests_unit_test_meter_LDADD = $(EGRESS_UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_egress_ws tests/fuzz/fuzz_egress_ws
 tests_unit_test_egress_ws_SOURCES = tests/unit/test_egress_ws.c tests/lib/seal.h
 tests_unit_test_egress_ws_LDADD = $(EGRESS_UNIT_LIBS)

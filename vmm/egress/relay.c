@@ -12,7 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum flow { FLOW_ON, FLOW_WAIT, FLOW_BROKEN };
+enum flow { FLOW_ON, FLOW_WAIT, FLOW_BROKEN, FLOW_OVER };
 
 static enum flow send_some(struct lane *lane, int to, const uint8_t *data, size_t n, size_t *ret_n)
 {
@@ -50,12 +50,17 @@ static enum flow lane_run(struct conn *c, struct lane *lane, int from, int to)
 	enum flow flow = lane_flush(lane, to);
 
 	for (int i = 0; flow == FLOW_ON && !lane->eof && i < EGRESS_RELAY_ROUNDS; i++) {
-		ssize_t n = recv(from, mem, EGRESS_BUFFER, 0);
-		size_t sent;
+		bool over;
+		size_t max = conn_may_read(c, EGRESS_BUFFER, &over), sent;
+		ssize_t n;
 
+		if (!max)
+			return over ? FLOW_OVER : FLOW_WAIT;
+		n = recv(from, mem, max, 0);
 		if (n < 0)
 			return errno == EAGAIN || errno == EINTR ? FLOW_WAIT : FLOW_BROKEN;
 		c->active_ms = conn_now(c);
+		meter_take(&c->sb->meter, (size_t)n);
 		if (!n) {
 			lane->eof = true;
 			break;
@@ -75,7 +80,7 @@ static enum flow lane_run(struct conn *c, struct lane *lane, int from, int to)
 /* A side whose two directions are both over would report its hang-up for ever: it is watched no more. */
 static bool watch(struct side *s, const struct lane *from, const struct lane *to)
 {
-	bool reading = !from->eof && !buf_len(&from->held), writing = buf_len(&to->held) > 0;
+	bool reading = !from->eof && !buf_len(&from->held) && !s->conn->waits, writing = buf_len(&to->held) > 0;
 
 	if (from->eof && to->shut) {
 		source_drop(&s->source);
@@ -86,9 +91,12 @@ static bool watch(struct side *s, const struct lane *from, const struct lane *to
 
 static void relay_run(struct conn *c, bool out, bool in)
 {
-	if ((out && lane_run(c, &c->out, c->guest.fd, c->up.fd) == FLOW_BROKEN) ||
-	    (in && lane_run(c, &c->in, c->up.fd, c->guest.fd) == FLOW_BROKEN)) {
-		conn_end(c, "allow", "connection reset", true);
+	enum flow flow = out ? lane_run(c, &c->out, c->guest.fd, c->up.fd) : FLOW_ON;
+
+	if (in && flow < FLOW_BROKEN)
+		flow = lane_run(c, &c->in, c->up.fd, c->guest.fd);
+	if (flow >= FLOW_BROKEN) {
+		conn_end(c, flow == FLOW_OVER ? "deny" : "allow", flow == FLOW_OVER ? CONN_OVER : "connection reset", true);
 		return;
 	}
 	if (c->out.shut && c->in.shut)
@@ -125,6 +133,11 @@ void relay_timeout(struct conn *c)
 		loop_timer_set(c->timer, MIN_OF(at, conn_now(c) + EGRESS_HALF_MS));
 	else
 		conn_end(c, "allow", "idle", true);
+}
+
+void relay_resume(struct conn *c)
+{
+	relay_run(c, true, true);
 }
 
 void relay_start(struct conn *c)

@@ -88,7 +88,10 @@ static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **r
 	memcpy(sb->id, id, strlen(id) + 1);
 	sb->tcp.fd = sb->dns_udp.fd = sb->dns_tcp.fd = -1;
 	rc = names_new(&sb->names, ret_f);
+	if (!rc)
+		rc = loop_timer(eg->loop, UINT64_MAX, conn_meter_tick, sb, &sb->meter.timer, ret_f);
 	if (rc) {
+		names_free(sb->names);
 		free(sb);
 		return rc;
 	}
@@ -141,6 +144,19 @@ static void secrets_renew(struct sandbox *sb)
 		log_fault(LOG_LEVEL_ERROR, &f, "certificate authority of %s", sb->id);
 }
 
+static void meter_renew(struct sandbox *sb)
+{
+	const struct config *c = &sb->eg->config;
+	const struct policy_limits operator_s = { .bytes_per_s = c->egress_bytes_per_s, .total_bytes = c->egress_total_bytes,
+						  .conns_per_s = c->egress_conns_per_s };
+	const struct policy_limits own = policy_limits(sb->policy);
+
+	meter_set(&sb->meter, &operator_s, &own);
+	/* Who waited for the old rate tries the new one. */
+	if (sb->meter.first)
+		loop_timer_set(sb->meter.timer, loop_now_ms(sb->eg->loop));
+}
+
 void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 {
 	struct policy *p = NULL;
@@ -150,6 +166,7 @@ void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 		log_fault(LOG_LEVEL_WARN, &f, "policy of %s is invalid and allows nothing", sb->id);
 	policy_free(sb->policy);
 	sb->policy = p;
+	meter_renew(sb);
 	ledger_begin(sb->eg->ledger, policy_org(p));
 	secrets_renew(sb);
 	conn_recheck_all(sb);
@@ -174,6 +191,7 @@ void sandbox_free(struct sandbox *sb)
 		p = &(*p)->next;
 	*p = sb->next;
 	sb->eg->n_sandboxes--;
+	source_drop(&sb->meter.timer);
 	names_free(sb->names);
 	secrets_unref(sb->secrets);
 	ca_free(sb->ca);

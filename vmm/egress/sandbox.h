@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "schema/broker.h"
 #include "vmm/egress/ledger.h"
+#include "vmm/egress/meter.h"
 #include "vmm/egress/names.h"
 #include "vmm/egress/policy.h"
 #include "vmm/egress/resolve.h"
@@ -60,7 +61,8 @@ struct sandbox {
 	struct names *names;
 	struct port tcp, dns_udp, dns_tcp;
 	struct conn *conns;
-	size_t n_conns;
+	size_t n_conns, n_tls;
+	struct meter meter;
 	struct dns_conn *dns_conns;
 	size_t n_dns_conns;
 	struct bucket conn_rate, dns_rate, dns_rows, rows;
@@ -84,6 +86,7 @@ void dnsd_accept(void *port, uint32_t events);
 void dnsd_close_all(struct sandbox *sb);
 
 /* conn.c */
+void conn_meter_tick(void *sandbox);
 void conn_accept(void *port, uint32_t events);
 void conn_recheck_all(struct sandbox *sb);
 void conn_close_all(struct sandbox *sb, const char *reason);
