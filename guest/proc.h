@@ -61,10 +61,6 @@ struct proc_spec {
 
 /* Starts it; the pipes' ends are in *ret, nothing reads them yet. On failure *ret_call_error says so to a client. */
 enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc **ret, struct json_object **ret_error);
-/* The low level: fork, ids, exec. fds are stdin, stdout, stderr, 3, 4 of the child (-1: none for the last two). Returns
- * the pid, or -errno; *ret_cwd tells a bad directory from a bad program. */
-pid_t proc_exec(struct session *s, const char *command, char *const argv[], char *const envp[], const char *cwd,
-		const int fds[5], bool *ret_cwd);
 
 void proc_on_child(void *arg, int wait_status); /* for proc_start() */
 

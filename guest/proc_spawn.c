@@ -7,25 +7,31 @@
  *
  * The session has real and saved uid 0 and the effective uid of `app`, so that `app` cannot signal it. A child first
  * takes the capabilities back (effective uid 0), then gives all ids away for good.
+ *
+ * What a command's name means is Deno's rule: one with a slash starts at the child's directory, any other is looked for in the PATH
+ * of the child's own environment (or of the session's, if it has none), before anything is started; the path that was found is argv[0]. A file that the kernel
+ * does not know how to run is a script of /bin/sh.
  */
 #include "guest/proc.h"
 
 #include "base/cleanup.h"
+#include "guest/fs.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define CANDIDATES_MAX 64
-
 struct child {
-	const char *paths[CANDIDATES_MAX + 1];
+	const char *path;
 	char *const *argv, *const *envp;
+	char **script; /* argv of a shell that runs the file */
 	const char *cwd;
 	int fds[5];
 	uid_t uid;
@@ -97,15 +103,10 @@ static __attribute__((noreturn)) void child_run(struct child *k)
 	}
 	if (!error) {
 		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &k->mask, NULL, 8);
-		error = ENOENT;
-		for (size_t i = 0; k->paths[i]; i++) {
-			execve(k->paths[i], k->argv, k->envp);
-			if (errno != ENOENT && errno != ENOTDIR) {
-				error = errno;
-				if (errno != EACCES)
-					break;
-			}
-		}
+		execve(k->path, k->argv, k->envp);
+		if (errno == ENOEXEC)
+			execve(k->script[0], k->script, k->envp);
+		error = errno;
 	}
 	k->error = error;
 	_exit(127);
@@ -121,32 +122,82 @@ static const char *env_get(char *const envp[], const char *name)
 	return NULL;
 }
 
-/* Every place where PATH says that the command may be; the strings are in *mem. */
-static bool candidates(struct child *k, const char *command, char **mem)
+static bool runnable(const char *path)
 {
-	const char *path = env_get(k->envp, "PATH"), *at;
-	size_t n = 0, used = 0, size;
+	struct stat st;
 
-	if (strchr(command, '/') || !*command) {
-		k->paths[0] = command;
-		return true;
+	return !stat(path, &st) && S_ISREG(st.st_mode) && !faccessat(AT_FDCWD, path, X_OK, AT_EACCESS);
+}
+
+/* dir/name, from the directory `cwd` if dir is relative. */
+static char *join(const char *cwd, const char *dir, size_t n_dir, const char *name)
+{
+	char *path = NULL;
+	bool absolute = n_dir && *dir == '/';
+
+	if (asprintf(&path, "%s%s%.*s%s%s", absolute ? "" : cwd, absolute ? "" : "/", (int)n_dir, dir, n_dir ? "/" : "", name) < 0)
+		return NULL;
+	return path;
+}
+
+/* Takes "." and "name/.." out of an absolute path, in place, without a look at links. */
+static void tidy(char *path)
+{
+	char *to = path;
+
+	for (char *at = path; *at;) {
+		size_t n = strcspn(++at, "/"); /* a component; what is before it is a slash */
+
+		if (n == 2 && !strncmp(at, "..", 2)) {
+			while (to > path && *--to != '/')
+				;
+		} else if (n && !(n == 1 && *at == '.')) {
+			*to++ = '/';
+			memmove(to, at, n);
+			to += n;
+		}
+		at += n;
 	}
-	if (!path || !*path)
-		path = "/usr/local/bin:/usr/bin:/bin";
-	size = strlen(path) + 2 + CANDIDATES_MAX * (strlen(command) + 3);
-	*mem = malloc(size);
-	if (!*mem)
-		return false;
-	for (at = path; n < CANDIDATES_MAX; at++) {
-		size_t len = strcspn(at, ":");
+	if (to == path)
+		*to++ = '/';
+	*to = 0;
+}
 
-		k->paths[n++] = *mem + used;
-		used += (size_t)snprintf(*mem + used, size - used, "%.*s%s%s", (int)len, at, len ? "/" : "./", command) + 1;
-		at += len;
+/* The file that `command` means. NULL: none; *ret_sys says why if it is not that nothing was found. */
+static char *resolve(struct session *s, const char *command, char *const envp[], const char *cwd, int *ret_sys)
+{
+	const char *path = env_get(envp, "PATH");
+	struct json_object *own;
+	char *found;
+
+	if (!path && json_object_object_get_ex(s->env, "PATH", &own))
+		path = json_object_get_string(own);
+
+	*ret_sys = 0;
+	if (strchr(command, '/')) {
+		found = *command == '/' ? strdup(command) : join(cwd, "", 0, command);
+		if (found)
+			tidy(found);
+		else
+			*ret_sys = ENOMEM;
+		return found;
+	}
+	for (const char *at = path; at && *command; at++) {
+		size_t n = strcspn(at, ":");
+
+		found = join(cwd, at, n, command);
+		if (!found) {
+			*ret_sys = ENOMEM;
+			return NULL;
+		}
+		if (runnable(found))
+			return found;
+		free(found);
+		at += n;
 		if (!*at)
 			break;
 	}
-	return true;
+	return NULL;
 }
 
 /* A function of its own: after vfork() the parent may rely on nothing but what the child cannot have changed. */
@@ -159,20 +210,23 @@ static __attribute__((noinline)) pid_t fork_child(struct child *k)
 	return pid < 0 ? -errno : pid;
 }
 
-pid_t proc_exec(struct session *s, const char *command, char *const argv[], char *const envp[], const char *cwd,
-		const int fds[5], bool *ret_cwd)
+/* argv[0] is the file. */
+static pid_t run(struct session *s, char *argv[], size_t n_argv, char *const envp[], const char *cwd, const int fds[5], bool *ret_cwd)
 {
-	_cleanup_free_ char *mem = NULL;
-	struct child k = { .argv = argv, .envp = envp, .cwd = cwd, .uid = s->uid, .gid = s->gid,
+	_cleanup_free_ char **script = calloc(n_argv + 2, sizeof(*script));
+	static char shell[] = "/bin/sh";
+	struct child k = { .path = argv[0], .argv = argv, .envp = envp, .cwd = cwd, .script = script, .uid = s->uid, .gid = s->gid,
 			   .change_ids = s->change_ids };
 	sigset_t all, old;
 	pid_t pid;
 
+	if (!script)
+		return -ENOMEM;
+	script[0] = shell;
+	memcpy(script + 1, argv, n_argv * sizeof(*argv));
 	memcpy(k.fds, fds, sizeof(k.fds));
 	k.dfl.sa_handler = SIG_DFL;
 	sigemptyset(&k.mask);
-	if (!candidates(&k, command, &mem))
-		return -ENOMEM;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pid = fork_child(&k);
@@ -187,7 +241,7 @@ pid_t proc_exec(struct session *s, const char *command, char *const argv[], char
 
 /* --- argv and environment from JSON ---------------------------------------------------------------------------- */
 
-static char **make_argv(const struct proc_spec *spec)
+static char **make_argv(const struct proc_spec *spec, const char *file, size_t *ret_n)
 {
 	size_t n = 1, at = 0, n_args = spec->args ? json_object_array_length(spec->args) : 0;
 	union {
@@ -200,11 +254,12 @@ static char **make_argv(const struct proc_spec *spec)
 	argv.in = calloc(n + n_args + 1, sizeof(*argv.in));
 	if (!argv.in)
 		return NULL;
-	argv.in[at++] = spec->command;
+	argv.in[at++] = file;
 	for (size_t i = 0; at < n; i++)
 		argv.in[at++] = spec->argv_head[i];
 	for (size_t i = 0; i < n_args; i++)
 		argv.in[at++] = json_object_get_string(json_object_array_get_idx(spec->args, i));
+	*ret_n = at;
 	return argv.out;
 }
 
@@ -276,36 +331,40 @@ static int make_end(bool piped, bool reads, int *mine, int *its)
 	return fcntl(*mine, F_SETFL, O_NONBLOCK) < 0 ? errno : 0;
 }
 
-static struct json_object *spawn_error(const struct proc_spec *spec, const char *home, int sys, bool bad_cwd)
-{
-	static const struct {
-		int sys;
-		const char *class_name, *code, *text;
-	} known[] = {
-		{ ENOENT, "NotFound", "ENOENT", "No such file or directory" },
-		{ EACCES, "PermissionDenied", "EACCES", "Permission denied" },
-		{ ENOTDIR, "NotADirectory", "ENOTDIR", "Not a directory" },
-		{ EISDIR, "IsADirectory", "EISDIR", "Is a directory" },
-		{ E2BIG, "Error", "E2BIG", "Argument list too long" },
-		{ EAGAIN, "WouldBlock", "EAGAIN", "Resource temporarily unavailable" },
-		{ ENOMEM, "Error", "ENOMEM", "Cannot allocate memory" },
-	};
-	const char *class_name = "Error", *code = NULL, *text = strerror(sys);
-	char message[PATH_MAX + 256];
+/* How far a start came that failed. */
+struct failure {
+	char *cwd;   /* owned, absolute */
+	char *file;  /* owned; NULL: nothing was found */
+	bool bad_cwd;
+	int sys;
+};
 
-	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
-		if (known[i].sys == sys) {
-			class_name = known[i].class_name;
-			code = known[i].code;
-			text = known[i].text;
-		}
+static void failure_done(struct failure *f)
+{
+	free(f->file);
+	free(f->cwd);
+}
+
+static struct json_object *spawn_error(const struct proc_spec *spec, const char *home, const struct failure *f)
+{
+	const char *file = f->file ? f->file : spec->command;
+	char message[PATH_MAX + 256];
+	struct fs_error e;
+
+	fs_error_errno(&e, f->sys);
+	if (f->bad_cwd && (f->sys == ENOENT || f->sys == ENOTDIR)) {
+		struct stat st;
+
+		/* Which of the two is Deno's test, too: whether something is there. */
+		snprintf(message, sizeof(message), "Failed to spawn '%.2000s': %s '%.2000s'", file,
+			 stat(f->cwd, &st) ? "No such cwd" : "cwd is not a directory", spec->cwd ? spec->cwd : home);
+		return rpc_error_new("NotFound", "ENOENT", message);
 	}
-	if (bad_cwd)
-		snprintf(message, sizeof(message), "Failed to spawn '%.2000s': No such cwd '%.2000s': %s (os error %d)",
-			 spec->command, spec->cwd ? spec->cwd : home, text, sys);
+	if (!f->file && f->sys == ENOENT)
+		snprintf(message, sizeof(message), "Failed to spawn '%.4000s': entity not found", file);
 	else
-		snprintf(message, sizeof(message), "Failed to spawn '%.4000s': %s (os error %d)", spec->command, text, sys);
-	return rpc_error_new(class_name, code, message);
+		snprintf(message, sizeof(message), "Failed to spawn '%.4000s': %s (os error %d)", file, strerror(f->sys), f->sys);
+	return rpc_error_new(e.constructor_name, *e.code ? e.code : NULL, message);
 }
 
 struct ends {
@@ -320,13 +379,22 @@ static void ends_close(struct ends *e)
 	}
 }
 
-static int start(struct session *s, const struct proc_spec *spec, struct ends *e, bool *bad_cwd)
+static int start(struct session *s, const struct proc_spec *spec, struct ends *e, struct failure *f)
 {
-	_cleanup_free_ char **argv = make_argv(spec);
+	const char *cwd = spec->cwd ? spec->cwd : s->home;
 	_cleanup_(free_env) char **env = make_env(s, spec);
+	_cleanup_free_ char **argv = NULL;
+	size_t n = 0;
 	int sys;
 
-	if (!argv || !env)
+	f->cwd = *cwd == '/' ? strdup(cwd) : join(s->home, "", 0, cwd);
+	if (!env || !f->cwd)
+		return -ENOMEM;
+	f->file = resolve(s, spec->command, env, f->cwd, &sys);
+	if (!f->file)
+		return sys ? -sys : -ENOENT;
+	argv = make_argv(spec, f->file, &n);
+	if (!argv)
 		return -ENOMEM;
 	sys = make_end(spec->pipe_in, true, &e->mine[0], &e->its[0]);
 	if (!sys)
@@ -337,29 +405,26 @@ static int start(struct session *s, const struct proc_spec *spec, struct ends *e
 		return -sys;
 	e->its[3] = spec->pass_fds[0];
 	e->its[4] = spec->pass_fds[1];
-	return proc_exec(s, spec->command, argv, env, spec->cwd ? spec->cwd : s->home, e->its, bad_cwd);
+	return run(s, argv, n, env, f->cwd, e->its, &f->bad_cwd);
 }
 
 enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc **ret, struct json_object **ret_error)
 {
 	_cleanup_(ends_close) struct ends e = { .mine = { -1, -1, -1 }, .its = { -1, -1, -1, -1, -1 } };
-	bool bad_cwd = false;
+	_cleanup_(failure_done) struct failure f = { 0 };
 	struct proc *p;
 	int pid;
 
 	p = s->n_running < PROC_RUNNING_MAX ? calloc(1, sizeof(*p)) : NULL;
-	if (!p) {
-		*ret_error = spawn_error(spec, s->home, EAGAIN, false);
-		return RC_LIMIT;
-	}
-	pid = start(s, spec, &e, &bad_cwd);
+	pid = p ? start(s, spec, &e, &f) : -EAGAIN;
 	if (pid > 0 && loop_child(s->loop, pid, proc_on_child, p, &p->child, NULL)) {
 		kill(-pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		pid = -EAGAIN;
 	}
 	if (pid < 0) {
-		*ret_error = spawn_error(spec, s->home, -pid, bad_cwd);
+		f.sys = -pid;
+		*ret_error = spawn_error(spec, s->home, &f);
 		free(p);
 		return rc_from_errno(-pid);
 	}

@@ -122,3 +122,14 @@ export async function until(fn, limitMs = 10_000) {
     await sleep(20);
   }
 }
+
+/** The first machine of a memory size boots its template, on a busy host for longer than a create may take. */
+export async function createSlowly(options) {
+  for (;;) {
+    try {
+      return await Sandbox.create(options);
+    } catch (e) {
+      if (e.code !== "SANDBOX_START_TIMEOUT") throw e;
+    }
+  }
+}

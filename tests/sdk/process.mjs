@@ -140,7 +140,7 @@ await test("kill: a signal that is handled, one that doesn't exist, a finished c
 });
 
 await test("AbortSignal kills with SIGTERM", async () => {
-  const child = await sandbox.spawn("sleep", { args: ["60"], signal: AbortSignal.timeout(200), ...piped });
+  const child = await sandbox.spawn("sleep", { args: ["60"], signal: AbortSignal.timeout(3000), ...piped });
   assert.equal((await child.output()).status.signal, "SIGTERM");
 });
 
@@ -205,7 +205,7 @@ await test("sh: failure, noThrow, cwd, env, timeout", async () => {
   const child = await sandbox.sh`test $PWD = /usr`.cwd("/usr");
   assert.equal(child.status.code, 0);
   assert.equal((await sandbox.sh`test "$NB_X" = "1 2"`.env("NB_X", "1 2")).status.code, 0);
-  assert.equal((await rejection(sandbox.sh`sleep 101`.signal(AbortSignal.timeout(200)).result())).code, 143);
+  assert.equal((await rejection(sandbox.sh`sleep 101`.signal(AbortSignal.timeout(4000)).result())).code, 143);
   const controller = new KillController();
   const running = rejection(sandbox.sh`sleep 102; true`.signal(controller.signal).result());
   await until(async () => (await sandbox.sh`pgrep -f "sleep 10[2]" | wc -l`.text()) !== "0\n");

@@ -7,7 +7,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { Client } from "@deno/sandbox";
-import { alone, assert, done, isDeno, skip, test } from "./lib.mjs";
+import { alone, assert, createSlowly, done, isDeno, skip, test } from "./lib.mjs";
 
 if (alone) await test("all of it", () => skip("needs a running system")).then(done);
 
@@ -51,7 +51,8 @@ export default () => {
     prints: /^42$/m,
   },
   "Error handling with noThrow()": { prints: /Command failed:[^]*^Exit code: 1\nSuccess: false$/m },
-  "Command cancellation": { prints: /^Command was cancelled:[^]*143/m },
+  // A signal that comes before the command has started is lost in the package; on a busy host two seconds are not enough.
+  "Command cancellation": { replace: [["}, 2000)", "}, 12_000)"]], prints: /^Command was cancelled:[^]*143/m },
   "Access both string and binary output": {
     replace: [[CREATED, `${CREATED}await sandbox.sh\`head -c 3000 /dev/urandom > binary-file.png\`;\n`]],
     prints: /^Binary length: 3000\nText length: \d+$/m,
@@ -103,6 +104,7 @@ async function example(block, i) {
   const file = path.join(work, `example-${i}.${block.extension}`);
   fs.writeFileSync(file, code);
   const { code: status, out } = await run(file);
+  if (out.includes("NOT_SUPPORTED")) skip("the host has no such service");
   assert.equal(status, 0, out);
   const prints = Array.isArray(rule.prints) ? rule.prints[block.n] : rule.prints;
   if (prints) assert.match(out, prints);
@@ -115,6 +117,8 @@ await test("the README has examples, and all that is said about one is about one
 });
 apps.first = await client.apps.create({ slug: `readme-first-${tag}` });
 apps.second = await client.apps.create({ slug: `readme-second-${tag}` });
+
+for (const memory of ["1GiB", "4GiB"]) await (await createSlowly({ memory })).kill();
 
 // Those about apps build on each other and come last, in their order.
 const title = (b) => `${b.heading}${b.n ? ` (${b.n + 1})` : ""}`;

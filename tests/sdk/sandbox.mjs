@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import { inspect } from "node:util";
 import * as sdk from "@deno/sandbox";
-import { alone, assert, done, isDeno, rejection, Sandbox, skip, sleep, test, until } from "./lib.mjs";
+import { alone, assert, createSlowly, done, rejection, Sandbox, skip, sleep, test, until } from "./lib.mjs";
 
 if (alone) await test("all of it", () => skip("needs a running system")).then(done);
 
@@ -25,17 +25,6 @@ await test("id, inspect, namespaces; what was not asked for is undefined", () =>
   for (const space of [sandbox.fs, sandbox.deno, sandbox.env]) assert.equal(typeof space, "object");
   assert.throws(() => new Sandbox(), TypeError);
 });
-
-// The first machine of a memory size boots its template, on a busy host for longer than a create may take.
-async function createSlowly(options) {
-  for (;;) {
-    try {
-      return await Sandbox.create(options);
-    } catch (e) {
-      if (e.code !== "SANDBOX_START_TIMEOUT") throw e;
-    }
-  }
-}
 
 await test("create: env, memory, port, labels, region, endpoints and token given by hand", async () => {
   const [, region] = sandbox.id.split("_");
