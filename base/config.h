@@ -44,6 +44,10 @@
 	N(api_workers,        8,      1, 256,        "FastCGI processes")                                       \
 	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
+	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \
+	N(captures_max_mib,   20480,  0, 16777216,   "disk for the memory of sleeping apps; 0: they start cold") \
+	N(revisions_keep,     100,    1, 100000,     "newest revisions of an app that stay")                    \
+	N(bundle_keep_s,      86400,  0, 31536000,   "a deployed tree that no revision has is kept for so long") \
 	S(user_api,           "nestbox",             "uid of API workers and runner")                           \
 	S(user_gateway,       "nestbox-gw",          "uid of the gateway")                                      \
 	S(user_egress,        "nestbox-egress",      "uid of the egress proxy")                                 \

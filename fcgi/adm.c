@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/harden.h"
 #include "fcgi/auth.h"
+#include "fcgi/domains.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -29,7 +30,12 @@ static int usage(FILE *to, int status)
 	      "  token list [--org NAME]\n"
 	      "  token revoke ID\n"
 	      "  volume deleted                                      volumes and snapshots that can be restored\n"
-	      "  volume restore ID                                   within a day after it was deleted\n",
+	      "  volume restore ID                                   within a day after it was deleted\n"
+	      "  domain list                                         names that apps ask for, and that they have\n"
+	      "  domain approve HOST [APP]                           once you know that the name is theirs\n"
+	      "  domain remove HOST APP\n"
+	      "  app list\n"
+	      "  app idle APP MS|default                             an idle app sleeps after so long; 0: never\n",
 	      to);
 	return status;
 }
@@ -185,10 +191,111 @@ static enum rc volume_restore(struct db *db, const char *id, struct fault *ret_f
 	return rc == RC_ABSENT ? fault_set(ret_f, RC_ABSENT, 0, "no deleted volume or snapshot '%.60s'", id) : rc;
 }
 
+static enum rc domain_list(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	static const char *const columns[] = { "app", "org", "asked", "approved", "domain", NULL };
+	_cleanup_json_ struct json_object *list = json_object_new_array();
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "SELECT a.slug, o.name, c.created_ms, c.approved_ms, c.host FROM custom_domains c JOIN apps a ON a.id = c.app_id JOIN "
+		 "organizations o ON o.id = a.org_id WHERE a.deleted_ms IS NULL ORDER BY c.host, a.slug");
+	while (!(rc = db_row(&q, ret_f))) {
+		struct json_object *row = json_object_new_object();
+
+		json_add_str(row, "app", db_col_text(&q, 0));
+		json_add_str(row, "org", db_col_text(&q, 1));
+		json_add_time(row, "asked", db_col_int(&q, 2));
+		json_add_time_or_null(row, "approved", db_col_int(&q, 3));
+		json_add_str(row, "domain", db_col_text(&q, 4));
+		json_object_array_add(list, row);
+	}
+	if (rc != RC_ABSENT)
+		return rc;
+	print_list(list, columns, o->json);
+	return RC_OK;
+}
+
+static enum rc app_id(struct db *db, const char *app, char ret[64], struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db, "SELECT id FROM apps WHERE (id = ?1 OR slug = ?1) AND deleted_ms IS NULL ORDER BY id = ?1 DESC");
+	db_text(&q, app);
+	rc = db_row(&q, ret_f);
+	if (rc == RC_ABSENT)
+		return fault_set(ret_f, RC_ABSENT, 0, "no app '%.60s'", app);
+	if (!rc)
+		snprintf(ret, 64, "%s", db_col_text(&q, 0));
+	return rc;
+}
+
+static enum rc domain_change(struct db *db, bool approve, const char *host, const char *app, struct fault *ret_f)
+{
+	char id[64];
+	enum rc rc = app ? app_id(db, app, id, ret_f) : RC_OK;
+
+	if (rc)
+		return rc;
+	return approve ? domain_approve(db, host, app ? id : NULL, ret_f) : domain_remove(db, host, id, ret_f);
+}
+
+static enum rc app_list_print(struct db *db, const struct options *o, struct fault *ret_f)
+{
+	static const char *const columns[] = { "id", "slug", "org", "idle_ms", "instances", NULL };
+	_cleanup_json_ struct json_object *list = json_object_new_array();
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, db,
+		 "SELECT a.id, a.slug, o.name, a.idle_ms, (SELECT group_concat(i.state, ' ') FROM instances i WHERE i.app_id = a.id AND "
+		 "i.state != 'ended') FROM apps a JOIN organizations o ON o.id = a.org_id WHERE a.deleted_ms IS NULL ORDER BY a.slug");
+	while (!(rc = db_row(&q, ret_f))) {
+		struct json_object *row = json_object_new_object();
+
+		json_add_str(row, "id", db_col_text(&q, 0));
+		json_add_str(row, "slug", db_col_text(&q, 1));
+		json_add_str(row, "org", db_col_text(&q, 2));
+		if (db_col_null(&q, 3))
+			json_add_str(row, "idle_ms", NULL);
+		else
+			json_add_int(row, "idle_ms", db_col_int(&q, 3));
+		json_add_str(row, "instances", db_col_text(&q, 4));
+		json_object_array_add(list, row);
+	}
+	if (rc != RC_ABSENT)
+		return rc;
+	print_list(list, columns, o->json);
+	return RC_OK;
+}
+
+static enum rc app_idle(struct db *db, const char *app, const char *ms, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	bool standard = !strcmp(ms, "default");
+	char id[64];
+	enum rc rc = app_id(db, app, id, ret_f);
+
+	if (!rc && !standard && (!*ms || strlen(ms) > 9 || strspn(ms, "0123456789") != strlen(ms)))
+		rc = fault_set(ret_f, RC_INVALID, 0, "milliseconds, or 'default'");
+	if (rc)
+		return rc;
+	db_start(&q, db, "UPDATE apps SET idle_ms = ? WHERE id = ?");
+	if (standard)
+		db_null(&q);
+	else
+		db_int(&q, strtoll(ms, NULL, 10));
+	db_text(&q, id);
+	return db_run(&q, ret_f);
+}
+
 static enum rc run(struct db *db, int argc, char **argv, const struct options *o, struct fault *ret_f)
 {
 	const char *noun = argc > 0 ? argv[0] : "", *verb = argc > 1 ? argv[1] : "";
 	bool org = !strcmp(noun, "org"), token = !strcmp(noun, "token"), volume = !strcmp(noun, "volume");
+	bool domain = !strcmp(noun, "domain"), app = !strcmp(noun, "app");
 
 	if (org && !strcmp(verb, "create") && argc == 3)
 		return org_create_print(db, argv[2], o, ret_f);
@@ -204,6 +311,16 @@ static enum rc run(struct db *db, int argc, char **argv, const struct options *o
 		return volume_deleted(db, o, ret_f);
 	if (volume && !strcmp(verb, "restore") && argc == 3)
 		return volume_restore(db, argv[2], ret_f);
+	if (domain && !strcmp(verb, "list") && argc == 2)
+		return domain_list(db, o, ret_f);
+	if (domain && !strcmp(verb, "approve") && (argc == 3 || argc == 4))
+		return domain_change(db, true, argv[2], argc == 4 ? argv[3] : NULL, ret_f);
+	if (domain && !strcmp(verb, "remove") && argc == 4)
+		return domain_change(db, false, argv[2], argv[3], ret_f);
+	if (app && !strcmp(verb, "list") && argc == 2)
+		return app_list_print(db, o, ret_f);
+	if (app && !strcmp(verb, "idle") && argc == 4)
+		return app_idle(db, argv[2], argv[3], ret_f);
 	return fault_set(ret_f, RC_INVALID, 0, "no such command; nestboxadm --help lists them");
 }
 

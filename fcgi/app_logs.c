@@ -5,12 +5,15 @@
 #include "fcgi/apps.h"
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
+#include "fcgi/peers.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char *const levels[] = { "debug", "info", "warn", "error" };
 
@@ -61,10 +64,24 @@ static enum api_code cursor_parse(struct search *s, const char *cursor)
 	return name_is_valid(s->from_file) ? API_OK : API_INVALID_CURSOR;
 }
 
+static enum api_code filter_parse(struct request *r, struct search *s)
+{
+	const char *level = request_query(r, "level");
+
+	s->level = level ? level_index(level) : 0;
+	if (s->level == ARRAY_SIZE(levels))
+		return api_fail(r, API_INVALID_REQUEST, "level must be debug, info, warn or error");
+	s->revision = request_query(r, "revision_id");
+	s->text = request_query(r, "query");
+	if (s->text && strlen(s->text) > SEARCH_MAX)
+		return api_fail(r, API_INVALID_REQUEST, "query is longer than %d bytes", SEARCH_MAX);
+	return API_OK;
+}
+
 static enum api_code search_parse(struct request *r, struct search *s)
 {
 	const char *start = request_query(r, "start"), *end = request_query(r, "end");
-	const char *level = request_query(r, "level"), *cursor = request_query(r, "cursor");
+	const char *cursor = request_query(r, "cursor");
 	struct fault f = { 0 };
 	enum api_code code = page_limit(r, LOG_PAGE_DEFAULT, LOG_PAGE_MAX, &s->limit);
 
@@ -75,13 +92,9 @@ static enum api_code search_parse(struct request *r, struct search *s)
 		return api_fail(r, API_INVALID_REQUEST, "start must be an ISO 8601 time");
 	if (end && time_from_iso(end, &s->end_ms, &f))
 		return api_fail(r, API_INVALID_REQUEST, "end must be an ISO 8601 time");
-	s->level = level ? level_index(level) : 0;
-	if (s->level == ARRAY_SIZE(levels))
-		return api_fail(r, API_INVALID_REQUEST, "level must be debug, info, warn or error");
-	s->revision = request_query(r, "revision_id");
-	s->text = request_query(r, "query");
-	if (s->text && strlen(s->text) > SEARCH_MAX)
-		return api_fail(r, API_INVALID_REQUEST, "query is longer than %d bytes", SEARCH_MAX);
+	code = filter_parse(r, s);
+	if (code)
+		return code;
 	s->list = json_object_new_array();
 	return cursor ? cursor_parse(s, cursor) : API_OK;
 }
@@ -90,11 +103,12 @@ static enum api_code search_parse(struct request *r, struct search *s)
 static struct json_object *line_parse(const struct search *s, const char *line, size_t n)
 {
 	_cleanup_json_ struct json_object *o = NULL;
-	const char *level = "info", *message = NULL, *revision = NULL, *region = NULL;
+	const char *level = "info", *message = NULL, *revision = NULL, *region = NULL, *instance = NULL, *timestamp = NULL;
 	struct json_object *out;
 	int64_t time_ms = -1;
 
-	if (json_parse_object(line, n, JSON_DEPTH_CONFIG, &o, NULL) || json_get_int(o, "time_ms", &time_ms, NULL) ||
+	if (json_parse_object(line, n, JSON_DEPTH_CONFIG, &o, NULL) || json_get_str(o, "timestamp", 40, &timestamp, NULL) ||
+	    !timestamp || time_from_iso(timestamp, &time_ms, NULL) || json_get_str(o, "instance", ID_MAX, &instance, NULL) ||
 	    json_get_str(o, "level", 8, &level, NULL) || json_get_str(o, "revision_id", ID_MAX, &revision, NULL) ||
 	    json_get_str(o, "region", 8, &region, NULL) ||
 	    !json_object_is_type(json_get(o, "message"), json_type_string))
@@ -105,11 +119,13 @@ static struct json_object *line_parse(const struct search *s, const char *line, 
 	    (s->text && !strcasestr(message, s->text)))
 		return NULL;
 	out = json_object_new_object();
-	json_add_time(out, "timestamp", time_ms);
+	json_add_str(out, "timestamp", timestamp);
 	json_add_str(out, "level", level_index(level) < ARRAY_SIZE(levels) ? level : "info");
 	json_add_str(out, "message", message);
 	if (revision)
 		json_add_str(out, "revision_id", revision);
+	if (instance)
+		json_add_str(out, "instance", instance);
 	if (region)
 		json_add_str(out, "region", region);
 	return out;
@@ -165,12 +181,80 @@ static enum api_code dir_search(struct request *r, struct search *s, const char 
 		return API_BUSY;
 	n = dirfd < 0 ? 0 : scandirat(dirfd, ".", &names, is_log, alphasort);
 	for (int i = 0; i < n; i++) {
-		if (on && strcmp(names[i]->d_name, s->from_file) >= 0)
+		/* A file's lines end where the next one's name begins. */
+		if (on && strcmp(names[i]->d_name, s->from_file) >= 0 &&
+		    (i + 1 == n || strtoll(names[i + 1]->d_name, NULL, 10) >= s->start_ms))
 			on = file_search(s, dirfd, names[i]->d_name, line);
 		free(names[i]);
 	}
 	free(names);
 	return API_OK;
+}
+
+/* --- live ---------------------------------------------------------------------------------------------------------- */
+
+static void filter_add(char *filter, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void filter_add(char *filter, size_t size, const char *fmt, ...)
+{
+	size_t n = strlen(filter);
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(filter + n, size - n, fmt, args);
+	va_end(args);
+}
+
+/* What a line must hold, by the letter of app_log.h: inside a string no quotation mark stands without a backslash before it. */
+static enum api_code filter_make(struct request *r, const struct search *s, char filter[GATEWAY_FILTER_MAX])
+{
+	_cleanup_json_ struct json_object *text = s->text ? json_object_new_string(s->text) : NULL;
+	const char *quoted = text ? json_object_to_json_string_ext(text, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+
+	*filter = '\0';
+	if (s->level) {
+		for (size_t i = s->level; i < ARRAY_SIZE(levels); i++)
+			filter_add(filter, GATEWAY_FILTER_MAX, "%s\"level\":\"%s\"", i == s->level ? "" : "\t", levels[i]);
+		filter_add(filter, GATEWAY_FILTER_MAX, "\n");
+	}
+	if (s->revision && !id_is_revision(s->revision))
+		return API_REVISION_NOT_FOUND;
+	if (s->revision)
+		filter_add(filter, GATEWAY_FILTER_MAX, "\"revision_id\":\"%s\"\n", s->revision);
+	if (quoted && strlen(quoted) > 2)
+		filter_add(filter, GATEWAY_FILTER_MAX, "%.*s\n", (int)strlen(quoted) - 2, quoted + 1);
+	return strlen(filter) + 1 < GATEWAY_FILTER_MAX ? API_OK : api_fail(r, API_INVALID_REQUEST, "the query is too long");
+}
+
+/* The newest file from its end, or from its beginning; an app that has not run yet gets an empty stream. */
+enum api_code app_logs_stream(struct request *r)
+{
+	const char *tail = request_query(r, "tail");
+	_cleanup_(search_free) struct search s = { 0 };
+	_cleanup_fd_ int dirfd = -1, fd = -1;
+	char filter[GATEWAY_FILTER_MAX];
+	struct dirent **names = NULL;
+	struct app_found app;
+	struct stat st;
+	enum api_code code = app_find(r, r->args[0], &app);
+	int n;
+
+	if (!code)
+		code = filter_parse(r, &s);
+	if (!code)
+		code = filter_make(r, &s, filter);
+	if (code)
+		return code;
+	dirfd = openat(r->api->app_logs_fd, app.id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	n = dirfd < 0 ? 0 : scandirat(dirfd, ".", &names, is_log, alphasort);
+	for (int i = 0; i < n; i++) {
+		if (i == n - 1)
+			fd = openat(dirfd, names[i]->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		free(names[i]);
+	}
+	free(names);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return reply_text(r, "text/event-stream", NULL, 0);
+	return ticket_follow(r, fd, tail && !strcmp(tail, "0") ? (uint64_t)st.st_size : 0, false, filter);
 }
 
 enum api_code app_logs(struct request *r)

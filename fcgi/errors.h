@@ -48,6 +48,10 @@
 	X(LAYER_NOT_FOUND,          404, "no such layer")                                                        \
 	X(LAYER_IN_USE,             409, "the layer is referenced")                                              \
 	X(LAYER_CYCLE,              400, "layers include each other in a circle or too deeply")                  \
+	X(DOMAIN_NOT_FOUND,          404, "the app has no such domain")                                             \
+	X(DOMAIN_EXISTS,             409, "the app has this domain already")                                        \
+	X(DOMAIN_QUOTA_EXCEEDED,     429, "the app has as many domains as it may")                                  \
+	X(INVALID_DOMAIN,            400, "a domain is a DNS name in lower case of at most 102 bytes, not one of this host")\
 	X(ENV_VAR_NOT_FOUND,        404, "no such environment variable")                                         \
 	X(REVISION_NOT_FOUND,       404, "no such revision")                                                     \
 	X(REVISION_FINISHED,        409, "the revision is finished")                                             \

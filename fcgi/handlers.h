@@ -45,6 +45,12 @@ enum api_code app_update(struct request *r);
 enum api_code app_delete(struct request *r);
 /* app_logs.c */
 enum api_code app_logs(struct request *r);
+enum api_code app_logs_stream(struct request *r);
+/* app_domains.c */
+enum api_code app_domain_list(struct request *r);
+enum api_code app_domain_add(struct request *r);
+enum api_code app_domain_delete(struct request *r);
+enum api_code app_instance_list(struct request *r);
 /* deploy.c */
 enum api_code sandbox_deploy(struct request *r);
 enum api_code app_deploy(struct request *r);

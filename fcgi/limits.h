@@ -36,6 +36,7 @@
 #define ENV_VARS_MAX 256
 #define ENV_TOTAL_MAX 65536
 #define LAYERS_MAX 16
+#define APP_DOMAINS_MAX 32 /* of its own, asked for or approved */
 #define LAYER_DEPTH_MAX 8
 #define DESCRIPTION_MAX 1024
 #define COMMAND_MAX 4096

@@ -2,14 +2,14 @@
 # What the workers, the tools and the runner share: database, ids, sealing, JSON, rows.
 noinst_LIBRARIES += libnbfcgi.a libnbapi.a
 libnbfcgi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbfcgi_a_SOURCES = fcgi/app_log.h fcgi/db.c fcgi/db.h fcgi/env.c fcgi/env.h \
+libnbfcgi_a_SOURCES = fcgi/app_log.h fcgi/db.c fcgi/db.h fcgi/domains.c fcgi/domains.h fcgi/env.c fcgi/env.h \
 	fcgi/env_effective.c fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
 	fcgi/revision_store.c fcgi/revisions.h fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h
 FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LIBS) $(OPENSSL_LIBS)
 
 # What decides about requests; without FastCGI, so that tests can call it.
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
+libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
 	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/egress.c fcgi/egress_config.c fcgi/egress_config.h fcgi/egress_policy.c \
 	fcgi/egress_scan.c fcgi/egress_scan.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
 	fcgi/guest_test.h fcgi/handlers.h \

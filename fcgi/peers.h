@@ -48,8 +48,8 @@ enum api_code ticket_ws(struct request *r, int agent_fd, int lease_fd, const cha
 /* Follows the file until its end line. ndjson: lines as they are instead of SSE. */
 enum api_code ticket_log(struct request *r, int log_fd, uint64_t offset, bool ndjson);
 
-/* The same, lines that contain `match` only (empty: all). */
-enum api_code ticket_follow(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *match);
+/* The same, only lines that match the filter (schema/gateway.h; empty: all). */
+enum api_code ticket_follow(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *filter);
 
 /* Tells the runner that there is something to do; it looks by itself too, so failure does not matter. */
 void runner_kick(const struct api *api);

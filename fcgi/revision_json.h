@@ -13,7 +13,5 @@
 struct json_object *revision_json(const struct db_q *q);
 /* Answers the revision as clients see it. */
 enum api_code revision_reply(struct request *r, const char *id);
-/* What the build log holds now, of one step or timeline. */
-enum api_code revision_build_logs_filtered(struct request *r, const char *step, const char *timeline);
 
 #endif

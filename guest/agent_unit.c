@@ -4,7 +4,8 @@
  * time, kept in a ring of AGENT_UNIT_RING bytes; a follower is a cursor into it. A follower that is too slow misses what
  * the ring forgot (its numbers jump), it never holds the unit up. A stopped or finished unit stays with its ring until
  * another of that name is started; it is gone with the machine. With "restart" a program that ends is started
- * again after a pause that doubles from 100 ms to 5 s and starts over after it ran for that long.
+ * again after a pause that doubles from 1 s to a minute and starts over after it ran for that long; a line of the kind "event"
+ * in its output says so.
  */
 #include "guest/agent.h"
 
@@ -22,10 +23,12 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+enum row_kind { ROW_OUT, ROW_ERR, ROW_EVENT };
+
 struct row {
 	struct row *next;
 	uint64_t seq, time_ms;
-	bool err;
+	enum row_kind kind;
 	size_t n;
 	char text[];
 };
@@ -123,12 +126,13 @@ static struct json_object *json_text(const char *s, size_t n)
 
 static bool row_put(struct buf *b, const struct row *r)
 {
+	static const char *const names[] = { "stdout", "stderr", "event" };
 	struct json_object *o = json_object_new_object();
 	bool ok;
 
 	json_object_object_add(o, "seq", json_object_new_uint64(r->seq));
 	json_object_object_add(o, "time_ms", json_object_new_uint64(r->time_ms));
-	json_object_object_add(o, "stream", json_object_new_string(r->err ? "stderr" : "stdout"));
+	json_object_object_add(o, "stream", json_object_new_string(names[r->kind]));
 	json_object_object_add(o, "line", json_text(r->text, r->n));
 	ok = !buf_printf(b, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
@@ -184,13 +188,13 @@ static void followers_pump(struct unit *u)
 }
 
 /* --- output ----------------------------------------------------------------------------------------------------- */
-static void ring_add(struct unit *u, bool err, const void *text, size_t n)
+static void ring_add(struct unit *u, enum row_kind kind, const void *text, size_t n)
 {
 	struct row *r = malloc(sizeof(*r) + n);
 
 	if (!r)
 		return;
-	*r = (struct row){ .seq = ++u->seq, .time_ms = wall_ms(), .err = err, .n = n };
+	*r = (struct row){ .seq = ++u->seq, .time_ms = wall_ms(), .kind = kind, .n = n };
 	memcpy(r->text, text, n);
 	if (!u->fresh)
 		u->fresh = r;
@@ -218,7 +222,7 @@ static void lines_cut(struct lines *l, bool end)
 			return;
 		if (n > AGENT_UNIT_LINE_MAX)
 			n = AGENT_UNIT_LINE_MAX;
-		ring_add(l->u, l->err, p, n);
+		ring_add(l->u, l->err ? ROW_ERR : ROW_OUT, p, n);
 		buf_consume(&l->partial, n + (nl && n == (size_t)(nl - p) ? 1 : 0));
 	}
 }
@@ -275,6 +279,29 @@ static void on_unit_timer(void *arg)
 		loop_timer_set(u->timer, loop_now_ms(agent.loop) + AGENT_UNIT_BACKOFF_MAX_MS);
 }
 
+/* After what it still had to say, so that its last words stand before the news of its end. */
+static void note_end(struct unit *u)
+{
+	char how[64], text[160];
+
+	if (WIFSIGNALED(u->status))
+		snprintf(how, sizeof(how), "was ended by SIG%s", sigabbrev_np(WTERMSIG(u->status)) ?: "?");
+	else
+		snprintf(how, sizeof(how), "ended with exit code %d", WEXITSTATUS(u->status));
+	for (struct lines *l = &u->out;; l = &u->err) {
+		size_t n = 0;
+
+		while (l->source && !buf_read(&l->partial, l->fd, buf_room(&l->partial), &n, NULL) && n)
+			lines_cut(l, false);
+		if (l == &u->err)
+			break;
+	}
+	snprintf(text, sizeof(text), "(the program %s; it is started again in %llu s)", how,
+		 (unsigned long long)u->backoff_ms / 1000);
+	ring_add(u, ROW_EVENT, text, strlen(text));
+	followers_pump(u);
+}
+
 static void on_unit_exited(void *arg, int status)
 {
 	struct unit *u = arg;
@@ -290,6 +317,7 @@ static void on_unit_exited(void *arg, int status)
 	} else if (u->restart) {
 		if (now - u->started_ms >= AGENT_UNIT_BACKOFF_MAX_MS)
 			u->backoff_ms = AGENT_UNIT_BACKOFF_MIN_MS;
+		note_end(u);
 		loop_timer_set(u->timer, now + u->backoff_ms);
 		u->backoff_ms = MIN_OF(u->backoff_ms * 2, (uint64_t)AGENT_UNIT_BACKOFF_MAX_MS);
 	}
@@ -305,7 +333,7 @@ static void on_unit_error(void *arg, uint32_t events)
 	source_drop(&u->error);
 	close_fd(&u->error_fd);
 	if (rc) {
-		ring_add(u, true, f.text, strlen(f.text));
+		ring_add(u, ROW_ERR, f.text, strlen(f.text));
 		followers_pump(u);
 	}
 	if (rc && u->starts == 1) { /* it never ran: the asker is told, nothing is tried again */
@@ -467,8 +495,8 @@ static enum rc op_stat(int fd, const struct unit *u)
 	if (u->has_status && WIFSIGNALED(u->status))
 		snprintf(sig, sizeof(sig), "\"SIG%s\"", sigabbrev_np(WTERMSIG(u->status)) ?: "?");
 	snprintf(line, sizeof(line),
-		 "{\"ok\": true, \"running\": %s, \"pid\": %d, \"starts\": %llu, \"code\": %s, \"signal\": %s}\n",
-		 u->child ? "true" : "false", (int)u->pid, (unsigned long long)u->starts, code, sig);
+		 "{\"ok\": true, \"running\": %s, \"pid\": %d, \"starts\": %llu, \"code\": %s, \"signal\": %s, \"seq\": %llu}\n",
+		 u->child ? "true" : "false", (int)u->pid, (unsigned long long)u->starts, code, sig, (unsigned long long)u->seq);
 	agent_answer(fd, line);
 	return RC_OK;
 }

@@ -24,8 +24,8 @@
  *           ENOENT if there is none.
  * unit      A named long-running process that outlives connections, its output in a ring of AGENT_UNIT_RING bytes.
  *           {"op": "start", "name": "app", "argv": [..], "cwd", "env", "user", "restart": true}; {"op": "stop", "name"};
- *           {"op": "stat", "name"} answers {"ok": true, "running": bool, "pid", "starts": n, "code", "signal"};
- *           {"op": "follow", "name", "after": n}: answers ok, then JSON lines {"seq", "time_ms", "stream": "stdout"|"stderr", "line"}
+ *           {"op": "stat", "name"} answers {"ok": true, "running": bool, "pid", "starts": n, "code", "signal", "seq": of the last line};
+ *           {"op": "follow", "name", "after": n}: answers ok, then JSON lines {"seq", "time_ms", "stream": "stdout"|"stderr"|"event", "line"}
  *           with seq > after, for ever; lines longer than 8 KiB are cut into several.
  * control   {"op": "hello"} answers {"ok": true, "version": "...", "generation": n, "image": "..."}.
  *           {"op": "identity", "time_ns": n, "entropy": base64 of 64 bytes, "hostname": "...", "machine_id": 32 hex, "env":

@@ -8,8 +8,11 @@
  * WS:  +fd connected agent service (its answer line already read) [+fd lease]. The gateway answers the upgrade request of
  *      the client with 101 and `headers`, then relays bytes both ways; WebSocket frames are the agent's business.
  * LOG: +fd regular file that grows by lines. Each line is sent as `data: <line>\n\n` (SSE) or as it is (format 1) until the line
- *      GATEWAY_LOG_END is read; then the stream ends. `offset` bytes are skipped. With
- *      `match` only lines that have it in them are sent.
+ *      GATEWAY_LOG_END is read; then the stream ends. `offset` bytes are skipped. Only lines that match `filter` are sent: each of
+ *      its lines is a list of texts separated by tabs, and of each list one must stand in the line (ASCII case is ignored).
+ * HOST_STAT: who visits an exposed host. A visit is a connection; `waiting` of the `open` ones wait for a machine, the others have or
+ *      are about to have a connection into one, the oldest of them since oldest_ms. idle_ms: since the last visit ended, or
+ *      since the gateway knows the host.
  *
  * Exposures are not asked for here: the gateway subscribes to the broker and keeps one listening socket
  * <run_dir>/expose/<host>.sock for each host the broker names.
@@ -22,13 +25,15 @@
 #define GATEWAY_TOKEN_BYTES 16
 #define GATEWAY_TOKEN_MAX (2 * GATEWAY_TOKEN_BYTES + 1)
 #define GATEWAY_HEADERS_MAX 2048
-#define GATEWAY_MATCH_MAX 128
+#define GATEWAY_FILTER_MAX 1024
+#define GATEWAY_HOST_MAX 256
 #define GATEWAY_LOG_END "\x04" /* the line that ends a followed log */
 
 #define GATEWAY_OPS(X)                                     \
 	X(TICKET_WS, 1, gateway_ticket_ws, gateway_none)   \
 	X(TICKET_LOG, 2, gateway_ticket_log, gateway_none) \
-	X(STAT, 3, gateway_none, gateway_stat)
+	X(STAT, 3, gateway_none, gateway_stat)             \
+	X(HOST_STAT, 4, gateway_host, gateway_host_stat)
 
 enum gateway_op {
 #define X(name, number, request, reply) GATEWAY_##name = (number),
@@ -44,9 +49,14 @@ MESSAGE_DECLARE(gateway_ticket_ws, GATEWAY_TICKET_WS_FIELDS)
 #define GATEWAY_TICKET_LOG_FIELDS(F)                                                       \
 	F(STR, token, GATEWAY_TOKEN_MAX) F(U32, ttl_ms, 0) F(U64, offset, 0)              \
 	F(U32, format, 0) /* 0: SSE; 1: lines as they are, application/x-ndjson */         \
-	F(STR, headers, GATEWAY_HEADERS_MAX) F(STR, match, GATEWAY_MATCH_MAX)
+	F(STR, headers, GATEWAY_HEADERS_MAX) F(STR, filter, GATEWAY_FILTER_MAX)
 MESSAGE_DECLARE(gateway_ticket_log, GATEWAY_TICKET_LOG_FIELDS)
 #define GATEWAY_STAT_FIELDS(F) F(U32, tickets, 0) F(U32, streams, 0) F(U32, exposures, 0) F(U64, bytes, 0)
 MESSAGE_DECLARE(gateway_stat, GATEWAY_STAT_FIELDS)
+#define GATEWAY_HOST_FIELDS(F) F(STR, host, GATEWAY_HOST_MAX)
+MESSAGE_DECLARE(gateway_host, GATEWAY_HOST_FIELDS)
+#define GATEWAY_HOST_STAT_FIELDS(F) \
+	F(U32, known, 0) F(U32, open, 0) F(U32, waiting, 0) F(U64, idle_ms, 0) F(U64, oldest_ms, 0)
+MESSAGE_DECLARE(gateway_host_stat, GATEWAY_HOST_STAT_FIELDS)
 
 #endif

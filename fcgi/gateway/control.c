@@ -91,12 +91,14 @@ static enum rc ticket_log(struct wire *w, int *fds, size_t n_fds, struct fault *
 	if (rc)
 		return rc;
 	t.headers = strdup(m.headers);
-	if (!t.headers)
+	t.filter = *m.filter ? strdup(m.filter) : NULL;
+	if (!t.headers || (*m.filter && !t.filter)) {
+		ticket_close(&t);
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	}
 	t.fd = take_fd(&fds[0]);
 	t.offset = m.offset;
 	t.format = m.format;
-	memcpy(t.match, m.match, sizeof(t.match));
 	return tickets_add(control.gw->tickets, m.token, m.ttl_ms, &t, ret_f);
 }
 
@@ -113,10 +115,22 @@ static enum rc stat_fill(struct wire *w, size_t n_fds, struct gateway_stat *ret,
 	return RC_OK;
 }
 
+static enum rc host_stat_fill(struct wire *w, size_t n_fds, struct gateway_host_stat *ret, struct fault *ret_f)
+{
+	struct gateway_host m;
+
+	gateway_host_get(w, &m);
+	if (!wire_done(w) || n_fds)
+		return fault_set(ret_f, RC_PROTO, 0, "malformed HOST_STAT");
+	expose_host_stat(control.gw, m.host, ret);
+	return RC_OK;
+}
+
 static enum rc peer_answer(struct peer *p, const struct message_head *head, struct wire *w, int *fds, size_t n_fds,
 			   struct fault *ret_f)
 {
 	struct gateway_stat stat = { 0 };
+	struct gateway_host_stat host_stat = { 0 };
 	struct fault f = { .rc = RC_OK };
 	struct wire out;
 	size_t n;
@@ -126,6 +140,7 @@ static enum rc peer_answer(struct peer *p, const struct message_head *head, stru
 	case GATEWAY_TICKET_WS: rc = ticket_ws(w, fds, n_fds, &f); break;
 	case GATEWAY_TICKET_LOG: rc = ticket_log(w, fds, n_fds, &f); break;
 	case GATEWAY_STAT: rc = stat_fill(w, n_fds, &stat, &f); break;
+	case GATEWAY_HOST_STAT: rc = host_stat_fill(w, n_fds, &host_stat, &f); break;
 	default: rc = fault_set(&f, RC_PROTO, 0, "unknown operation %u", head->op);
 	}
 	if (rc == RC_PROTO) {
@@ -136,6 +151,8 @@ static enum rc peer_answer(struct peer *p, const struct message_head *head, stru
 	message_put_result(&out, rc, f.text);
 	if (!rc && head->op == GATEWAY_STAT)
 		gateway_stat_put(&out, &stat);
+	if (!rc && head->op == GATEWAY_HOST_STAT)
+		gateway_host_stat_put(&out, &host_stat);
 	rc = message_end(&out, (uint16_t)(head->op | MESSAGE_REPLY), head->sequence, 0, &n, ret_f);
 	return rc ? rc : packet_send(p->fd, control.out, n, NULL, 0, ret_f);
 }

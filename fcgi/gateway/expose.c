@@ -16,6 +16,7 @@ struct host {
 	struct gateway *gw;
 	struct host *next;
 	bool listed; /* by the listing that runs */
+	uint64_t last_ms; /* end of the last visit */
 	struct acceptor acceptor;
 	char name[];
 };
@@ -86,6 +87,7 @@ static enum rc host_open(struct gateway *gw, struct host **at, const char *name,
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	memcpy(h->name, name, strlen(name) + 1);
 	h->gw = gw;
+	h->last_ms = now_ms();
 	socket_name(path, name);
 	/* The directory is set-group-ID: the socket belongs to the web server's group. nginx tests for a socket by its x bit. */
 	rc = unix_listen(path, SOCK_STREAM, 0770, (gid_t)-1, &fd, ret_f);
@@ -233,6 +235,22 @@ void expose_link_event(struct gateway *gw, uint16_t event, struct wire *w)
 		host_set(gw, m.host, m.present != 0);
 	else
 		log_warn("an event of the broker is malformed");
+}
+
+void expose_touch(const char *name)
+{
+	struct host *h = *host_find(name);
+
+	if (h)
+		h->last_ms = now_ms();
+}
+
+void expose_host_stat(struct gateway *gw, const char *name, struct gateway_host_stat *ret)
+{
+	const struct host *h = *host_find(name);
+
+	*ret = (struct gateway_host_stat){ .known = h != NULL, .idle_ms = h ? now_ms() - h->last_ms : 0 };
+	visits_stat(gw, name, ret);
 }
 
 size_t expose_count(void)

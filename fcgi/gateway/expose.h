@@ -6,7 +6,8 @@
  *
  * A visit (one connection of nginx) goes: dial (the broker answers with a connection to the agent, the service line already
  * sent) -> answer (the agent's line is read, not a byte beyond it) -> relay. Where no machine stands behind the host (the
- * broker says so, and tells the runner that one is wanted), the dial is repeated until EXPOSE_WAKE_MS have passed.
+ * broker says so, and tells the runner that one is wanted), the dial is repeated until EXPOSE_WAKE_MS have passed. The runner asks whether a host
+ * is visited before it puts a machine to sleep; a visit that begins while it does finds no machine, and waits.
  */
 #ifndef NB_GATEWAY_EXPOSE_H
 #define NB_GATEWAY_EXPOSE_H
@@ -27,5 +28,10 @@ bool expose_host_is_valid(const char *host);
 void visit_accept(struct gateway *gw, const char *host, int fd);
 void visit_wake(struct gateway *gw, const char *host); /* something changed behind the host */
 void visits_free(struct gateway *gw);
+
+/* What GATEWAY_HOST_STAT answers. */
+void expose_host_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret);
+void visits_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret); /* open, waiting, oldest_ms */
+void expose_touch(const char *host); /* a visit has ended */
 
 #endif

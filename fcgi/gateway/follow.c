@@ -20,7 +20,7 @@ struct follow {
 	int fd, file, wd;           /* wd -1: polled */
 	bool sse, skipping, ended;
 	uint64_t offset;
-	char match[GATEWAY_MATCH_MAX];
+	char *filter; /* NULL: everything */
 	struct buf out;
 	struct source *source, *timer;
 	uint64_t spoke_ms; /* when the client was last sent something */
@@ -55,6 +55,7 @@ static void follow_close(struct follow *f)
 	source_drop(&f->source);
 	source_drop(&f->timer);
 	buf_free(&f->out);
+	free(f->filter);
 	close_fd(&f->file);
 	close_fd(&f->fd);
 	f->gw->n_streams--;
@@ -71,6 +72,40 @@ void follow_free(struct gateway *gw)
 	close_fd(&gw->inotify);
 }
 
+static bool contains(const char *line, size_t n, const char *text, size_t k)
+{
+	for (size_t i = 0; i + k <= n; i++)
+		if (!strncasecmp(line + i, text, k))
+			return true;
+	return false;
+}
+
+/* One of the texts between tabs. */
+static bool matches_one(const char *line, size_t n, const char *list, size_t list_n)
+{
+	for (const char *at = list, *end = list + list_n; at <= end;) {
+		const char *tab = at < end ? memchr(at, '\t', (size_t)(end - at)) : NULL;
+		size_t k = (size_t)((tab ? tab : end) - at);
+
+		if (contains(line, n, at, k))
+			return true;
+		at += k + 1;
+	}
+	return false;
+}
+
+bool follow_matches(const char *line, size_t n, const char *filter)
+{
+	while (filter && *filter) {
+		size_t k = strcspn(filter, "\n");
+
+		if (!matches_one(line, n, filter, k))
+			return false;
+		filter += k + (filter[k] == '\n');
+	}
+	return true;
+}
+
 static enum rc put_line(struct follow *f, char *line, size_t n)
 {
 	enum rc rc;
@@ -79,7 +114,7 @@ static enum rc put_line(struct follow *f, char *line, size_t n)
 		f->ended = true;
 		return RC_OK;
 	}
-	if (*f->match && !memmem(line, n, f->match, strlen(f->match)))
+	if (!follow_matches(line, n, f->filter))
 		return RC_OK;
 	/* A carriage return would end the event; in JSON it can only stand between values. */
 	for (char *cr = memchr(line, '\r', n); cr; cr = memchr(cr, '\r', n - (size_t)(cr - line)))
@@ -294,8 +329,8 @@ void follow_start(struct gateway *gw, int fd, struct ticket *ticket)
 	}
 	gw->n_followers++;
 	*f = (struct follow){ .gw = gw, .fd = fd, .file = take_fd(&ticket->fd), .sse = ticket->format == 0,
+			      .filter = take_ptr(ticket->filter),
 			      .offset = ticket->offset, .out.max = OUT_MAX, .spoke_ms = loop_now_ms(gw->loop) };
-	memcpy(f->match, ticket->match, sizeof(f->match));
 	f->wd = watch_file(gw, f->file);
 	follow_link(f);
 	rc = buf_printf(&f->out,

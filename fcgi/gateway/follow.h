@@ -14,5 +14,7 @@ enum rc follow_init(struct gateway *gw, struct fault *ret_f); /* opens inotify, 
 void follow_free(struct gateway *gw);
 /* Takes fd, counted by stream_admit(), and the ticket's descriptor. */
 void follow_start(struct gateway *gw, int fd, struct ticket *ticket);
+/* schema/gateway.h says what a filter is; NULL matches. */
+bool follow_matches(const char *line, size_t n, const char *filter);
 
 #endif

@@ -31,10 +31,11 @@
 #define EXPOSE_DIAL_MS 5000          /* one answer of the broker */
 #define EXPOSE_ANSWER_MS 5000        /* the agent's answer line */
 #define EXPOSE_ANSWER_MAX 4096
-#define EXPOSE_WAKE_MS 30000         /* for a machine that sleeps */
+#define EXPOSE_WAKE_MS 60000         /* for a machine that sleeps */
 #define EXPOSE_WAKE_FIRST_MS 50
 #define EXPOSE_WAKE_STEP_MAX_MS 1000
-#define EXPOSE_WAITING_MAX 1024      /* connections that wait for a machine at once */
+#define EXPOSE_WAITING_MAX 2048      /* connections that wait for a machine at once */
+#define EXPOSE_WAITING_HOST_MAX 512  /* of them for the machines of one host */
 
 #define ANSWER_LINGER_MS 2000        /* reading on after an answer of our own */
 #define ANSWER_LINGER_BYTES (1u << 20)

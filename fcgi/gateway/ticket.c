@@ -38,7 +38,8 @@ void ticket_close(struct ticket *ticket)
 	close_fd(&ticket->fd);
 	close_fd(&ticket->lease);
 	free(ticket->headers);
-	ticket->headers = NULL;
+	free(ticket->filter);
+	ticket->headers = ticket->filter = NULL;
 }
 
 static void slot_unlink(struct slot *s)

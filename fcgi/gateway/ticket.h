@@ -17,8 +17,8 @@ struct ticket {
 	int lease;            /* -1: none */
 	uint64_t offset;      /* of a log */
 	uint32_t format;
-	char match[GATEWAY_MATCH_MAX]; /* of a log: only lines that have this; empty: all */
 	char *headers;        /* complete lines; freed with the ticket */
+	char *filter;         /* of a log, NULL: none; likewise */
 };
 
 struct tickets;

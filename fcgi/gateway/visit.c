@@ -18,6 +18,7 @@ struct visit {
 	int fd, agent;
 	struct link_call *call;
 	struct source *client, *answer, *timer;
+	uint64_t since_ms;                   /* the dial that found a machine; the visit's beginning before */
 	uint64_t wake_deadline_ms, pause_ms; /* 0: no machine was missing yet */
 	bool waiting;                        /* counted in n_waiting */
 	struct relay relay;
@@ -52,7 +53,39 @@ static void visit_free(struct visit *v)
 		close_fd(&v->fd);
 		v->gw->n_streams--;
 	}
+	expose_touch(v->host);
 	free(v);
+}
+
+static bool visit_is_of(const struct visit *v, const char *host)
+{
+	return !strcmp(v->host, host);
+}
+
+void visits_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret)
+{
+	uint64_t now = now_ms();
+
+	for (const struct visit *v = gw->visits; v; v = v->next) {
+		if (!visit_is_of(v, host))
+			continue;
+		ret->open++;
+		if (v->waiting && v->agent < 0 && !v->call)
+			ret->waiting++;
+		else
+			ret->oldest_ms = MAX_OF(ret->oldest_ms, now - v->since_ms);
+	}
+}
+
+/* One host must not take all places. Counted only once there are many. */
+static bool host_has_room(struct gateway *gw, const char *host)
+{
+	struct gateway_host_stat st = { 0 };
+
+	if (n_waiting < EXPOSE_WAITING_HOST_MAX)
+		return true;
+	visits_stat(gw, host, &st);
+	return st.waiting < EXPOSE_WAITING_HOST_MAX;
 }
 
 void visits_free(struct gateway *gw)
@@ -157,7 +190,7 @@ static void visit_wait(struct visit *v)
 	uint64_t now = now_ms();
 
 	if (!v->wake_deadline_ms) {
-		if (n_waiting >= EXPOSE_WAITING_MAX) {
+		if (n_waiting >= EXPOSE_WAITING_MAX || !host_has_room(v->gw, v->host)) {
 			visit_refuse(v, 503, "Too many visitors are waiting for machines to wake up. Try again.");
 			return;
 		}
@@ -169,7 +202,7 @@ static void visit_wait(struct visit *v)
 		v->pause_ms = MIN_OF(v->pause_ms * 2, (uint64_t)EXPOSE_WAKE_STEP_MAX_MS);
 	}
 	if (now >= v->wake_deadline_ms)
-		visit_refuse(v, 503, "No machine serves this address at the moment. Try again.");
+		visit_refuse(v, 504, "No machine serves this address at the moment. Try again.");
 	else
 		loop_timer_set(v->timer, now + v->pause_ms);
 }
@@ -209,6 +242,7 @@ static void visit_dial(struct visit *v)
 	enum rc rc;
 
 	snprintf(m.host, sizeof(m.host), "%s", v->host);
+	v->since_ms = now_ms();
 	rc = link_ask(v->gw->link, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &m, on_dialled, v, &v->call,
 		      &f);
 	if (!rc)
@@ -224,7 +258,7 @@ void visit_wake(struct gateway *gw, const char *host)
 	if (!n_waiting)
 		return;
 	for (struct visit *v = gw->visits; v; v = v->next)
-		if (v->waiting && !v->call && v->agent < 0 && !strcmp(v->host, host))
+		if (v->waiting && !v->call && v->agent < 0 && visit_is_of(v, host))
 			loop_timer_set(v->timer, now_ms());
 }
 
@@ -253,7 +287,7 @@ void visit_accept(struct gateway *gw, const char *host, int fd)
 		gw->n_streams--;
 		return;
 	}
-	*v = (struct visit){ .gw = gw, .fd = fd, .agent = -1, .next = gw->visits };
+	*v = (struct visit){ .gw = gw, .fd = fd, .agent = -1, .next = gw->visits, .since_ms = now_ms() };
 	snprintf(v->host, sizeof(v->host), "%s", host);
 	if (v->next)
 		v->next->prev = v;

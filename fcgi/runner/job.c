@@ -7,8 +7,11 @@
 #include "fcgi/deploy/bundle.h"
 #include "fcgi/env.h"
 #include "fcgi/runner/limits.h"
+#include "fcgi/runner/capture.h"
 #include "fcgi/runner/link.h"
+#include "fcgi/runner/names.h"
 #include "fcgi/runner/progress.h"
+#include "fcgi/runner/server.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,11 +28,14 @@ struct job {
 	struct link link;
 	struct progress progress;
 	enum stage stage;
-	bool again, cancelled, superseded, production, preview;
+	bool again, cancelled, superseded, production, preview, adopted, sleeps;
 	uint64_t deadline_ms, last_cancel_check_ms;
 	char revision[64], app_id[64], slug[128], org[64], bundle[BUNDLE_NAME_MAX], vm[BROKER_ID_MAX];
 	struct json_object *config; /* RevisionConfig */
-	struct json_object *env;    /* name -> value */
+	struct json_object *env;       /* name -> value, of the server */
+	struct json_object *build_env; /* of install and build */
+	char capture[BROKER_CAPTURE_MAX];
+	uint64_t log_seq;
 	int bundles_fd;
 };
 
@@ -42,12 +48,15 @@ static enum rc load(struct job *j, struct fault *ret_f)
 	enum rc rc;
 
 	db_start(&q, j->db,
-		 "SELECT r.app_id, a.slug, a.org_id, r.bundle, r.config, r.production, r.preview, r.created_ms "
+		 "SELECT r.app_id, a.slug, a.org_id, r.bundle, r.config, r.production, r.preview, r.created_ms, "
+		 "ifnull(a.idle_ms, ?) "
 		 "FROM revisions r JOIN apps a ON a.id = r.app_id WHERE r.id = ? AND r.deleted_ms IS NULL AND a.deleted_ms IS NULL");
+	db_int(&q, (int64_t)j->c->app_idle_ms);
 	db_text(&q, j->revision);
 	rc = db_row(&q, ret_f);
 	if (rc)
 		return rc;
+	j->sleeps = db_col_int(&q, 8) > 0;
 	snprintf(j->app_id, sizeof(j->app_id), "%s", db_col_text(&q, 0));
 	snprintf(j->slug, sizeof(j->slug), "%s", db_col_text(&q, 1));
 	snprintf(j->org, sizeof(j->org), "%s", db_col_text(&q, 2));
@@ -119,9 +128,23 @@ static void note(struct job *j, bool is_error, const char *text)
 		progress_log(&j->progress, j->stage, is_error, text);
 }
 
+/* Ends the job's own machine. */
+static void instance_end(struct job *j, const char *reason)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	link_vm_kill(&j->link, j->vm, reason, NULL);
+	db_start(&q, j->db, "UPDATE instances SET state = 'ended', ended_ms = ?, reason = ? WHERE id = ?");
+	db_int(&q, (int64_t)wall_ms());
+	db_text(&q, reason);
+	db_text(&q, j->vm);
+	db_run(&q, NULL);
+}
+
 /* --- the machine --------------------------------------------------------------------------------------------------- */
 
-static enum rc make_machine(struct job *j, struct fault *ret_f)
+/* capture: "" begins from the template. */
+static enum rc make_machine(struct job *j, const char *capture, struct fault *ret_f)
 {
 	static struct broker_vm_create m;
 	char policy[256], tail[9];
@@ -130,16 +153,21 @@ static enum rc make_machine(struct job *j, struct fault *ret_f)
 
 	random_hex(tail, 4);
 	snprintf(j->vm, sizeof(j->vm), "rev_%.20s_%s", j->revision, tail);
-	db_start(&q, j->db, "INSERT INTO instances (id, app_id, revision_id, node, state, created_ms) VALUES (?, ?, ?, ?, 'starting', ?)");
+	db_start(&q, j->db, "INSERT INTO instances (id, app_id, revision_id, node, state, created_ms, capture, log_seq, warm) "
+			    "VALUES (?, ?, ?, ?, 'starting', ?, ?, ?, ?)");
 	db_text(&q, j->vm);
 	db_text(&q, j->app_id);
 	db_text(&q, j->revision);
 	db_text(&q, j->c->node);
 	db_int(&q, (int64_t)wall_ms());
+	db_text(&q, j->capture);
+	db_int(&q, *capture ? (int64_t)j->log_seq : 0);
+	db_int(&q, *capture != '\0');
 	rc = db_run(&q, ret_f);
 	if (rc)
 		return rc;
 	memset(&m, 0, sizeof(m));
+	snprintf(m.capture, sizeof(m.capture), "%s", capture);
 	memcpy(m.id, j->vm, sizeof(m.id));
 	m.memory_mib = RUNNER_APP_MEMORY_MIB;
 	snprintf(m.hostname, sizeof(m.hostname), "%.60s", j->slug);
@@ -174,14 +202,13 @@ static void on_line(void *arg, bool is_error, const char *text)
 	note(arg, is_error, text);
 }
 
-static struct json_object *request(struct job *j, const char *service)
+static struct json_object *request(const char *service)
 {
 	struct json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "service", json_object_new_string(service));
 	json_object_object_add(o, "cwd", json_object_new_string(APP_DIR));
 	json_object_object_add(o, "user", json_object_new_string("app"));
-	json_object_object_add(o, "env", json_object_get(j->env));
 	return o;
 }
 
@@ -210,7 +237,8 @@ static enum rc run_command(struct job *j, enum stage stage, const char *key, str
 		return rc;
 	snprintf(said, sizeof(said), "$ %s", command);
 	note(j, false, said);
-	o = request(j, "exec");
+	o = request("exec");
+	json_object_object_add(o, "env", json_object_get(j->build_env));
 	json_object_object_add(o, "argv", json_strings((const char *[]){ "bash", "-c", command, NULL }));
 	return link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
 }
@@ -238,143 +266,84 @@ static enum rc keep_built(struct job *j, struct fault *ret_f)
 
 /* --- the server ---------------------------------------------------------------------------------------------------- */
 
-static struct json_object *server_argv(struct job *j)
-{
-	struct json_object *runtime = NULL, *v = NULL, *argv;
-	const char *entrypoint = "main.ts";
-
-	json_object_object_get_ex(j->config, "runtime", &runtime);
-	if (json_object_is_type(runtime, json_type_object) && json_object_object_get_ex(runtime, "type", &v) &&
-	    json_object_is_type(v, json_type_string) && !strcmp(json_object_get_string(v), "static")) {
-		const char *root = ".";
-
-		if (json_object_object_get_ex(runtime, "cwd", &v) && json_object_is_type(v, json_type_string))
-			root = json_object_get_string(v);
-		return json_strings((const char *[]){ "python3", "-m", "http.server", "8000", "--directory", root, NULL });
-	}
-	if (json_object_is_type(runtime, json_type_object) && json_object_object_get_ex(runtime, "entrypoint", &v) &&
-	    json_object_is_type(v, json_type_string))
-		entrypoint = json_object_get_string(v);
-	argv = json_strings((const char *[]){ "deno", "run", "-A", "--no-prompt", entrypoint, NULL });
-	if (json_object_is_type(runtime, json_type_object) && json_object_object_get_ex(runtime, "args", &v) &&
-	    json_object_is_type(v, json_type_array))
-		for (size_t i = 0; i < json_object_array_length(v); i++)
-			json_object_array_add(argv, json_object_get(json_object_array_get_idx(v, i)));
-	return argv;
-}
-
 static enum rc start_server(struct job *j, struct fault *ret_f)
 {
-	struct json_object *o = request(j, "unit");
+	struct json_object *o = request("unit");
 	_cleanup_fd_ int fd = -1;
 
+	json_object_object_add(o, "env", json_object_get(j->env));
 	json_object_object_add(o, "op", json_object_new_string("start"));
 	json_object_object_add(o, "name", json_object_new_string("app"));
-	json_object_object_add(o, "argv", server_argv(j));
+	json_object_object_add(o, "argv", server_argv(j->config));
 	json_object_object_add(o, "restart", json_object_new_boolean(1));
 	return link_service(&j->link, j->vm, o, &fd, NULL, ret_f);
-}
-
-/* One request on a fresh connection; any HTTP answer is an answer. */
-static enum rc ask(struct job *j, struct fault *ret_f)
-{
-	struct json_object *o = json_object_new_object();
-	_cleanup_fd_ int fd = -1;
-	char text[400], got[8];
-	enum rc rc;
-
-	json_object_object_add(o, "service", json_object_new_string("dial"));
-	json_object_object_add(o, "port", json_object_new_int(RUNNER_APP_PORT));
-	rc = link_service(&j->link, j->vm, o, &fd, NULL, ret_f);
-	if (rc)
-		return rc;
-	snprintf(text, sizeof(text), "GET / HTTP/1.1\r\nHost: %.100s.%.100s\r\nUser-Agent: nestbox-health\r\nConnection: close\r\n\r\n",
-		 j->slug, j->c->domain);
-	rc = fd_write_all(fd, text, strlen(text), now_ms() + 5000, ret_f);
-	if (!rc)
-		rc = fd_read_exact(fd, got, 7, now_ms() + 30000, ret_f);
-	if (!rc && memcmp(got, "HTTP/1.", 7))
-		rc = fault_set(ret_f, RC_GUEST, 0, "what listens on port %d does not speak HTTP", RUNNER_APP_PORT);
-	return rc;
-}
-
-struct unit_state {
-	bool running;
-	int starts, code;
-};
-
-static enum rc unit_stat(struct job *j, struct unit_state *ret, struct fault *ret_f)
-{
-	struct json_object *o = json_object_new_object(), *answer = NULL, *v;
-	_cleanup_fd_ int fd = -1;
-	enum rc rc;
-
-	json_object_object_add(o, "service", json_object_new_string("unit"));
-	json_object_object_add(o, "op", json_object_new_string("stat"));
-	json_object_object_add(o, "name", json_object_new_string("app"));
-	rc = link_service(&j->link, j->vm, o, &fd, &answer, ret_f);
-	if (rc)
-		return rc;
-	*ret = (struct unit_state){ .running = false };
-	if (json_object_object_get_ex(answer, "running", &v))
-		ret->running = json_object_get_boolean(v);
-	if (json_object_object_get_ex(answer, "starts", &v))
-		ret->starts = json_object_get_int(v);
-	if (json_object_object_get_ex(answer, "code", &v))
-		ret->code = json_object_get_int(v);
-	json_object_put(answer);
-	return RC_OK;
-}
-
-/* The server's own words, for the build log of a start that failed: what the follower gives within a second. */
-static void quote_output(struct job *j)
-{
-	struct json_object *o = json_object_new_object(), *line, *text;
-	_cleanup_fd_ int fd = -1;
-	uint64_t deadline = now_ms() + 1000;
-	char raw[RUNNER_LINE_MAX * 2];
-
-	json_object_object_add(o, "service", json_object_new_string("unit"));
-	json_object_object_add(o, "op", json_object_new_string("follow"));
-	json_object_object_add(o, "name", json_object_new_string("app"));
-	json_object_object_add(o, "after", json_object_new_int(0));
-	if (link_service(&j->link, j->vm, o, &fd, NULL, NULL))
-		return;
-	for (int n = 0; n < 200 && !fd_read_line(fd, raw, sizeof(raw), deadline, NULL); n++) {
-		line = json_tokener_parse(raw);
-		if (json_object_is_type(line, json_type_object) && json_object_object_get_ex(line, "line", &text) &&
-		    json_object_is_type(text, json_type_string))
-			note(j, true, json_object_get_string(text));
-		json_object_put(line);
-	}
 }
 
 static enum rc wait_ready(struct job *j, struct fault *ret_f)
 {
 	uint64_t until = MIN_OF(j->deadline_ms, now_ms() + RUNNER_READY_MS);
-	struct unit_state u;
+	char host[BROKER_HOST_MAX];
+	struct server_state u;
 	struct fault f = { 0 };
 
+	snprintf(host, sizeof(host), "%.60s.%.150s", j->slug, j->c->domain);
 	for (unsigned int n = 0; now_ms() < until; n++) {
 		struct timespec pause = { 0, n < 20 ? 50000000 : 250000000 };
-		enum rc rc = ask(j, &f);
+		enum rc rc = server_ask(&j->link, j->vm, host, &f);
 
 		if (!rc)
 			return RC_OK;
 		if (cancelled(j))
 			return fault_set(ret_f, RC_STATE, 0, "cancelled");
-		rc = unit_stat(j, &u, ret_f);
+		rc = server_stat(&j->link, j->vm, &u, ret_f);
 		if (rc)
 			return rc;
 		if (u.starts > 1 || (u.starts == 1 && !u.running)) {
-			quote_output(j);
+			server_quote(&j->link, j->vm, on_line, j);
 			return fault_set(ret_f, RC_GUEST, 0, "the server ended with exit code %d instead of listening", u.code);
 		}
 		nanosleep(&pause, NULL);
 	}
-	quote_output(j);
+	server_quote(&j->link, j->vm, on_line, j);
 	return fault_set(ret_f, RC_TIMEOUT, 0, "nothing answered on port %d within %d s: %.80s", RUNNER_APP_PORT,
 			 RUNNER_READY_MS / 1000, f.text);
+}
+
+/* The capture is a convenience: without it the next start is a cold one. */
+static void keep_warm(struct job *j)
+{
+	struct fault f;
+
+	if (j->sleeps && capture_take(j->c, j->db, &j->link, j->revision, j->vm, j->capture, &f))
+		log_fault(LOG_LEVEL_WARN, &f, "no capture revision=%s", j->revision);
+}
+
+/* From the memory of an earlier machine of this revision, its server still listening. RC_ABSENT: there is none that can be used. */
+static enum rc wake(struct job *j, struct fault *ret_f)
+{
+	uint64_t until = now_ms() + RUNNER_WAKE_MS;
+	struct timespec pause = { 0, 20000000 };
+	struct fault f = { 0 };
+	enum rc rc = capture_find(j->db, j->capture, &j->log_seq, ret_f);
+
+	if (rc)
+		return rc;
+	rc = make_machine(j, j->capture, &f);
+	while (!rc && (rc = server_listens(&j->link, j->vm, &f)) && now_ms() < until) {
+		nanosleep(&pause, NULL);
+		rc = RC_OK;
+	}
+	if (!rc)
+		return RC_OK;
+	instance_end(j, "it did not wake");
+	j->vm[0] = '\0';
+	if (rc == RC_LIMIT || rc == RC_NOMEM || rc == RC_CLOSED) {
+		*ret_f = f;
+		return rc;
+	}
+	log_fault(LOG_LEVEL_WARN, &f, "a capture is given up name=%s", j->capture);
+	capture_drop(j->db, &j->link, j->capture);
+	return fault_set(ret_f, RC_ABSENT, 0, "the capture could not be used");
 }
 
 /* --- routing ------------------------------------------------------------------------------------------------------- */
@@ -414,78 +383,108 @@ static bool newer_serves(struct job *j, const char *timeline)
 	return !db_row(&q, NULL);
 }
 
-static enum rc route(struct job *j, const char *timeline, const char *context, const char *host, struct fault *ret_f)
+struct target {
+	char slug[96], context[16];
+};
+
+/* The timelines that shall lead here. */
+static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], size_t *ret_n, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	char line[64];
-	enum rc rc = claim_host(j, host, timeline, ret_f);
+	size_t n = 0;
 
-	if (rc)
-		return rc;
-	snprintf(line, sizeof(line), "{\"service\":\"dial\",\"port\":%d}", RUNNER_APP_PORT);
-	rc = link_expose(&j->link, host, j->vm, line, ret_f);
-	if (rc)
-		return rc;
-	db_start(&q, j->db,
-		 "INSERT INTO timelines (app_id, slug, context, revision_id, desired_revision_id, updated_ms) VALUES (?, ?, ?, ?, ?, ?) "
-		 "ON CONFLICT (app_id, slug) DO UPDATE SET revision_id = excluded.revision_id, "
-		 "desired_revision_id = excluded.desired_revision_id, updated_ms = excluded.updated_ms");
-	db_text(&q, j->app_id);
-	db_text(&q, timeline);
-	db_text(&q, context);
-	db_text(&q, j->revision);
-	db_text(&q, j->revision);
-	db_int(&q, (int64_t)wall_ms());
-	return db_run(&q, ret_f);
+	if (j->again) {
+		db_start(&q, j->db, "SELECT slug, context FROM timelines WHERE app_id = ? AND desired_revision_id = ?");
+		db_text(&q, j->app_id);
+		db_text(&q, j->revision);
+		for (; n < RUNNER_TARGETS_MAX && !db_row(&q, NULL); n++) {
+			snprintf(out[n].slug, sizeof(out[n].slug), "%s", db_col_text(&q, 0));
+			snprintf(out[n].context, sizeof(out[n].context), "%s", db_col_text(&q, 1));
+		}
+		*ret_n = n;
+		return n ? RC_OK : fault_set(ret_f, RC_STATE, 0, "no name shall lead to this revision any more");
+	}
+	if (j->preview || !j->production) {
+		snprintf(out[n].slug, sizeof(out[n].slug), "preview/%s", j->revision);
+		snprintf(out[n++].context, sizeof(out[0].context), "preview");
+	}
+	if (j->production && newer_serves(j, "production")) {
+		if (!n) {
+			j->superseded = true;
+			return fault_set(ret_f, RC_STATE, 0, "a newer revision serves already");
+		}
+	} else if (j->production) {
+		snprintf(out[n].slug, sizeof(out[n].slug), "production");
+		snprintf(out[n++].context, sizeof(out[0].context), "production");
+	}
+	*ret_n = n;
+	return RC_OK;
+}
+
+/* In step with the exposures: a visitor who meets the new machine finds its log kept, too. */
+static enum rc record_route(struct job *j, const struct target *t, size_t n, struct fault *ret_f)
+{
+	static const char timeline_sql[] =
+		"INSERT INTO timelines (app_id, slug, context, revision_id, desired_revision_id, updated_ms) "
+		"VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (app_id, slug) DO UPDATE SET revision_id = excluded.revision_id, "
+		"desired_revision_id = excluded.desired_revision_id, updated_ms = excluded.updated_ms";
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
+	int64_t now = (int64_t)wall_ms();
+	enum rc rc = db_begin(&txn, j->db, ret_f);
+
+	for (size_t i = 0; !rc && i < n; i++) {
+		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+		db_start(&q, j->db, timeline_sql);
+		db_text(&q, j->app_id);
+		db_text(&q, t[i].slug);
+		db_text(&q, t[i].context);
+		db_text(&q, j->revision);
+		db_int(&q, now);
+		rc = db_run(&q, ret_f);
+	}
+	if (!rc)
+		rc = update(j, "UPDATE instances SET state = 'ended', reason = 'woken' WHERE revision_id = ? AND state = 'asleep'",
+			    j->revision, NULL, ret_f);
+	if (!rc) {
+		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+		db_start(&q, j->db, "UPDATE instances SET state = 'running', running_ms = max(running_ms, ?) WHERE id = ?");
+		db_int(&q, now);
+		db_text(&q, j->vm);
+		rc = db_run(&q, ret_f);
+	}
+	return rc ? rc : db_commit(&txn, ret_f);
+}
+
+static enum rc route(struct job *j, const struct target *t, struct fault *ret_f)
+{
+	_cleanup_names_ struct names s = { .n = 0 };
+	char host[BROKER_HOST_MAX];
+	enum rc rc = names_of_timeline(j->db, j->app_id, t->slug, &s, ret_f);
+
+	/* A deployment that is neither production nor asked for as a preview is one all the same. */
+	if (!rc && !s.n && !strcmp(t->context, "preview")) {
+		snprintf(host, sizeof(host), "%.60s-%.20s.%.150s", j->slug, j->revision, j->c->domain);
+		rc = claim_host(j, host, t->slug, ret_f);
+		if (!rc)
+			rc = names_of_timeline(j->db, j->app_id, t->slug, &s, ret_f);
+	}
+	return rc ? rc : names_point(&j->link, &s, j->vm, ret_f);
 }
 
 static enum rc route_all(struct job *j, struct fault *ret_f)
 {
-	char host[BROKER_HOST_MAX], timeline[96];
-	enum rc rc = RC_OK;
-
-	if (j->preview || !j->production) {
-		snprintf(host, sizeof(host), "%.60s-%.20s.%.150s", j->slug, j->revision, j->c->domain);
-		snprintf(timeline, sizeof(timeline), "preview/%s", j->revision);
-		rc = route(j, timeline, "preview", host, ret_f);
-	}
-	if (!rc && j->production && newer_serves(j, "production")) {
-		if (!j->preview) {
-			j->superseded = true;
-			return fault_set(ret_f, RC_STATE, 0, "a newer revision serves already");
-		}
-	} else if (!rc && j->production) {
-		snprintf(host, sizeof(host), "%.60s.%.150s", j->slug, j->c->domain);
-		rc = route(j, "production", "production", host, ret_f);
-	}
-	return rc;
-}
-
-/* Machines of the app that no name leads to any more. What they still serve gets RUNNER_DRAIN_MS. */
-static void end_replaced(struct job *j)
-{
-	static const char sql[] =
-		"SELECT id FROM instances i WHERE app_id = ? AND state IN ('running', 'asleep') AND id != ? AND "
-		"(revision_id = ? OR NOT EXISTS (SELECT 1 FROM timelines t WHERE t.app_id = i.app_id AND t.revision_id = i.revision_id))";
-	struct timespec drain = { RUNNER_DRAIN_MS / 1000, 0 };
-	char ids[16][BROKER_ID_MAX];
+	struct target t[RUNNER_TARGETS_MAX];
+	_cleanup_fd_ int lock = -1;
 	size_t n = 0;
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc = names_lock(j->c, j->app_id, now_ms() + RUNNER_LOCK_MS, &lock, ret_f);
 
-	db_start(&q, j->db, sql);
-	db_text(&q, j->app_id);
-	db_text(&q, j->vm);
-	db_text(&q, j->revision);
-	while (n < ARRAY_SIZE(ids) && !db_row(&q, NULL))
-		snprintf(ids[n++], BROKER_ID_MAX, "%s", db_col_text(&q, 0));
-	db_end(&q);
-	if (n)
-		nanosleep(&drain, NULL);
-	for (size_t i = 0; i < n; i++) {
-		link_vm_kill(&j->link, ids[i], "replaced by a newer revision", NULL);
-		update(j, "UPDATE instances SET state = 'ended', reason = 'replaced by a newer revision' WHERE id = ?", ids[i], NULL,
-		       NULL);
-	}
+	if (!rc)
+		rc = targets(j, t, &n, ret_f);
+	for (size_t i = 0; !rc && i < n; i++)
+		rc = route(j, &t[i], ret_f);
+	return rc ? rc : record_route(j, t, n, ret_f);
 }
 
 /* --- all of it ----------------------------------------------------------------------------------------------------- */
@@ -501,6 +500,23 @@ static enum rc build(struct job *j, struct fault *ret_f)
 	return rc;
 }
 
+/* Part of the deploying stage; what it prints is in the build log. */
+static enum rc predeploy(struct job *j, struct fault *ret_f)
+{
+	const char *command = config_text(j, "predeploy");
+	struct json_object *o;
+	char said[300];
+
+	if (!command)
+		return RC_OK;
+	snprintf(said, sizeof(said), "$ %s", command);
+	note(j, false, said);
+	o = request("exec");
+	json_object_object_add(o, "env", json_object_get(j->env));
+	json_object_object_add(o, "argv", json_strings((const char *[]){ "bash", "-c", command, NULL }));
+	return link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
+}
+
 /* What the app's own variables do not set is set here. */
 static void env_default(struct job *j, const char *name, const char *value)
 {
@@ -508,25 +524,84 @@ static void env_default(struct job *j, const char *name, const char *value)
 		json_object_object_add(j->env, name, json_object_new_string(value));
 }
 
+/* A rollback may make production of what was a preview. */
+static const char *context(struct job *j)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	if (!j->again)
+		return j->production ? "production" : "preview";
+	db_start(&q, j->db, "SELECT 1 FROM timelines WHERE desired_revision_id = ? AND context = 'production'");
+	db_text(&q, j->revision);
+	return db_row(&q, NULL) ? "preview" : "production";
+}
+
 static enum rc load_env(struct job *j, struct fault *ret_f)
 {
+	const char *in = context(j);
 	struct seal_key key;
 	char port[16], address[48];
 	enum rc rc = seal_key_load(&key, j->c->state_dir, SEAL_API_KEY_FILE, ret_f);
 
 	if (!rc)
-		rc = env_effective(j->db, &key, j->revision, j->production ? "production" : "preview", &j->env, ret_f);
-	explicit_bzero(&key, sizeof(key));
-	if (rc)
+		rc = env_effective(j->db, &key, j->revision, in, &j->env, ret_f);
+	if (!rc && !j->again)
+		rc = env_effective(j->db, &key, j->revision, "build", &j->build_env, ret_f);
+	if (rc) {
+		explicit_bzero(&key, sizeof(key));
 		return rc;
+	}
 	snprintf(port, sizeof(port), "%d", RUNNER_APP_PORT);
 	snprintf(address, sizeof(address), "tcp:0.0.0.0:%d", RUNNER_APP_PORT);
 	env_default(j, "PORT", port);
 	env_default(j, "DENO_SERVE_ADDRESS", address); /* Deno.serve() without arguments listens here */
 	env_default(j, "DENO_DEPLOYMENT_ID", j->revision);
 	env_default(j, "DENO_REGION", j->c->region);
-	env_default(j, "DENO_TIMELINE", j->production ? "production" : "preview");
-	return RC_OK;
+	env_default(j, "DENO_TIMELINE", in);
+	rc = capture_name(j->revision, &key, j->env, j->config, j->capture, ret_f);
+	explicit_bzero(&key, sizeof(key));
+	return rc;
+}
+
+static enum rc start_cold(struct job *j, struct fault *ret_f)
+{
+	enum rc rc = make_machine(j, "", ret_f);
+
+	if (!rc)
+		rc = unpack(j, ret_f);
+	if (!rc && !j->again) {
+		note(j, false, "The source is in its machine.");
+		rc = build(j, ret_f);
+	}
+	if (!rc)
+		rc = enter(j, STAGE_DEPLOYING, NULL, ret_f);
+	if (!rc && !j->again)
+		rc = predeploy(j, ret_f);
+	if (!rc)
+		rc = start_server(j, ret_f);
+	if (!rc)
+		rc = wait_ready(j, ret_f);
+	/* Before the first visitor: what is kept has nobody's connection or request in it. Visitors who wait are not kept waiting. */
+	if (!rc && !j->again)
+		keep_warm(j);
+	return rc;
+}
+
+/* A machine of this revision, started with the same variables, may serve already (a preview that becomes production). */
+static bool adopt(struct job *j)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, j->db, "SELECT id FROM instances WHERE revision_id = ? AND state = 'running' AND capture = ? ORDER BY created_ms DESC");
+	db_text(&q, j->revision);
+	db_text(&q, j->capture);
+	if (db_row(&q, NULL))
+		return false;
+	snprintf(j->vm, sizeof(j->vm), "%s", db_col_text(&q, 0));
+	j->adopted = !server_listens(&j->link, j->vm, NULL);
+	if (!j->adopted)
+		j->vm[0] = '\0';
+	return j->adopted;
 }
 
 static enum rc steps(struct job *j, struct fault *ret_f)
@@ -535,25 +610,13 @@ static enum rc steps(struct job *j, struct fault *ret_f)
 
 	if (!rc)
 		rc = load_env(j, ret_f);
+	if (!rc && j->again && adopt(j))
+		return route_all(j, ret_f);
 	if (!rc)
-		rc = make_machine(j, ret_f);
-	if (!rc)
-		rc = unpack(j, ret_f);
-	if (!rc && !j->again)
-		note(j, false, "The source is in its machine.");
-	if (!rc && !j->again)
-		rc = build(j, ret_f);
-	if (!rc)
-		rc = enter(j, STAGE_DEPLOYING, NULL, ret_f);
-	if (!rc)
-		rc = start_server(j, ret_f);
-	if (!rc)
-		rc = wait_ready(j, ret_f);
-	if (!rc)
-		rc = update(j, "UPDATE instances SET state = 'running' WHERE id = ?", j->vm, NULL, ret_f);
-	if (!rc)
-		rc = route_all(j, ret_f);
-	return rc;
+		rc = j->again ? wake(j, ret_f) : RC_ABSENT;
+	if (rc == RC_ABSENT)
+		rc = start_cold(j, ret_f);
+	return rc ? rc : route_all(j, ret_f);
 }
 
 static void finish(struct job *j, enum rc rc, const struct fault *f)
@@ -561,9 +624,8 @@ static void finish(struct job *j, enum rc rc, const struct fault *f)
 	const char *reason = j->cancelled ? "cancelled" : j->superseded ? "skipped" : rc == RC_TIMEOUT ? "timed_out" : "error";
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	if (rc && j->vm[0]) {
-		link_vm_kill(&j->link, j->vm, "its revision failed", NULL);
-		update(j, "UPDATE instances SET state = 'ended', reason = ? WHERE id = ?", f->text, j->vm, NULL);
+	if (rc && j->vm[0] && !j->adopted) {
+		instance_end(j, f->text);
 	}
 	if (j->again)
 		return;
@@ -602,13 +664,12 @@ enum rc job_run(const struct config *c, struct db *db, const char *revision, boo
 		rc = steps(&j, &f);
 		finish(&j, rc, &f);
 	}
-	if (!rc)
-		end_replaced(&j);
 	if (rc && ret_f)
 		*ret_f = f;
 	link_close(&j.link);
 	close_fd(&j.bundles_fd);
 	json_object_put(j.config);
 	json_object_put(j.env);
+	json_object_put(j.build_env);
 	return rc;
 }

@@ -14,7 +14,21 @@
 #define RUNNER_BUILD_LOG_MAX (8u << 20)
 #define RUNNER_APP_PORT 8000
 #define RUNNER_APP_MEMORY_MIB 1280
-#define RUNNER_DRAIN_MS 3000           /* an old revision goes on this long after the new one took over */
+#define RUNNER_WAKES_MAX 8             /* revisions at once that are started again or woken */
+#define RUNNER_SLEEPS_MAX 4            /* instances at once that are put to sleep */
+#define RUNNER_DRAINS_MAX 16           /* apps at once whose old machines are waited for */
+#define RUNNER_WAKE_MS 10000           /* a woken machine's server must listen by then */
+#define RUNNER_DRAIN_MS 60000          /* visitors of a replaced revision may stay so long */
+#define RUNNER_LOCK_MS 90000           /* wait for whoever moves an app's names */
+#define RUNNER_GATEWAY_MS 2000         /* one question to the gateway */
+#define RUNNER_WANTED_MS 200           /* a host that is wanted again within this is not looked up again */
+#define RUNNER_NAMES_MAX 1024          /* names of one app */
+#define RUNNER_TARGETS_MAX 8           /* timelines that one revision is led to at once */
+#define RUNNER_HEALTHY_MS 60000        /* a machine that ran so long starts its back-off over */
+#define RUNNER_GC_MS 60000             /* between looks for what is old */
+#define RUNNER_LOG_RATE 2000           /* lines of one instance a second; more are counted, not kept */
+#define GC_INSTANCE_MS 259200000ull    /* ended instances can be asked about for so long */
+#define RUNNER_BACKOFF_MIN_MS 1000
 #define PURGE_KEEP_MS 86400000ull     /* what was deleted can be restored for so long */
 #define RUNNER_BACKOFF_MAX_MS 60000    /* between attempts to start a production revision again */
 

@@ -18,26 +18,34 @@ enum { FRAME_STDOUT = 1, FRAME_STDERR = 2, FRAME_EXIT = 3 };
 
 enum rc link_init(struct link *l, const struct config *c, struct fault *ret_f)
 {
-	l->fd = -1;
-	return path_join(l->path, sizeof(l->path), c->run_dir, "broker.sock", ret_f);
+	enum rc rc = path_join(l->path, sizeof(l->path), c->run_dir, "broker.sock", ret_f);
+
+	l->fd = l->gateway_fd = -1;
+	return rc ? rc : path_join(l->gateway_path, sizeof(l->gateway_path), c->run_dir, "gateway.sock", ret_f);
 }
 
 void link_close(struct link *l)
 {
 	close_fd(&l->fd);
+	close_fd(&l->gateway_fd);
+}
+
+static enum rc call_on(int *fd, const char *path, uint64_t timeout_ms, struct message_call *c, struct fault *ret_f)
+{
+	enum rc rc = RC_OK;
+
+	if (*fd < 0)
+		rc = unix_connect(path, SOCK_SEQPACKET, fd, ret_f);
+	if (!rc)
+		rc = message_call(*fd, c, now_ms() + timeout_ms, ret_f);
+	if (rc == RC_PROTO || rc == RC_TIMEOUT || rc == RC_CLOSED)
+		close_fd(fd);
+	return rc;
 }
 
 static enum rc call(struct link *l, struct message_call *c, struct fault *ret_f)
 {
-	enum rc rc = RC_OK;
-
-	if (l->fd < 0)
-		rc = unix_connect(l->path, SOCK_SEQPACKET, &l->fd, ret_f);
-	if (!rc)
-		rc = message_call(l->fd, c, now_ms() + RUNNER_CALL_MS, ret_f);
-	if (rc == RC_PROTO || rc == RC_TIMEOUT || rc == RC_CLOSED)
-		link_close(l);
-	return rc;
+	return call_on(&l->fd, l->path, RUNNER_CALL_MS, c, ret_f);
 }
 
 /* struct message_call is too large for the stack of a deep call. */
@@ -115,6 +123,93 @@ enum rc link_volume_delete(struct link *l, const char *name, struct fault *ret_f
 	snprintf(m.name, sizeof(m.name), "%s", name);
 	rc = call(l, prepare(BROKER_VOLUME_DELETE, (message_put_fn *)broker_volume_name_put, &m, NULL, NULL), ret_f);
 	return rc == RC_ABSENT ? RC_OK : rc;
+}
+
+enum rc link_host_stat(struct link *l, const char *host, struct gateway_host_stat *ret, struct fault *ret_f)
+{
+	struct gateway_host m = { .host = "" };
+	enum rc rc;
+
+	snprintf(m.host, sizeof(m.host), "%s", host);
+	prepare(GATEWAY_HOST_STAT, (message_put_fn *)gateway_host_put, &m, (message_get_fn *)gateway_host_stat_get, ret);
+	rc = call_on(&l->gateway_fd, l->gateway_path, RUNNER_GATEWAY_MS, &shared, ret_f);
+	/* It was restarted since: once more on a fresh connection. */
+	if (rc == RC_CLOSED || rc == RC_PROTO)
+		rc = call_on(&l->gateway_fd, l->gateway_path, RUNNER_GATEWAY_MS, &shared, ret_f);
+	return rc;
+}
+
+enum rc link_hosts(struct link *l, link_host_fn *fn, void *arg, struct fault *ret_f)
+{
+	struct broker_cursor cursor = { .after = "" };
+
+	for (;;) {
+		struct broker_expose_list list;
+		struct broker_host row;
+		struct wire w;
+		enum rc rc = call(l, prepare(BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor,
+					     (message_get_fn *)broker_expose_list_get, &list), ret_f);
+
+		if (rc)
+			return rc;
+		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
+		for (uint32_t i = 0; i < list.n; i++) {
+			broker_host_get(&w, &row);
+			if (!wire_ok(&w))
+				return fault_set(ret_f, RC_PROTO, 0, "malformed list of exposures");
+			fn(arg, row.host);
+			memcpy(cursor.after, row.host, sizeof(row.host));
+		}
+		if (list.n < BROKER_LIST_MAX)
+			return RC_OK;
+	}
+}
+
+enum rc link_capture(struct link *l, const char *id, const char *name, struct broker_vm_captured *ret,
+		     struct fault *ret_f)
+{
+	struct broker_vm_capture m = { .id = "" };
+
+	snprintf(m.id, sizeof(m.id), "%s", id);
+	snprintf(m.name, sizeof(m.name), "%s", name);
+	return call(l, prepare(BROKER_VM_CAPTURE, (message_put_fn *)broker_vm_capture_put, &m,
+			       (message_get_fn *)broker_vm_captured_get, ret), ret_f);
+}
+
+enum rc link_capture_delete(struct link *l, const char *name, struct fault *ret_f)
+{
+	struct broker_capture_name m = { .name = "" };
+	enum rc rc;
+
+	snprintf(m.name, sizeof(m.name), "%s", name);
+	rc = call(l, prepare(BROKER_CAPTURE_DELETE, (message_put_fn *)broker_capture_name_put, &m, NULL, NULL), ret_f);
+	return rc == RC_ABSENT ? RC_OK : rc;
+}
+
+enum rc link_captures(struct link *l, link_capture_fn *fn, void *arg, struct fault *ret_f)
+{
+	struct broker_cursor cursor = { .after = "" };
+
+	for (;;) {
+		struct broker_capture_list list;
+		struct broker_capture_row row;
+		struct wire w;
+		enum rc rc = call(l, prepare(BROKER_CAPTURE_LIST, (message_put_fn *)broker_cursor_put, &cursor,
+					     (message_get_fn *)broker_capture_list_get, &list), ret_f);
+
+		if (rc)
+			return rc;
+		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
+		for (uint32_t i = 0; i < list.n; i++) {
+			broker_capture_row_get(&w, &row);
+			if (!wire_ok(&w))
+				return fault_set(ret_f, RC_PROTO, 0, "malformed list of captures");
+			fn(arg, &row);
+			snprintf(cursor.after, sizeof(cursor.after), "%s", row.name);
+		}
+		if (list.n < BROKER_LIST_MAX)
+			return RC_OK;
+	}
 }
 
 enum rc link_vms(struct link *l, link_vm_fn *fn, void *arg, struct fault *ret_f)

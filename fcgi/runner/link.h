@@ -9,12 +9,13 @@
 #include "base/config.h"
 #include "base/fault.h"
 #include "schema/broker.h"
+#include "schema/gateway.h"
 
 #include <json-c/json.h>
 
 struct link {
-	char path[256];
-	int fd;
+	char path[256], gateway_path[256];
+	int fd, gateway_fd;
 };
 
 enum rc link_init(struct link *l, const struct config *c, struct fault *ret_f);
@@ -29,6 +30,19 @@ enum rc link_expose(struct link *l, const char *host, const char *id, const char
 /* RC_OK also for one that is gone already. */
 enum rc link_volume_delete(struct link *l, const char *name, struct fault *ret_f);
 enum rc link_unexpose(struct link *l, const char *host, struct fault *ret_f);
+/* Who visits a host; from the gateway. */
+enum rc link_host_stat(struct link *l, const char *host, struct gateway_host_stat *ret, struct fault *ret_f);
+/* Every exposed host. */
+typedef void link_host_fn(void *arg, const char *host);
+enum rc link_hosts(struct link *l, link_host_fn *fn, void *arg, struct fault *ret_f);
+
+enum rc link_capture(struct link *l, const char *id, const char *name, struct broker_vm_captured *ret,
+		     struct fault *ret_f);
+/* RC_OK also for one that is gone already. */
+enum rc link_capture_delete(struct link *l, const char *name, struct fault *ret_f);
+typedef void link_capture_fn(void *arg, const struct broker_capture_row *row);
+enum rc link_captures(struct link *l, link_capture_fn *fn, void *arg, struct fault *ret_f);
+
 typedef void link_vm_fn(void *arg, const struct broker_vm_stat *vm);
 enum rc link_vms(struct link *l, link_vm_fn *fn, void *arg, struct fault *ret_f);
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "fcgi/runner/job.h"
 #include "fcgi/runner/keep.h"
+#include "fcgi/runner/sleep.h"
 #include "fcgi/runner/watch.h"
 
 #include <errno.h>
@@ -29,8 +30,8 @@ static const char usage[] =
 	"  --help      this text\n"
 	"  --version\n"
 	"\n"
-	"It starts itself as `nestbox-runner job|again REVISION`, one process a revision, and `nestbox-runner keep INSTANCE`, one\n"
-	"for the log of each running instance.\n";
+	"It starts itself as `nestbox-runner job|again REVISION`, one process a revision, `nestbox-runner keep|sleep INSTANCE`, one\n"
+	"for the log of each running instance and to put one to sleep, and `nestbox-runner drain APP` to end what was replaced.\n";
 
 #define CALL(name, why) { SCMP_SYS(name), why, 0, { { 0, 0, 0 } } }
 
@@ -155,16 +156,31 @@ static enum rc run(const char *config_path, const char *verb, const char *revisi
 		rc = open_database(&c, &db, ret_f);
 	if (!rc)
 		rc = harden_final(calls, ARRAY_SIZE(calls), ret_f);
-	if (!rc && verb)
+	/* The other two take the app's lock when they need it, and a keeper has its instance's. */
+	if (!rc && verb && strcmp(verb, "sleep") && strcmp(verb, "drain"))
 		rc = watch_lock(&c, revision, &lock, ret_f);
 	if (!rc && verb && !strcmp(verb, "keep"))
 		rc = keep_run(&c, db, revision, lock, ret_f);
+	else if (!rc && verb && !strcmp(verb, "sleep"))
+		rc = sleep_run(&c, db, revision, ret_f);
+	else if (!rc && verb && !strcmp(verb, "drain"))
+		rc = drain_run(&c, db, revision, ret_f);
 	else if (!rc && verb)
 		rc = job_run(&c, db, revision, !strcmp(verb, "again"), ret_f);
 	else if (!rc)
 		rc = watch_run(&c, config_path, db, kick, ret_f);
 	db_close(db);
 	return rc;
+}
+
+static bool verb_is_known(const char *verb)
+{
+	static const char *const verbs[] = { "job", "again", "keep", "sleep", "drain" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		if (!strcmp(verbs[i], verb))
+			return true;
+	return false;
 }
 
 int main(int argc, char **argv)
@@ -186,12 +202,12 @@ int main(int argc, char **argv)
 	}
 	if (optind < argc)
 		verb = argv[optind];
-	if (verb && ((strcmp(verb, "job") && strcmp(verb, "again") && strcmp(verb, "keep")) || optind + 2 != argc)) {
+	if (verb && (!verb_is_known(verb) || optind + 2 != argc)) {
 		fputs(usage, stderr);
 		return 2;
 	}
 	if (!run(config, verb, verb ? argv[optind + 1] : NULL, &f))
 		return 0;
-	log_fault(LOG_LEVEL_ERROR, &f, "%s%s%s", verb ? verb : "start", verb ? " revision=" : "", verb ? argv[optind + 1] : "");
+	log_fault(LOG_LEVEL_ERROR, &f, "%s%s%s", verb ? verb : "start", verb ? " id=" : "", verb ? argv[optind + 1] : "");
 	return 1;
 }

@@ -161,6 +161,7 @@ void progress_stage(struct progress *p, enum stage stage, enum stage_status stat
 void progress_log(struct progress *p, enum stage stage, bool is_error, const char *text)
 {
 	struct json_object *o;
+	char preview[96];
 
 	if (p->build_bytes > RUNNER_BUILD_LOG_MAX)
 		return;
@@ -172,8 +173,9 @@ void progress_log(struct progress *p, enum stage stage, bool is_error, const cha
 	json_object_object_add(o, "level", json_object_new_string(is_error ? "error" : "info"));
 	json_object_object_add(o, "message", json_object_new_string(text));
 	json_object_object_add(o, "step", json_object_new_string(stage_name(stage)));
-	if (stage == STAGE_DEPLOYING && p->production)
-		json_object_object_add(o, "timeline", json_object_new_string("production"));
+	snprintf(preview, sizeof(preview), "preview/%s", p->revision);
+	if (stage == STAGE_DEPLOYING)
+		json_object_object_add(o, "timeline", json_object_new_string(p->production ? "production" : preview));
 	put_line(p->build_fd, o);
 }
 

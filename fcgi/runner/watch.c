@@ -4,9 +4,12 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "fcgi/runner/gc.h"
 #include "fcgi/runner/limits.h"
-#include "fcgi/runner/purge.h"
 #include "fcgi/runner/link.h"
+#include "fcgi/runner/names.h"
+#include "fcgi/runner/purge.h"
+#include "fcgi/runner/sleep.h"
 #include "fcgi/sandbox_store.h"
 
 #include <errno.h>
@@ -24,10 +27,24 @@
 
 struct watch;
 
+enum kind { KIND_JOB, KIND_AGAIN, KIND_SLEEP, KIND_DRAIN, KINDS };
+
+static const struct {
+	const char *verb; /* of `nestbox-runner VERB ID` */
+	size_t max;       /* at once */
+	bool retries;     /* of a revision: one that fails is tried again later */
+} kinds[KINDS] = {
+	[KIND_JOB] = { "job", RUNNER_JOBS_MAX, true },
+	[KIND_AGAIN] = { "again", RUNNER_WAKES_MAX, true },
+	[KIND_SLEEP] = { "sleep", RUNNER_SLEEPS_MAX, false },
+	[KIND_DRAIN] = { "drain", RUNNER_DRAINS_MAX, false },
+};
+
 struct running {
 	struct watch *w;
-	char revision[ROW_ID_MAX];
-	bool used, again;
+	struct running *next;
+	enum kind kind;
+	char id[ROW_ID_MAX];
 	struct source *child;
 };
 
@@ -51,10 +68,13 @@ struct watch {
 	struct link link;
 	int kick_fd, events_fd;
 	struct source *kick, *tick, *events, *term, *intr;
-	struct running jobs[RUNNER_JOBS_MAX];
+	struct running *running;
+	size_t n_running[KINDS];
 	struct retry retries[RETRIES_MAX];
 	struct keeper *keepers;
-	uint64_t reconcile_at_ms;
+	uint64_t reconcile_at_ms, gc_at_ms;
+	char wanted[BROKER_HOST_MAX]; /* the host that was wanted last, so that a crowd before one door costs one look */
+	uint64_t wanted_ms;
 };
 
 /* --- small statements ---------------------------------------------------------------------------------------------- */
@@ -106,12 +126,17 @@ enum rc watch_lock(const struct config *c, const char *id, int *ret_fd, struct f
 	return RC_OK;
 }
 
-static struct running *job_of(struct watch *w, const char *revision)
+static struct running *running_of(struct watch *w, enum kind kind, const char *id)
 {
-	for (size_t i = 0; i < RUNNER_JOBS_MAX; i++)
-		if (w->jobs[i].used && !strcmp(w->jobs[i].revision, revision))
-			return &w->jobs[i];
+	for (struct running *j = w->running; j; j = j->next)
+		if (j->kind == kind && !strcmp(j->id, id))
+			return j;
 	return NULL;
+}
+
+static bool revision_is_busy(struct watch *w, const char *id)
+{
+	return running_of(w, KIND_JOB, id) || running_of(w, KIND_AGAIN, id);
 }
 
 static struct retry *retry_of(struct watch *w, const char *revision)
@@ -131,22 +156,38 @@ static struct retry *retry_of(struct watch *w, const char *revision)
 
 static void tick(void *arg);
 
-static void on_job_end(void *arg, int status)
+static void back_off(struct watch *w, const char *id)
 {
-	struct running *j = arg;
-	struct watch *w = j->w;
-	struct retry *r = retry_of(w, j->revision);
+	struct retry *r = retry_of(w, id);
 
-	log_info("job ended revision=%s kind=%s status=%d", j->revision, j->again ? "restart" : "deploy",
+	r->wait_ms = MIN_OF(r->wait_ms ? r->wait_ms * 2 : RUNNER_BACKOFF_MIN_MS, (uint64_t)RUNNER_BACKOFF_MAX_MS);
+	r->at_ms = loop_now_ms(w->loop) + r->wait_ms;
+}
+
+static bool may_start(struct watch *w, const char *id)
+{
+	return retry_of(w, id)->at_ms <= loop_now_ms(w->loop);
+}
+
+static void on_child_end(void *arg, int status)
+{
+	struct running *j = arg, **at = &j->w->running;
+	struct watch *w = j->w;
+
+	log_info("ended kind=%s id=%s status=%d", kinds[j->kind].verb, j->id,
 		 WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-	if (status) {
-		r->wait_ms = MIN_OF(r->wait_ms ? r->wait_ms * 2 : 1000, (uint64_t)RUNNER_BACKOFF_MAX_MS);
-		r->at_ms = loop_now_ms(w->loop) + r->wait_ms;
-	} else {
-		r->wait_ms = 0;
-	}
+	if (status)
+		back_off(w, j->id);
+	/* A job that was killed leaves an instance that will never be more. Its machine is ended as one that nobody has. */
+	if (status && kinds[j->kind].retries)
+		run(w, "UPDATE instances SET state = 'ended', reason = 'its start failed' WHERE revision_id = ? AND state = 'starting'",
+		    j->id, NULL, 0);
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
+	w->n_running[j->kind]--;
 	source_drop(&j->child);
-	j->used = false;
+	free(j);
 	tick(w);
 }
 
@@ -167,29 +208,33 @@ static pid_t spawn(struct watch *w, const char *verb, const char *id)
 	_exit(127);
 }
 
-static void job_start(struct watch *w, const char *revision, bool again)
+static void start(struct watch *w, enum kind kind, const char *id)
 {
-	struct running *j = NULL;
+	struct running *j;
 	struct fault f;
 	pid_t pid;
 
-	for (size_t i = 0; i < RUNNER_JOBS_MAX; i++)
-		if (!w->jobs[i].used)
-			j = &w->jobs[i];
-	if (!j || job_of(w, revision))
+	if (running_of(w, kind, id) || w->n_running[kind] >= kinds[kind].max || !may_start(w, id) ||
+	    (kinds[kind].retries && revision_is_busy(w, id)))
 		return;
-	pid = spawn(w, again ? "again" : "job", revision);
+	j = calloc(1, sizeof(*j));
+	pid = j ? spawn(w, kinds[kind].verb, id) : -1;
 	if (pid < 0) {
-		log_error("could not start a job revision=%s", revision);
+		log_error("could not start a process for %s", id);
+		free(j);
 		return;
 	}
-	*j = (struct running){ .w = w, .used = true, .again = again };
-	snprintf(j->revision, sizeof(j->revision), "%s", revision);
-	log_info("job started revision=%s kind=%s pid=%d", revision, again ? "restart" : "deploy", (int)pid);
-	if (loop_child(w->loop, pid, on_job_end, j, &j->child, &f)) {
-		log_fault(LOG_LEVEL_ERROR, &f, "watch job");
-		j->used = false;
+	*j = (struct running){ .w = w, .kind = kind };
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	log_info("started kind=%s id=%s pid=%d", kinds[kind].verb, id, (int)pid);
+	if (loop_child(w->loop, pid, on_child_end, j, &j->child, &f)) {
+		log_fault(LOG_LEVEL_ERROR, &f, "watch a process");
+		free(j);
+		return;
 	}
+	j->next = w->running;
+	w->running = j;
+	w->n_running[kind]++;
 }
 
 /* Revisions whose job died with an earlier runner, or was killed: nobody holds their lock. */
@@ -201,10 +246,20 @@ static void requeue_orphans(struct watch *w)
 	for (size_t i = 0; i < n; i++) {
 		int fd;
 
-		if (job_of(w, ids[i]) || watch_lock(w->c, ids[i], &fd, NULL))
+		if (revision_is_busy(w, ids[i]) || watch_lock(w->c, ids[i], &fd, NULL))
 			continue;
 		log_warn("revision was interrupted and starts over revision=%s", ids[i]);
 		run(w, "UPDATE revisions SET status = 'queued', stage = 'queued' WHERE id = ? AND status = 'building'", ids[i], NULL, 0);
+		close(fd);
+	}
+	n = list(w, "SELECT DISTINCT revision_id FROM instances WHERE state = 'starting'", NULL, ids, ARRAY_SIZE(ids));
+	for (size_t i = 0; i < n; i++) {
+		int fd;
+
+		if (revision_is_busy(w, ids[i]) || watch_lock(w->c, ids[i], &fd, NULL))
+			continue;
+		run(w, "UPDATE instances SET state = 'ended', reason = 'its start was interrupted' WHERE revision_id = ? AND "
+		       "state = 'starting'", ids[i], NULL, 0);
 		close(fd);
 	}
 }
@@ -216,8 +271,7 @@ static void start_queued(struct watch *w)
 			   "ORDER BY created_ms", NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++)
-		if (retry_of(w, ids[i])->at_ms <= loop_now_ms(w->loop))
-			job_start(w, ids[i], false);
+		start(w, KIND_JOB, ids[i]);
 }
 
 /* A revision that failed is wanted no more: what served before it is, also when its machine has to be started again. */
@@ -230,17 +284,82 @@ static void unwant_failed(struct watch *w)
 /* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
 static void start_wanted(struct watch *w)
 {
-	char ids[RUNNER_JOBS_MAX][ROW_ID_MAX];
+	char ids[RUNNER_WAKES_MAX][ROW_ID_MAX];
 	size_t n = list(w,
 		"SELECT DISTINCT t.desired_revision_id FROM timelines t JOIN apps a ON a.id = t.app_id "
 		"JOIN revisions r ON r.id = t.desired_revision_id "
-		"WHERE a.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT t.desired_revision_id OR NOT EXISTS "
+		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT t.desired_revision_id OR NOT EXISTS "
 		"(SELECT 1 FROM instances i WHERE i.revision_id = t.desired_revision_id AND i.state IN ('running', 'asleep', 'starting')))",
 		NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++)
-		if (retry_of(w, ids[i])->at_ms <= loop_now_ms(w->loop))
-			job_start(w, ids[i], true);
+		start(w, KIND_AGAIN, ids[i]);
+}
+
+/* A visitor is at a door that nobody is behind. */
+static void wake(struct watch *w, const char *host)
+{
+	char app[ROW_ID_MAX], revision[ROW_ID_MAX], vm[ROW_ID_MAX];
+	char one[1][BROKER_HOST_MAX];
+	struct names names = { .n = 1, .hosts = one };
+	_cleanup_fd_ int lock = -1;
+	uint64_t now = loop_now_ms(w->loop);
+
+	if (!strcmp(w->wanted, host) && now - w->wanted_ms < RUNNER_WANTED_MS)
+		return;
+	snprintf(w->wanted, sizeof(w->wanted), "%s", host);
+	w->wanted_ms = now;
+	if (names_target(w->db, host, app, revision, vm, NULL))
+		return;
+	if (!*vm) {
+		start(w, KIND_AGAIN, revision);
+		return;
+	}
+	/* It runs, and the name leads nowhere: somebody is moving it, or died while he did. */
+	snprintf(one[0], sizeof(one[0]), "%s", host);
+	if (!names_lock(w->c, app, 0, &lock, NULL) && !names_target(w->db, host, app, revision, vm, NULL) && *vm)
+		names_point(&w->link, &names, vm, NULL);
+}
+
+/* Those whose names nobody has visited for app_idle_ms. The process looks again, under the app's lock. */
+static void start_sleeping(struct watch *w)
+{
+	char ids[64][ROW_ID_MAX], revisions[64][ROW_ID_MAX];
+	uint64_t idle_ms[64];
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	size_t n = 0;
+
+	db_start(&q, w->db,
+		 "SELECT i.id, i.revision_id, ifnull(a.idle_ms, ?1) AS idle FROM instances i JOIN apps a ON a.id = i.app_id WHERE "
+		 "i.state = 'running' AND idle > 0 AND i.running_ms < ?2 - idle AND NOT (" DRAIN_SQL ")");
+	db_int(&q, (int64_t)w->c->app_idle_ms);
+	db_int(&q, (int64_t)wall_ms());
+	for (; n < ARRAY_SIZE(ids) && !db_row(&q, NULL); n++) {
+		snprintf(ids[n], ROW_ID_MAX, "%s", db_col_text(&q, 0));
+		snprintf(revisions[n], ROW_ID_MAX, "%s", db_col_text(&q, 1));
+		idle_ms[n] = (uint64_t)db_col_int(&q, 2);
+	}
+	db_end(&q);
+	for (size_t i = 0; i < n; i++) {
+		_cleanup_names_ struct names names = { .n = 0 };
+		struct gateway_host_stat st;
+
+		if (names_of_revision(w->db, revisions[i], &names, NULL) || names_visits(&w->link, &names, &st, NULL))
+			return; /* the gateway is away: nobody is put to sleep */
+		if (st.known && !st.open && st.idle_ms >= idle_ms[i])
+			start(w, KIND_SLEEP, ids[i]);
+	}
+}
+
+static void start_draining(struct watch *w)
+{
+	char ids[RUNNER_DRAINS_MAX][ROW_ID_MAX];
+	size_t n = list(w, "SELECT DISTINCT app_id FROM instances i WHERE " DRAIN_SQL, NULL, ids, ARRAY_SIZE(ids));
+
+	run(w, "UPDATE instances SET state = 'ended', reason = 'replaced' WHERE state = 'asleep' AND NOT EXISTS (SELECT 1 FROM timelines t "
+	       "WHERE t.app_id = instances.app_id AND instances.revision_id IN (t.revision_id, t.desired_revision_id))", NULL, NULL, 0);
+	for (size_t i = 0; i < n; i++)
+		start(w, KIND_DRAIN, ids[i]);
 }
 
 static void on_keeper_end(void *arg, int status)
@@ -288,17 +407,33 @@ static void start_keepers(struct watch *w)
 
 /* --- what ended, what was deleted ---------------------------------------------------------------------------------- */
 
+/* A machine that ended by itself: its revision waits longer each time, unless it had been well for a while. */
+static void instance_gone(struct watch *w, const char *id, const char *reason)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	char revision[ROW_ID_MAX];
+	int64_t now = (int64_t)wall_ms();
+
+	db_start(&q, w->db, "SELECT revision_id, running_ms FROM instances WHERE id = ? AND state = 'running'");
+	db_text(&q, id);
+	if (!db_row(&q, NULL)) {
+		snprintf(revision, sizeof(revision), "%s", db_col_text(&q, 0));
+		if (now - db_col_int(&q, 1) > RUNNER_HEALTHY_MS)
+			retry_of(w, revision)->wait_ms = 0;
+		back_off(w, revision);
+		log_warn("an app's machine ended instance=%s reason=%s", id, reason);
+	}
+	db_end(&q);
+	run(w, "UPDATE instances SET ended_ms = ?, state = 'ended', reason = ? WHERE id = ? AND state NOT IN ('ended', 'asleep')", reason, id, now);
+}
+
 static void vm_gone(struct watch *w, const char *id, const char *reason)
 {
 	struct fault f;
 
-	if (!strncmp(id, "rev_", 4)) {
-		int64_t now = (int64_t)wall_ms();
-
-		run(w, "UPDATE instances SET ended_ms = ?, state = 'ended', reason = ? WHERE id = ? AND state != 'ended'", reason, id, now);
-		return;
-	}
-	if (sandbox_set_stopped(w->db, id, reason, &f))
+	if (!strncmp(id, "rev_", 4))
+		instance_gone(w, id, reason);
+	else if (sandbox_set_stopped(w->db, id, reason, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "record the end of sandbox=%s", id);
 }
 
@@ -316,12 +451,12 @@ static void on_vm(void *arg, const struct broker_vm_stat *vm)
 		memcpy(s->ids[s->n++], vm->id, BROKER_ID_MAX);
 }
 
-/* A job writes its instance down before it asks for the machine. */
+/* A job writes its instance down before it asks for the machine; what sleeps has none. */
 static bool instance_known(struct watch *w, const char *id)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	db_start(&q, w->db, "SELECT 1 FROM instances WHERE id = ? AND state != 'ended'");
+	db_start(&q, w->db, "SELECT 1 FROM instances WHERE id = ? AND state NOT IN ('ended', 'asleep')");
 	db_text(&q, id);
 	return db_row(&q, NULL) != RC_ABSENT;
 }
@@ -343,10 +478,15 @@ static void reconcile(struct watch *w)
 		return;
 	}
 	purge_run(w->db, &w->link);
+	names_sync(w->c, w->db, &w->link);
+	if (now_ms() >= w->gc_at_ms) {
+		w->gc_at_ms = now_ms() + RUNNER_GC_MS;
+		gc_old(w->c, w->db, &w->link);
+	}
 	/* One that starts and is younger than its create's deadline may not have reached the broker yet. */
 	db_start(&q, w->db, "SELECT id FROM sandboxes WHERE status != 'stopped' AND node = ? "
 			    "AND (status = 'running' OR created_ms < ?) "
-			    "UNION ALL SELECT id FROM instances WHERE state != 'ended' AND (state = 'running' OR created_ms < ?)");
+			    "UNION ALL SELECT id FROM instances WHERE state NOT IN ('ended', 'asleep') AND (state = 'running' OR created_ms < ?)");
 	db_text(&q, w->c->node);
 	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
 	db_int(&q, (int64_t)(wall_ms() - w->c->create_timeout_ms));
@@ -372,38 +512,6 @@ static void reconcile(struct watch *w)
 	}
 	free(s.ids);
 	free(lost);
-}
-
-static void remove_deleted(struct watch *w)
-{
-	char apps[8][ROW_ID_MAX], ids[32][ROW_ID_MAX];
-	size_t n = list(w, "SELECT id FROM apps WHERE deleted_ms IS NOT NULL", NULL, apps, ARRAY_SIZE(apps)), k;
-
-	for (size_t i = 0; i < n; i++) {
-		char hosts[32][ROW_ID_MAX * 4];
-		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-		size_t n_hosts = 0;
-
-		db_start(&q, w->db, "SELECT host FROM domains WHERE app_id = ?");
-		db_text(&q, apps[i]);
-		while (n_hosts < ARRAY_SIZE(hosts) && !db_row(&q, NULL))
-			snprintf(hosts[n_hosts++], sizeof(hosts[0]), "%s", db_col_text(&q, 0));
-		db_end(&q);
-		for (size_t h = 0; h < n_hosts; h++)
-			if (link_unexpose(&w->link, hosts[h], NULL))
-				return; /* the broker is away: later */
-		k = list(w, "SELECT id FROM instances WHERE state != 'ended' AND app_id = ?", apps[i], ids, ARRAY_SIZE(ids));
-		for (size_t v = 0; v < k; v++)
-			if (link_vm_kill(&w->link, ids[v], "its app was deleted", NULL))
-				return;
-		log_info("app removed app=%s", apps[i]);
-		run(w, "DELETE FROM apps WHERE id = ?", apps[i], NULL, 0);
-	}
-	k = list(w, "SELECT i.id FROM instances i JOIN revisions r ON r.id = i.revision_id WHERE i.state != 'ended' AND "
-		    "r.deleted_ms IS NOT NULL", NULL, ids, ARRAY_SIZE(ids));
-	for (size_t v = 0; v < k; v++)
-		if (!link_vm_kill(&w->link, ids[v], "its revision was deleted", NULL))
-			vm_gone(w, ids[v], "its revision was deleted");
 }
 
 /* --- the broker's events ------------------------------------------------------------------------------------------- */
@@ -434,6 +542,14 @@ static void on_event(void *arg, uint32_t events)
 		return;
 	}
 	fds_close(fds, n_fds);
+	if (head.op == (BROKER_EVENT_WANTED | MESSAGE_EVENT)) {
+		struct broker_host wanted;
+
+		broker_host_get(&in, &wanted);
+		if (wire_done(&in))
+			wake(w, wanted.host);
+		return;
+	}
 	if (head.op != (BROKER_EVENT_VM | MESSAGE_EVENT))
 		return;
 	broker_vm_event_get(&in, &e);
@@ -476,7 +592,9 @@ static void tick(void *arg)
 	unwant_failed(w);
 	start_wanted(w);
 	start_keepers(w);
-	remove_deleted(w);
+	start_draining(w);
+	start_sleeping(w);
+	gc_deleted(w->c, w->db, &w->link);
 }
 
 static void on_kick(void *arg, uint32_t events)
@@ -488,6 +606,8 @@ static void on_kick(void *arg, uint32_t events)
 	while (recv(w->kick_fd, data, sizeof(data), MSG_DONTWAIT) >= 0)
 		;
 	tick(w);
+	if (w->events_fd >= 0)
+		names_sync(w->c, w->db, &w->link);
 }
 
 static void on_signal(void *arg, int signal)

@@ -322,10 +322,10 @@ test("app logs: time, level, text and pages", async () => {
 	const app = await client.apps.create({ slug: "logs" });
 	const dir = path.join(STATE, "logs/apps", app.id);
 	fs.mkdirSync(dir);
-	const line = (i) => JSON.stringify({ time_ms: 1700000000000 + i, level: i % 10 ? "info" : "error", message: `line ${i} "x"`, revision_id: "r1", region: "ord" }) + "\n";
+	const line = (i) => JSON.stringify({ timestamp: new Date(1700000000000 + i).toISOString(), level: i % 10 ? "info" : "error", revision_id: "r1", instance: "rev_r1", region: "ord", message: `line ${i} "x"` }) + "\n";
 	const range = (a, b) => Array.from({ length: b - a }, (_, i) => line(a + i)).join("");
 	fs.writeFileSync(path.join(dir, "1700000000000000-a.jsonl"), range(0, 150));
-	fs.writeFileSync(path.join(dir, "1700000000150000-b.jsonl"), "{broken\n" + range(150, 250) + '{"time_ms":17000');
+	fs.writeFileSync(path.join(dir, "1700000000150000-b.jsonl"), "{broken\n" + range(150, 250) + '{"timestamp":"2023');
 	const start = new Date(1700000000000).toISOString();
 	const all = [];
 	for await (const l of await client.apps.logs("logs", { start, limit: 60 })) all.push(l.message);

@@ -228,8 +228,13 @@ enum rc expose_add(struct broker *b, const struct broker_expose *q, struct fault
 		return rc;
 	}
 	if (old) {
+		bool filled = !*(*old)->id && *x->id;
+
 		free(*old);
 		*old = x;
+		/* Whoever waits for a machine behind this host learns that there is one. */
+		if (filled)
+			broker_event_expose(b, x->host, true);
 	} else {
 		set_insert(b->expose, x);
 		broker_event_expose(b, x->host, true);
