@@ -167,7 +167,7 @@ static bool within_rate(struct keep *k)
 
 	if (second != k->second) {
 		if (k->left_out) {
-			snprintf(text, sizeof(text), "(%" PRIu64 " more lines within a second were not kept)", k->left_out);
+			snprintf(text, sizeof(text), "(%" PRIu64 " more lines were printed too fast and were not kept)", k->left_out);
 			put(k, "warn", text, NULL);
 		}
 		k->second = second;
@@ -204,6 +204,9 @@ static enum rc write_line(struct keep *k, struct json_object *in, struct fault *
 		level = "warn";
 		note_restart(k);
 	}
+	/* A jump: the guest's ring forgot what was printed faster than it could be sent. */
+	if (json_object_object_get_ex(in, "seq", &v) && (uint64_t)json_object_get_int64(v) > k->seq + 1 && k->seq)
+		k->left_out += (uint64_t)json_object_get_int64(v) - k->seq - 1;
 	if (within_rate(k))
 		rc = put(k, level, text, ret_f);
 	if (json_object_object_get_ex(in, "seq", &v)) {
