@@ -9,7 +9,7 @@ Deno.serve((req) => {
 	const u = new URL(req.url);
 	if (u.pathname === "/say") console.log("said: " + u.searchParams.get("text"));
 	if (u.pathname === "/cry") console.error("cried: " + u.searchParams.get("text"));
-	if (u.pathname === "/flood") Deno.stdout.writeSync(new TextEncoder().encode(Array.from({ length: 12000 }, (_, i) => "flood " + i + "\\n").join("")));
+	if (u.pathname === "/flood") Deno.stdout.writeSync(new TextEncoder().encode(Array.from({ length: 60000 }, (_, i) => "flood " + i + "\\n").join("")));
 	return new Response("ok");
 });
 `;
