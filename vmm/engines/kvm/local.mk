@@ -27,3 +27,27 @@ tests_unit_test_vmm_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_SOURCES = tests/fuzz/fuzz_virtio.c $(FUZZ_DRIVER) $(VIRTIO_TEST_SOURCES)
 tests_fuzz_fuzz_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+
+# The whole machine on a KVM that keeps what is set and runs nothing.
+VMM_FAKE_SOURCES = tests/unit/fake_kvm.c tests/unit/fake_kvm.h tests/unit/vmm_machine.h vmm/engines/kvm/acpi.c vmm/engines/kvm/balloon.c \
+	vmm/engines/kvm/blk.c vmm/engines/kvm/boot.c vmm/engines/kvm/filter.c vmm/engines/kvm/fork.c vmm/engines/kvm/memory.c \
+	vmm/engines/kvm/net.c vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/savefile.c vmm/engines/kvm/serial.c \
+	vmm/engines/kvm/snapshot.c vmm/engines/kvm/vcpu.c vmm/engines/kvm/vcpu_state.c vmm/engines/kvm/virtio.c vmm/engines/kvm/vm.c
+check_PROGRAMS += tests/unit/test_vmm_state
+tests_unit_test_vmm_state_SOURCES = tests/unit/test_vmm_state.c $(VMM_FAKE_SOURCES)
+tests_unit_test_vmm_state_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
+
+check_PROGRAMS += tests/unit/test_vmm_nth
+tests_unit_test_vmm_nth_SOURCES = tests/unit/test_vmm_nth.c $(VMM_FAKE_SOURCES)
+tests_unit_test_vmm_nth_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
+tests_unit_test_vmm_nth_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=free \
+	-Wl,--wrap=mmap,--wrap=eventfd,--wrap=epoll_create1,--wrap=epoll_ctl,--wrap=memfd_create,--wrap=ftruncate,--wrap=lseek \
+	-Wl,--wrap=pread,--wrap=pwrite,--wrap=fsync,--wrap=pthread_create
+
+check_PROGRAMS += tests/fuzz/fuzz_vmm_state tests/fuzz/fuzz_vmm_control
+tests_fuzz_fuzz_vmm_state_SOURCES = tests/fuzz/fuzz_vmm_state.c $(FUZZ_DRIVER) $(VMM_FAKE_SOURCES)
+tests_fuzz_fuzz_vmm_state_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
+tests_fuzz_fuzz_vmm_state_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_vmm_control_SOURCES = tests/fuzz/fuzz_vmm_control.c vmm/engines/kvm/messages.c $(FUZZ_DRIVER) $(VMM_FAKE_SOURCES)
+tests_fuzz_fuzz_vmm_control_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
+tests_fuzz_fuzz_vmm_control_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

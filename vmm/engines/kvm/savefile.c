@@ -79,6 +79,8 @@ static enum rc walk(int fd, uint64_t bytes, int to, uint32_t *ret_crc, struct fa
 			return fault_set(ret_f, RC_NOMEM, errno, "fill memory object");
 		at += got;
 	}
+	if (at < 0 && errno != ENXIO)
+		return fault_set(ret_f, RC_SYS, errno, "look for data in the memory file");
 	*ret_crc = crc;
 	return RC_OK;
 }

@@ -127,11 +127,16 @@ static void repair_deadline(struct msrs *m, const struct kvm_lapic_state *lapic)
 		deadline->data = tsc->data;
 }
 
-static size_t xsave_bytes(struct vcpu *c)
+static enum rc xsave_bytes(struct vcpu *c, size_t *ret, struct fault *ret_f)
 {
 	int n = ioctl(c->vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
 
-	return n > 4096 ? (size_t)n : 4096;
+	if (n < 0)
+		return fault_set(ret_f, RC_SYS, errno, "size of the processor's XSAVE state");
+	if (n > (int)XSAVE_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "processor state of %d bytes", n);
+	*ret = n > 4096 ? (size_t)n : 4096;
+	return RC_OK;
 }
 
 enum rc vcpu_save(struct vcpu *c, struct wire *w, struct fault *ret_f)
@@ -139,15 +144,14 @@ enum rc vcpu_save(struct vcpu *c, struct wire *w, struct fault *ret_f)
 	_cleanup_free_ struct msrs *m = calloc(1, sizeof(*m));
 	_cleanup_free_ struct plain *p = calloc(1, sizeof(*p));
 	_cleanup_free_ uint8_t *xsave = calloc(1, XSAVE_MAX);
-	size_t n = xsave_bytes(c);
+	size_t n = 0;
 	int khz = ioctl(c->fd, KVM_GET_TSC_KHZ, 0);
 	enum rc rc;
 
 	if (!m || !p || !xsave)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	if (n > XSAVE_MAX)
-		return fault_set(ret_f, RC_LIMIT, 0, "processor state of %zu bytes", n);
-	rc = get(c->fd, KVM_GET_MP_STATE, &p->mp, "KVM_GET_MP_STATE", ret_f);
+	rc = xsave_bytes(c, &n, ret_f);
+	rc = rc ?: get(c->fd, KVM_GET_MP_STATE, &p->mp, "KVM_GET_MP_STATE", ret_f);
 	rc = rc ?: get(c->fd, KVM_GET_REGS, &p->regs, "KVM_GET_REGS", ret_f);
 	rc = rc ?: get(c->fd, KVM_GET_SREGS, &p->sregs, "KVM_GET_SREGS", ret_f);
 	rc = rc ?: get(c->fd, n > 4096 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, xsave, "KVM_GET_XSAVE", ret_f);
@@ -275,14 +279,17 @@ enum rc vcpu_load(struct vcpu *c, struct wire *w, struct fault *ret_f)
 	uint32_t khz = wire_get_u32(w);
 	uint64_t tsc = 0, deadline = 0;
 	const uint8_t *raw, *raw_xsave;
-	size_t n, n_xsave;
+	size_t n, n_xsave, want = 0;
 	enum rc rc;
 
 	if (!m || !p || !xsave)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	rc = xsave_bytes(c, &want, ret_f);
+	if (rc)
+		return rc;
 	raw = wire_get_bytes(w, &n);
 	raw_xsave = wire_get_bytes(w, &n_xsave);
-	if (!raw || n != sizeof(*p) || !raw_xsave || n_xsave != xsave_bytes(c))
+	if (!raw || n != sizeof(*p) || !raw_xsave || n_xsave != want)
 		return fault_set(ret_f, RC_INVALID, 0, "snapshot has a processor of another kind");
 	memcpy(p, raw, n);
 	memcpy(xsave, raw_xsave, n_xsave);

@@ -344,7 +344,7 @@ enum rc vm_create(const struct vm_spec *spec, struct memory *memory, struct vm *
 	vm->end_fd = event_new();
 	serial_irq = event_new();
 	vm->ged_fd = event_new();
-	rc = cpuid_make(vm->kvm_fd, &vm->cpuid, ret_f);
+	rc = vm->end_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "eventfd") : cpuid_make(vm->kvm_fd, &vm->cpuid, ret_f);
 	if (!rc)
 		rc = open_vm(vm, ret_f);
 	for (unsigned int i = 0; !rc && i < WORKERS; i++)
