@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs inside the bed: engines through a machine's whole life, then our own through forks and saves of a guest that checks itself.
+# Runs inside the bed: engines through a machine's whole life, then our own through forks and saves of a guest that checks itself,
+# against a hostile guest (BED_ROBUST=0: not) and with failing calls.
 #   BED_RUNS (3): starts from a snapshot    BED_CYCLES (5): rounds of four forks and of four saves
 . "$BED_SRC/tests/kvmbed/lib.sh"
 failed=0
@@ -15,5 +16,10 @@ done
 if [ "${BED_CYCLES:-5}" != 0 ]; then
 	run_on kvm engine-cycles -m 384 -n "${BED_CYCLES:-5}"
 	result "kvm: $((4 * ${BED_CYCLES:-5})) forks and as many saves of a guest that checks memory, disk, clocks and timers" $?
+fi
+if [ "${BED_ROBUST:-1}" != 0 ]; then
+	# tests/kvmbed/vmm_bed.c prints its own results: a guest that is after the VMM; each call of the VMM failing once.
+	/src/bin/vmm-bed -t 60 hostile "$NESTBOX_PREFIX/libexec/nestbox/nestbox-vmm" /src/bin/hostile.elf || failed=1
+	/src/bin/vmm-bed -t 120 nth /src/bin/nestbox-vmm-nth /src/bin/hostile.elf || failed=1
 fi
 exit $failed

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What needs real KVM, in the KVM bed: our engine through the engine driver's checks, forks and saves of a guest that checks itself, and
-# the whole system through nginx and the client.
+# What needs real KVM, in the KVM bed: our engine through the engine driver's checks, forks and saves of a guest that checks itself,
+# a hostile guest (its seed is printed), each call of nestbox-vmm failing once; and the whole system through nginx and the client.
 #   run.sh [JOB..]   of: job system (both without names)   BED_CYCLES (4): rounds of four forks and four saves
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
@@ -12,7 +12,7 @@ if ! command -v mmdebstrap >/dev/null || ! command -v qemu-system-x86_64 >/dev/n
 fi
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/it/guest-checker >&2
+make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/it/guest-checker kvmbed-programs >&2
 [ $# -gt 0 ] || set -- job system
 passed=0 failed=0
 for job in "$@"; do

@@ -51,3 +51,25 @@ tests_fuzz_fuzz_vmm_state_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 tests_fuzz_fuzz_vmm_control_SOURCES = tests/fuzz/fuzz_vmm_control.c vmm/engines/kvm/messages.c $(FUZZ_DRIVER) $(VMM_FAKE_SOURCES)
 tests_fuzz_fuzz_vmm_control_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
 tests_fuzz_fuzz_vmm_control_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+
+# What runs in the KVM bed (tests/kvmbed/robust.sh): a guest without an operating system, the program that drives nestbox-vmm, and a
+# nestbox-vmm whose calls can be made to fail. Built there only: `make kvmbed-programs`.
+EXTRA_PROGRAMS = tests/kvmbed/vmm-bed tests/kvmbed/nestbox-vmm-nth
+tests_kvmbed_vmm_bed_SOURCES = tests/kvmbed/vmm_bed.c vmm/engines/kvm/messages.c
+tests_kvmbed_vmm_bed_LDADD = $(UNIT_LIBS)
+tests_kvmbed_nestbox_vmm_nth_SOURCES = tests/kvmbed/nth.c $(nestbox_vmm_SOURCES)
+tests_kvmbed_nestbox_vmm_nth_LDADD = $(nestbox_vmm_LDADD)
+tests_kvmbed_nestbox_vmm_nth_CFLAGS = $(nestbox_vmm_CFLAGS)
+tests_kvmbed_nestbox_vmm_nth_LDFLAGS = $(nestbox_vmm_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray \
+	-Wl,--wrap=mmap,--wrap=eventfd,--wrap=epoll_create1,--wrap=epoll_ctl,--wrap=memfd_create,--wrap=ftruncate,--wrap=lseek \
+	-Wl,--wrap=pread,--wrap=pwrite,--wrap=fsync,--wrap=dup,--wrap=pthread_create,--wrap=ioctl,--wrap=filter_main
+CLEANFILES += $(EXTRA_PROGRAMS) tests/kvmbed/hostile.elf
+EXTRA_DIST += tests/kvmbed/hostile.c tests/kvmbed/hostile.S
+HOSTILE_CFLAGS = -m32 -march=i686 -mgeneral-regs-only -O2 -ffreestanding -fno-pic -fno-stack-protector -fcf-protection=none \
+	-fno-asynchronous-unwind-tables -Wall -Wextra
+tests/kvmbed/hostile.elf: $(srcdir)/tests/kvmbed/hostile.c $(srcdir)/tests/kvmbed/hostile.S
+	$(AM_V_GEN)$(MKDIR_P) tests/kvmbed && gcc $(HOSTILE_CFLAGS) -nostdlib -static -no-pie -Wl,-m,elf_i386,-N,--build-id=none,-e,start \
+		-Wl,-Ttext=0x1000000,--section-start=.note.pvh=0x1100000,--no-warn-rwx-segments -o $@.32 $(srcdir)/tests/kvmbed/hostile.S \
+		$(srcdir)/tests/kvmbed/hostile.c && objcopy -I elf32-i386 -O elf64-x86-64 $@.32 $@ && rm $@.32
+kvmbed-programs: tests/kvmbed/vmm-bed tests/kvmbed/nestbox-vmm-nth tests/kvmbed/hostile.elf
+.PHONY: kvmbed-programs
