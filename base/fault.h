@@ -23,7 +23,8 @@
 	X(AGAIN,   -11, 503, "not now, try again")               \
 	X(CLOSED,  -12, 502, "peer closed the connection")       \
 	X(NOSPACE, -13, 507, "no disk space left")               \
-	X(EXISTS,  -14, 409, "object exists already")
+	X(EXISTS,  -14, 409, "object exists already")            \
+	X(DAMAGED, -15, 500, "what was stored is damaged")
 
 enum rc {
 #define X(name, value, http, text) RC_##name = (value),

@@ -42,6 +42,7 @@
 	X(VOLUME_IN_USE,            409, "the volume is attached to a running sandbox")                          \
 	X(VOLUME_NOT_BOOTABLE,      400, "the volume is not bootable")                                           \
 	X(SNAPSHOT_NOT_FOUND,       404, "no such snapshot")                                                     \
+	X(SNAPSHOT_DAMAGED,         500, "the snapshot does not match its checksum; its operator has to look at it") \
 	X(SNAPSHOT_IN_USE,          409, "the snapshot is in use")                                               \
 	X(SLUG_TAKEN,               409, "the slug is taken")                                                    \
 	X(APP_NOT_FOUND,            404, "no such app")                                                          \

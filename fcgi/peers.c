@@ -328,6 +328,8 @@ enum api_code broker_code(struct request *r, const struct fault *f, enum api_cod
 		return API_CAPACITY_EXCEEDED;
 	case RC_NOSPACE:
 		return API_NO_DISK_SPACE;
+	case RC_DAMAGED:
+		return API_SNAPSHOT_DAMAGED;
 	case RC_CLOSED:
 	case RC_DENIED:
 		return API_NODE_UNAVAILABLE;

@@ -53,7 +53,8 @@
 	X(VM_CAPTURE,     24, broker_vm_capture,      broker_vm_captured)    /* a running machine, kept on disk */  \
 	X(CAPTURE_DELETE, 25, broker_capture_name,    broker_none)                                                \
 	X(CAPTURE_LIST,   26, broker_cursor,          broker_capture_list)                                  \
-	X(VM_POLICY_GET,  27, broker_vm_id,           broker_vm_policy)      /* as it was set */
+	X(VM_POLICY_GET,  27, broker_vm_id,           broker_vm_policy)      /* as it was set */ \
+	X(VOLUME_VERIFY,  28, broker_volume_name,     broker_none)           /* a snapshot is read, against its checksum */
 
 enum broker_op {
 #define X(name, number, request, reply) BROKER_##name = (number),

@@ -5,9 +5,11 @@
 #include "base/fd.h"
 #include "schema/agent.h"
 #include "vmm/net/net.h"
+#include "vmm/store/task.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -54,6 +56,21 @@ static void file_make(const char *path)
 	close(fd);
 }
 
+/* Of this build: this program is in tests/<kind>/ of it. */
+static void disk_program_find(void)
+{
+	static char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
+
+	if (n < 0)
+		abort();
+	path[n] = '\0';
+	for (int i = 0; i < 3; i++)
+		*strrchr(path, '/') = '\0';
+	strcat(path, "/nestbox-disk");
+	task_disk_program = path;
+}
+
 void fake_world(struct config *ret, char *dir)
 {
 	static const char *const files[] = { "kernel", "initrd", "root.erofs", "image.json" };
@@ -72,6 +89,7 @@ void fake_world(struct config *ret, char *dir)
 	snprintf(ret->state_dir, sizeof(ret->state_dir), "%s/state", dir);
 	snprintf(ret->run_dir, sizeof(ret->run_dir), "%s/run", dir);
 	snprintf(ret->template_memory_mib, sizeof(ret->template_memory_mib), "1024");
+	disk_program_find();
 	ret->vm_disk_mib = 512;
 	ret->vm_max = 4;
 	ret->vm_memory_mib_host = 1000000;

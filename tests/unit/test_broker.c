@@ -206,6 +206,20 @@ static enum rc create_with(const char *id, const char *root, const char *mounts,
 }
 #define WITH(id, root, mounts) create_with(id, root, mounts, sizeof(mounts) - 1)
 
+/* The operator's. */
+static enum rc verify(const char *snapshot)
+{
+	struct broker_volume_name q;
+	int root = peer_open(PEER_ROOT);
+	enum rc rc;
+
+	snprintf(q.name, sizeof(q.name), "%s", snapshot);
+	rc = ask_on(root, BROKER_VOLUME_VERIFY, (message_put_fn *)broker_volume_name_put, &q,
+		    (message_get_fn *)broker_none_get, &volume);
+	close(root);
+	return rc;
+}
+
 static void volumes_clear(void)
 {
 	static const char *const made[] = { "v", "w", "r", "snapshot:s", "snapshot:rs" };
@@ -356,6 +370,52 @@ TEST(root_volumes_and_root_snapshots)
 	CHECK_EQ(fake.disk_mib[DISK_ROOT], 48);
 	CHECK(strstr(fake.last_line, "\"root\":\"volume\"") != NULL);
 	CHECK_EQ(vm_kill("b"), RC_OK);
+	volumes_clear();
+	teardown();
+}
+
+/* One byte in the middle: what a disk does that fails. */
+static void disk_damage(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	unsigned char c = 0;
+
+	REQUIRE(fd >= 0 && pread(fd, &c, 1, 1024 + 0x78) == 1);
+	c ^= 1;
+	REQUIRE(pwrite(fd, &c, 1, 1024 + 0x78) == 1);
+	close(fd);
+}
+
+TEST(a_damaged_snapshot_is_not_used)
+{
+	setup();
+	CHECK_EQ(volume_make("r", 48, "image:debian-13"), RC_OK);
+	CHECK_EQ(volume_snap("r", "rs"), RC_OK);
+	CHECK_EQ(ask_on(client, BROKER_VOLUME_VERIFY, (message_put_fn *)broker_volume_name_put,
+			&(struct broker_volume_name){ "rs" }, (message_get_fn *)broker_none_get, &volume), RC_DENIED);
+	CHECK_EQ(verify("rs"), RC_OK);
+	CHECK_EQ(verify("no-such"), RC_ABSENT);
+	CHECK_EQ(verify("../rs"), RC_INVALID);
+	disk_damage("state/snapshots/rs/disk");
+	CHECK_EQ(WITH("a", "snapshot:rs", ""), RC_DAMAGED);
+	CHECK(strstr(last.text, "does not match its checksum") != NULL);
+	CHECK_EQ(volume_make("w", 48, "snapshot:rs"), RC_DAMAGED);
+	CHECK_EQ(verify("rs"), RC_DAMAGED);
+	CHECK_EQ(files_below("state/volumes"), 1);
+	/* As it was: it is read again, since the file is not the one that was found damaged. */
+	disk_damage("state/snapshots/rs/disk");
+	CHECK_EQ(WITH("a", "snapshot:rs", ""), RC_OK);
+	CHECK_EQ(vm_kill("a"), RC_OK);
+	/* A broker that starts has seen nothing yet. */
+	broker_down();
+	disk_damage("state/snapshots/rs/disk");
+	broker_up();
+	CHECK_EQ(WITH("a", "snapshot:rs", ""), RC_DAMAGED);
+	REQUIRE(unlink("state/snapshots/rs/sum") == 0);
+	CHECK_EQ(volume_make("w", 48, "snapshot:rs"), RC_DAMAGED);
+	REQUIRE(!system("printf 'sha256 xyz' > state/snapshots/rs/sum"));
+	CHECK_EQ(verify("rs"), RC_DAMAGED);
+	CHECK(nothing_left());
 	volumes_clear();
 	teardown();
 }

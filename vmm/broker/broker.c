@@ -12,6 +12,7 @@
 #include "vmm/broker/orphan.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/template.h"
+#include "vmm/broker/verify.h"
 #include "vmm/net/net.h"
 #include "vmm/broker/volume.h"
 #include "vmm/store/copy.h"
@@ -116,6 +117,8 @@ enum rc broker_new(struct loop *loop, const struct config *config, struct engine
 	if (!rc)
 		rc = volumes_init(b, ret_f);
 	if (!rc)
+		rc = verify_new(b, ret_f);
+	if (!rc)
 		rc = captures_init(b, ret_f);
 	if (!rc)
 		rc = machines_init(b, ret_f);
@@ -139,6 +142,7 @@ void broker_free(struct broker *b)
 	volumes_free(b);
 	captures_free(b);
 	forks_free(b);
+	verify_free(b);
 	peers_free(b);
 	expose_free(b);
 	machines_free(b);

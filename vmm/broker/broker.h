@@ -18,6 +18,7 @@ struct forking;
 struct machine;
 struct template;
 struct volume_op;
+struct verify_set;
 
 /* A machine that is no more: what VM_STAT still answers. */
 struct gone {
@@ -50,6 +51,7 @@ struct broker {
 	struct volume_op *volume_ops;
 	struct capture_set *captures;
 	struct forking *forks;
+	struct verify_set *verify;
 	struct expose_set *expose;
 	struct template_set *templates;
 	struct peer_set *peers;

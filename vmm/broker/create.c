@@ -11,6 +11,7 @@
 #include "vmm/broker/newborn.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/template.h"
+#include "vmm/broker/verify.h"
 #include "vmm/broker/volume.h"
 #include "vmm/store/copy.h"
 #include "vmm/store/task.h"
@@ -32,6 +33,7 @@ struct create {
 	size_t n_mounted;
 	enum { ROOT_DEFAULT, ROOT_VOLUME, ROOT_SNAPSHOT, ROOT_COPY } root;
 	int copy_fd;                 /* ROOT_COPY: the snapshot */
+	struct verify_wait *verify;  /* it is being read */
 	struct task *task;           /* copies it, or the capture's disk */
 	struct capture_use *capture; /* what it starts from, or NULL */
 	struct engine_snapshot *snap; /* the template's or the capture's */
@@ -50,6 +52,7 @@ static uint64_t clock_us(void)
 static void create_free(struct create *c)
 {
 	template_cancel(c->wait);
+	verify_cancel(c->verify);
 	agent_cancel(c->call);
 	source_drop(&c->deadline);
 	newborn_free(c->newborn);
@@ -74,9 +77,11 @@ static void on_machine_end(void *arg, const char *reason)
 	struct create *c = arg;
 
 	template_cancel(c->wait);
+	verify_cancel(c->verify);
 	agent_cancel(c->call);
 	task_cancel(c->task);
 	c->wait = NULL;
+	c->verify = NULL;
 	c->call = NULL;
 	c->task = NULL;
 	source_drop(&c->deadline);
@@ -100,7 +105,7 @@ static void on_deadline(void *arg)
 
 	fault_set(&f, RC_TIMEOUT, 0, "the machine was not ready in %u ms (waiting for %s)",
 		  (unsigned int)c->b->config->create_timeout_ms,
-		  c->wait ? "its template" : c->task ? "its disk" : c->restored_us ? "its agent" : "its process");
+		  c->wait ? "its template" : c->task || c->verify ? "its disk" : c->restored_us ? "its agent" : "its process");
 	create_fail(c, &f);
 }
 
@@ -426,9 +431,31 @@ static enum rc create_new(struct broker *b, const struct broker_vm_create *q, st
 	return RC_OK;
 }
 
-void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q)
+static void create_template(struct create *c)
 {
 	struct template_use use;
+	struct fault f;
+	enum rc rc = template_get(c->b, c->m->image, c->m->memory_mib, on_template, c, &use, &c->wait, &f);
+
+	if (rc == RC_OK)
+		create_start(c, &use);
+	else if (rc != RC_AGAIN)
+		create_fail(c, &f);
+}
+
+static void on_verified(void *arg, enum rc rc, const struct fault *f)
+{
+	struct create *c = arg;
+
+	c->verify = NULL;
+	if (rc)
+		create_fail(c, f);
+	else
+		create_template(c);
+}
+
+void create_begin(struct broker *b, struct request *r, const struct broker_vm_create *q)
+{
 	struct create *c = NULL;
 	struct fault f;
 	enum rc rc = create_check(b, q, &f);
@@ -450,9 +477,11 @@ void create_begin(struct broker *b, struct request *r, const struct broker_vm_cr
 		create_from_capture(c, q->capture);
 		return;
 	}
-	rc = template_get(b, c->m->image, q->memory_mib, on_template, c, &use, &c->wait, &f);
-	if (rc == RC_OK)
-		create_start(c, &use);
+	rc = RC_OK;
+	if (!strncmp(q->root_volume, VOLUME_SNAPSHOT_PREFIX, strlen(VOLUME_SNAPSHOT_PREFIX)))
+		rc = verify_get(b, q->root_volume + strlen(VOLUME_SNAPSHOT_PREFIX), false, on_verified, c, &c->verify, &f);
+	if (!rc)
+		create_template(c);
 	else if (rc != RC_AGAIN)
 		create_fail(c, &f);
 }

@@ -7,6 +7,7 @@
 #include "vmm/broker/ctl_exec.h"
 #include "vmm/broker/doctor.h"
 
+#include <dirent.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <json-c/json.h>
@@ -390,6 +391,45 @@ static enum rc verb_dial(struct ctl *c)
 	return rc;
 }
 
+static bool verify_one(struct ctl *c, const char *name)
+{
+	struct broker_volume_name q;
+	struct broker_none none;
+	enum rc rc;
+
+	snprintf(q.name, sizeof(q.name), "%s", name);
+	rc = ASK(c, VOLUME_VERIFY, broker_volume_name, &q, broker_none, &none, NULL);
+	printf("%-12s %s%s%s\n", rc ? "BAD" : "ok", name, rc ? ": " : "", rc ? c->f.text : "");
+	return !rc;
+}
+
+/* One after the other: the disk is what limits it. */
+static enum rc verb_verify(struct ctl *c)
+{
+	char path[CONFIG_STR_MAX];
+	struct dirent *e;
+	unsigned int n = 0, bad = 0;
+	DIR *dir;
+
+	for (int i = 0; i < c->n_args; i++, n++)
+		bad += !verify_one(c, c->args[i]);
+	if (!c->n_args) {
+		if (path_join(path, sizeof(path), c->config.state_dir, "snapshots", &c->f))
+			return c->f.rc;
+		dir = opendir(path);
+		if (!dir)
+			return fault_set(&c->f, rc_from_errno(errno), errno, "read %.100s", path);
+		while ((e = readdir(dir)))
+			if (e->d_name[0] != '.') {
+				n++;
+				bad += !verify_one(c, e->d_name);
+			}
+		closedir(dir);
+	}
+	printf("%u snapshots, %u bad\n", n, bad);
+	return bad ? fault_set(&c->f, RC_DAMAGED, 0, "%u of %u snapshots cannot be used", bad, n) : RC_OK;
+}
+
 static const struct {
 	const char *name, *args, *text;
 	int min;
@@ -408,6 +448,7 @@ static const struct {
 	{ "pause", "ID", "stop its processors", 1, verb_pause },
 	{ "resume", "ID", "let them go on", 1, verb_resume },
 	{ "dial", "ID COMMAND...", "run a command in it as root", 2, verb_dial },
+	{ "verify", "[SNAPSHOT...]", "read snapshots again, against their checksums", 0, verb_verify },
 	{ "doctor", "", "check this host, and say what each finding means", 0, NULL },
 };
 

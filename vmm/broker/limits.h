@@ -29,6 +29,7 @@
 #define VOLUME_BYTES_MIN (16ull << 20)
 #define VOLUME_BYTES_MAX (1024ull << 30)
 #define VOLUME_OPS_MAX 16         /* creates and snapshots under way */
+#define VERIFY_MAX 4               /* snapshots that are read at once against their checksums */
 #define SETTLE_MS 5000            /* a machine that ends may take this long to flush its volumes */
 #define THAW_TRIES 3
 

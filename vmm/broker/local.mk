@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libnbbroker.a
 libnbbroker_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/store/task.h vmm/store/volume.c vmm/store/volume.h \
+	vmm/store/sum.c vmm/store/sum.h vmm/broker/verify.c vmm/broker/verify.h \
 	vmm/broker/agent_link.c vmm/broker/agent_link.h vmm/broker/broker.c vmm/broker/broker.h vmm/broker/build.c \
 	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/create.c vmm/broker/create.h \
 	vmm/broker/dial.c vmm/broker/dial.h vmm/broker/expose.c vmm/broker/expose.h vmm/broker/identity.c \
@@ -16,6 +17,11 @@ sbin_PROGRAMS += nestboxd
 nestboxd_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 nestboxd_SOURCES = vmm/broker/main.c vmm/broker/privilege.c vmm/broker/privilege.h
 nestboxd_LDADD = libnbbroker.a $(ENGINE_LIBS) libnbnet.a libnbschema.a libnbbase.a $(ENGINE_SYSLIBS) $(NET_LIBS) $(HARDEN_LIBS)
+
+nestboxlibexec_PROGRAMS += nestbox-disk
+nestbox_disk_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
+nestbox_disk_SOURCES = vmm/store/disk_main.c vmm/store/sum.c vmm/store/sum.h vmm/store/task.h
+nestbox_disk_LDADD = libnbbase.a $(OPENSSL_LIBS)
 
 sbin_PROGRAMS += nestboxctl
 nestboxctl_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)

@@ -16,6 +16,7 @@
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/repolicy.h"
+#include "vmm/broker/verify.h"
 #include "vmm/broker/volume.h"
 
 #include <stddef.h>
@@ -345,6 +346,14 @@ HANDLER(op_volume_delete)
 	volume_remove(b, r, q->name);
 }
 
+HANDLER(op_volume_verify)
+{
+	const struct broker_volume_name *q = msg;
+
+	(void)m;
+	verify_request(b, r, q->name);
+}
+
 HANDLER(op_volume_stat)
 {
 	const struct broker_volume_name *q = msg;
@@ -430,6 +439,8 @@ static const struct op ops[] = {
 	ROW(VOLUME_STAT, API, 0, broker_volume_name, op_volume_stat),
 	/* A copy below snapshots/; a machine that has the volume cannot write for as long as that takes. */
 	ROW(VOLUME_SNAPSHOT, API, 0, broker_volume_snapshot, op_volume_snapshot),
+	/* Reads; how many at once is bounded. */
+	ROW(VOLUME_VERIFY, PEER_ROOT, 0, broker_volume_name, op_volume_verify),
 	/* A copy of memory and disk below captures/, whose number and bytes are bounded; root's alone, as the machine's own are. */
 	ROW_VM(VM_CAPTURE, API, RUNNING, broker_vm_capture, op_vm_capture),
 	/* Removes what the API made. */

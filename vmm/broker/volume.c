@@ -8,13 +8,16 @@
 #include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/peer.h"
+#include "vmm/broker/verify.h"
 #include "vmm/store/copy.h"
+#include "vmm/store/sum.h"
 #include "vmm/store/task.h"
 #include "vmm/store/volume.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +31,9 @@ struct volume_op {
 	char from[BROKER_NAME_MAX], target[BROKER_NAME_MAX]; /* the volume that is read, or ""; what is made */
 	int storefd;              /* where target goes */
 	int from_fd, fd;
+	int sum_fd;               /* -1, or of what was read: a snapshot's own; a volume's is compared with its snapshot's and forgotten */
+	char snapshot[BROKER_NAME_MAX]; /* that a volume is made from */
+	struct verify_wait *verify;
 	uint64_t bytes;           /* wanted size; 0: the same as what is copied */
 	struct machine *m;        /* has `from`; NULL: nobody has */
 	enum { OP_FREEZE, OP_FILL, OP_THAW, OP_FLUSH } step;
@@ -71,7 +77,7 @@ static enum rc op_new(struct broker *b, struct request *r, struct volume_op **re
 	op = calloc(1, sizeof(*op));
 	if (!op)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*op = (struct volume_op){ .b = b, .r = r, .from_fd = -1, .fd = -1, .storefd = -1, .step = OP_FILL,
+	*op = (struct volume_op){ .b = b, .r = r, .from_fd = -1, .fd = -1, .sum_fd = -1, .storefd = -1, .step = OP_FILL,
 				  .next = b->volume_ops, .at = &b->volume_ops };
 	if (op->next)
 		op->next->at = &op->next;
@@ -87,6 +93,8 @@ static void op_free(struct volume_op *op)
 		op->next->at = op->at;
 	agent_cancel(op->call);
 	task_cancel(op->task);
+	verify_cancel(op->verify);
+	close_fd(&op->sum_fd);
 	close_fd(&op->from_fd);
 	close_fd(&op->fd);
 	free(op);
@@ -164,11 +172,16 @@ static void on_flushed(void *arg, enum rc rc, const struct fault *f)
 	if (!rc) {
 		rc = volume_commit(op->storefd, op->target, &ff);
 		f = &ff;
+	} else if (rc == RC_STATE) {
+		rc = fault_set(&ff, RC_DAMAGED, 0, "what was written to the disk is not what is read from it");
+		f = &ff;
 	}
 	if (rc) {
 		op_fail(op, f);
 		return;
 	}
+	if (op->storefd == op->b->snapshots_dirfd)
+		verify_good(op->b, op->target);
 	log_info("volume made name=%s from=\"%s\"", op->target, op->from);
 	volume_reply(op->b, op->r, op->storefd, op->target);
 	op_free(op);
@@ -177,9 +190,35 @@ static void on_flushed(void *arg, enum rc rc, const struct fault *f)
 /* Also where a failed one ends, once its machine is thawed. */
 static void op_flush(struct volume_op *op)
 {
+	struct loop *loop = op->b->loop;
+	enum rc rc = op->f.rc;
+
 	op->step = OP_FLUSH;
-	if (op->f.rc || task_fsync(op->b->loop, op->fd, on_flushed, op, &op->task, &op->f))
+	/* What a snapshot has is read back from the disk. */
+	if (!rc && op->storefd == op->b->snapshots_dirfd)
+		rc = task_disk(loop, "seal", -1, op->fd, op->sum_fd, on_flushed, op, &op->task, &op->f);
+	else if (!rc)
+		rc = task_fsync(loop, op->fd, on_flushed, op, &op->task, &op->f);
+	if (rc)
 		op_fail(op, &op->f);
+}
+
+/* What was copied was what the snapshot is, as far as something was read: shared extents are not. */
+static enum rc sum_check(struct volume_op *op, struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = -1;
+	struct sum is, should;
+	enum rc rc = sum_read(op->sum_fd, &is, ret_f);
+
+	if (rc)
+		return rc == RC_ABSENT ? RC_OK : rc;
+	rc = volume_sum_open(op->b->snapshots_dirfd, op->snapshot, &fd, ret_f);
+	if (!rc)
+		rc = sum_read(fd, &should, ret_f);
+	if (!rc)
+		rc = sum_compare(&is, &should, ret_f);
+	return rc ? fault_set(ret_f, RC_DAMAGED, 0, "snapshot '%.60s' is damaged: its content does not match its checksum",
+			      op->snapshot) : RC_OK;
 }
 
 static enum rc copy_check(struct volume_op *op, struct fault *ret_f)
@@ -190,6 +229,8 @@ static enum rc copy_check(struct volume_op *op, struct fault *ret_f)
 		return fault_set(ret_f, RC_SYS, errno, "stat copy");
 	if (from.st_size != to.st_size)
 		return fault_set(ret_f, RC_STATE, 0, "the copy has another size");
+	if (*op->snapshot && sum_check(op, ret_f))
+		return ret_f->rc;
 	if (op->bytes > (uint64_t)to.st_size && ftruncate(op->fd, (off_t)op->bytes) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "size of disk");
 	return RC_OK;
@@ -217,7 +258,7 @@ static void op_fill(struct volume_op *op)
 
 	op->step = OP_FILL;
 	if (op->from_fd >= 0)
-		rc = task_copy(op->b->loop, op->from_fd, op->fd, on_filled, op, &op->task, &f);
+		rc = task_disk(op->b->loop, "copy", op->from_fd, op->fd, op->sum_fd, on_filled, op, &op->task, &f);
 	else
 		rc = task_mkfs_volume(op->b->loop, op->fd, on_filled, op, &op->task, &f);
 	if (rc)
@@ -305,11 +346,26 @@ static enum rc create_source(struct volume_op *op, const char *from, char image[
 	if (rc)
 		return rc;
 	op->from_fd = v.fd;
+	op->sum_fd = memfd_create("sum", MFD_CLOEXEC);
+	if (op->sum_fd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "memory file");
+	snprintf(op->snapshot, sizeof(op->snapshot), "%s", from);
 	memcpy(image, v.image, VOLUME_IMAGE_MAX);
 	if (op->bytes < v.bytes)
 		return fault_set(ret_f, RC_INVALID, 0, "the snapshot has %" PRIu64 " bytes, the volume shall have %" PRIu64,
 				 v.bytes, op->bytes);
 	return RC_OK;
+}
+
+static void on_verified(void *arg, enum rc rc, const struct fault *f)
+{
+	struct volume_op *op = arg;
+
+	op->verify = NULL;
+	if (rc)
+		op_fail(op, f);
+	else
+		op_fill(op);
 }
 
 void volume_create(struct broker *b, struct request *r, const struct broker_volume_create *q)
@@ -326,14 +382,17 @@ void volume_create(struct broker *b, struct request *r, const struct broker_volu
 		return;
 	}
 	op->storefd = b->volumes_dirfd;
-	op->bytes = q->bytes;
+	/* Whole blocks, for engines and file systems alike. */
+	op->bytes = (q->bytes + SUM_BLOCK - 1) / SUM_BLOCK * SUM_BLOCK;
 	memcpy(op->target, q->name, sizeof(op->target));
 	rc = create_source(op, q->from, image, &f);
 	if (!rc)
 		rc = volume_begin(op->storefd, op->target, op->from_fd >= 0 ? 0 : op->bytes, image, &op->fd, &f);
-	if (rc)
+	if (!rc && *op->snapshot)
+		rc = verify_get(b, op->snapshot, false, on_verified, op, &op->verify, &f);
+	if (rc && rc != RC_AGAIN)
 		op_fail(op, &f);
-	else
+	else if (!rc)
 		op_fill(op);
 }
 
@@ -354,6 +413,8 @@ static enum rc snapshot_begin(struct volume_op *op, struct fault *ret_f)
 		return rc;
 	op->from_fd = v.fd;
 	rc = volume_begin(op->storefd, op->target, 0, v.image, &op->fd, ret_f);
+	if (!rc)
+		rc = volume_sum_make(op->storefd, op->target, &op->sum_fd, ret_f);
 	if (rc || !m)
 		return rc;
 	op->m = m;

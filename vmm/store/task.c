@@ -12,6 +12,9 @@
 #define TASK_FD 3 /* where the child finds its file, and a second one behind it */
 #define TASK_PATH "/proc/self/fd/3"
 #define TASK_PATH_TO "/proc/self/fd/4"
+#define TASK_FDS 3
+
+const char *task_disk_program = NB_LIBEXECDIR "/nestbox-disk";
 
 struct task {
 	const char *name;
@@ -33,6 +36,10 @@ static void task_exited(void *arg, int status)
 	source_drop(&t->timer);
 	if (t->timed_out)
 		rc = fault_set(&f, RC_TIMEOUT, 0, "%s took longer than %u ms", t->name, (unsigned int)t->timeout_ms);
+	else if (WIFEXITED(status) && WEXITSTATUS(status) == DISK_EXIT_DAMAGED)
+		rc = fault_set(&f, RC_STATE, 0, "what is on the disk does not match its checksum");
+	else if (WIFEXITED(status) && WEXITSTATUS(status) == DISK_EXIT_FULL)
+		rc = fault_set(&f, RC_NOSPACE, 0, "no disk space left on this host");
 	else if (!WIFEXITED(status) || WEXITSTATUS(status))
 		rc = fault_set(&f, RC_SYS, 0, "%s failed (wait status 0x%x)", t->name, (unsigned int)status);
 	if (t->done)
@@ -48,7 +55,7 @@ static void task_late(void *arg)
 	kill(t->pid, SIGKILL);
 }
 
-static enum rc task_spawn(const char *const argv[], int fd, int to_fd, pid_t *ret_pid, struct fault *ret_f)
+static enum rc task_spawn(const char *const argv[], const int fds[TASK_FDS], pid_t *ret_pid, struct fault *ret_f)
 {
 	static char *const env[] = { NULL };
 	posix_spawn_file_actions_t actions;
@@ -63,34 +70,34 @@ static enum rc task_spawn(const char *const argv[], int fd, int to_fd, pid_t *re
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
 	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-	posix_spawn_file_actions_adddup2(&actions, fd, TASK_FD);
-	if (to_fd >= 0)
-		posix_spawn_file_actions_adddup2(&actions, to_fd, TASK_FD + 1);
+	for (int i = 0; i < TASK_FDS; i++)
+		if (fds[i] >= 0)
+			posix_spawn_file_actions_adddup2(&actions, fds[i], TASK_FD + i);
 	err = posix_spawn(ret_pid, argv[0], &actions, &attr, (char *const *)(uintptr_t)argv, env);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attr);
 	return err ? fault_set(ret_f, RC_SYS, err, "start %s", argv[0]) : RC_OK;
 }
 
-/* to_fd: -1 if the program has one file only. */
-static enum rc task_start(struct loop *loop, const char *const argv[], int fd, int to_fd, uint64_t timeout_ms,
-			  task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f)
+/* fds: -1 for what the program does not need. */
+static enum rc task_run(struct loop *loop, const char *const argv[], const int fds[TASK_FDS], uint64_t timeout_ms,
+			task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f)
 {
 	struct task *t = calloc(1, sizeof(*t));
-	_cleanup_fd_ int file = -1, to = -1;
-	enum rc rc;
+	int own[TASK_FDS] = { -1, -1, -1 };
+	enum rc rc = RC_OK;
 
 	if (!t)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	*t = (struct task){ .name = argv[0], .done = done, .arg = arg, .timeout_ms = timeout_ms };
 	/* Away from the child's numbers: a duplicate onto itself would keep close-on-exec. */
-	file = fcntl(fd, F_DUPFD_CLOEXEC, TASK_FD + 2);
-	to = to_fd < 0 ? -1 : fcntl(to_fd, F_DUPFD_CLOEXEC, TASK_FD + 2);
-	rc = file < 0 || (to_fd >= 0 && to < 0) ? fault_set(ret_f, RC_SYS, errno, "duplicate descriptor") : RC_OK;
+	for (int i = 0; !rc && i < TASK_FDS; i++)
+		if (fds[i] >= 0 && (own[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, TASK_FD + TASK_FDS)) < 0)
+			rc = fault_set(ret_f, RC_SYS, errno, "duplicate descriptor");
 	if (!rc)
 		rc = loop_timer(loop, now_ms() + timeout_ms, task_late, t, &t->timer, ret_f);
 	if (!rc)
-		rc = task_spawn(argv, file, to, &t->pid, ret_f);
+		rc = task_spawn(argv, own, &t->pid, ret_f);
 	if (!rc) {
 		rc = loop_child(loop, t->pid, task_exited, t, &t->child, ret_f);
 		if (rc) {
@@ -98,6 +105,8 @@ static enum rc task_start(struct loop *loop, const char *const argv[], int fd, i
 			waitpid(t->pid, NULL, 0);
 		}
 	}
+	for (int i = 0; i < TASK_FDS; i++)
+		close_fd(&own[i]);
 	if (rc) {
 		source_drop(&t->timer);
 		free(t);
@@ -105,6 +114,12 @@ static enum rc task_start(struct loop *loop, const char *const argv[], int fd, i
 	}
 	*ret = t;
 	return RC_OK;
+}
+
+static enum rc task_start(struct loop *loop, const char *const argv[], int fd, int to_fd, uint64_t timeout_ms,
+			  task_done_fn *done, void *arg, struct task **ret, struct fault *ret_f)
+{
+	return task_run(loop, argv, (int[TASK_FDS]){ fd, to_fd, -1 }, timeout_ms, done, arg, ret, ret_f);
 }
 
 /*
@@ -144,6 +159,14 @@ enum rc task_fsync(struct loop *loop, int fd, task_done_fn *done, void *arg, str
 	static const char *const argv[] = { "/bin/sync", TASK_PATH, NULL };
 
 	return task_start(loop, argv, fd, -1, TASK_COPY_MS, done, arg, ret, ret_f);
+}
+
+enum rc task_disk(struct loop *loop, const char *verb, int from, int to, int sum_fd, task_done_fn *done, void *arg,
+		  struct task **ret, struct fault *ret_f)
+{
+	const char *const argv[] = { task_disk_program, verb, NULL };
+
+	return task_run(loop, argv, (int[TASK_FDS]){ from, to, sum_fd }, TASK_COPY_MS, done, arg, ret, ret_f);
 }
 
 /* Shares extents where the file system can, else copies what is data and leaves holes. */

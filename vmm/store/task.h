@@ -28,6 +28,12 @@ enum rc task_fsync(struct loop *loop, int fd, task_done_fn *done, void *arg, str
 /* copy_disk() of files that may be large: what `to` had before is gone. */
 enum rc task_copy(struct loop *loop, int from, int to, task_done_fn *done, void *arg, struct task **ret,
 		  struct fault *ret_f);
+/* nestbox-disk (disk_main.c), with these descriptors; -1 for one that the verb does not need. RC_STATE: a sum differs. */
+#define DISK_EXIT_DAMAGED 3
+#define DISK_EXIT_FULL 4
+extern const char *task_disk_program; /* where it is; tests have another */
+enum rc task_disk(struct loop *loop, const char *verb, int from, int to, int sum_fd, task_done_fn *done, void *arg,
+		  struct task **ret, struct fault *ret_f);
 /* Kills, and reaps in the background; done is not called. NULL is fine. */
 void task_cancel(struct task *t);
 

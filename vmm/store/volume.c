@@ -16,6 +16,7 @@
 
 #define DISK_FILE "disk"
 #define IMAGE_FILE "image"
+#define SUM_FILE "sum"
 
 static void hidden(char out[NAME_MAX + 1], const char *name)
 {
@@ -52,6 +53,33 @@ enum rc volume_begin(int storefd, const char *name, uint64_t bytes, const char *
 	if (rc)
 		volume_abort(storefd, name);
 	return rc;
+}
+
+enum rc volume_sum_make(int storefd, const char *name, int *ret_fd, struct fault *ret_f)
+{
+	char path[NAME_MAX + 8];
+	int fd;
+
+	snprintf(path, sizeof(path), ".%.200s/" SUM_FILE, name);
+	fd = openat(storefd, path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "make checksum of '%.60s'", name);
+	*ret_fd = fd;
+	return RC_OK;
+}
+
+enum rc volume_sum_open(int storefd, const char *name, int *ret_fd, struct fault *ret_f)
+{
+	char path[NAME_MAX + 8];
+	int fd;
+
+	snprintf(path, sizeof(path), "%.200s/" SUM_FILE, name);
+	fd = openat(storefd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return fault_set(ret_f, errno == ENOENT ? RC_DAMAGED : rc_from_errno(errno), errno,
+				 "snapshot '%.60s' is damaged: there is no checksum of it", name);
+	*ret_fd = fd;
+	return RC_OK;
 }
 
 enum rc volume_commit(int storefd, const char *name, struct fault *ret_f)

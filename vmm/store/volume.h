@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Volumes and snapshots on disk. Theory: a store is a directory; each entry is a directory <name>/ with `disk`, a sparse
- * raw file, and, if a machine can start from it, `image`, the name of the image that it is the writable layer of. An entry is made
+ * raw file, and, if a machine can start from it, `image`, the name of the image that it is the writable layer of; a snapshot has the
+ * checksum of its disk in `sum`, too. An entry is made
  * as .<name>/ and gets its name only when its content is on stable storage: what has its name is whole.
  */
 #ifndef NB_STORE_VOLUME_H
@@ -23,6 +24,10 @@ struct volume {
 
 /* .<name>/ with an empty disk of this size. RC_EXISTS if the name is taken. */
 enum rc volume_begin(int storefd, const char *name, uint64_t bytes, const char *image, int *ret_fd, struct fault *ret_f);
+/* Beside the disk of .<name>/, empty; sum.h. */
+enum rc volume_sum_make(int storefd, const char *name, int *ret_fd, struct fault *ret_f);
+/* For reading. RC_DAMAGED if there is none. */
+enum rc volume_sum_open(int storefd, const char *name, int *ret_fd, struct fault *ret_f);
 /* The disk was flushed by the caller: the name becomes its own, durably. */
 enum rc volume_commit(int storefd, const char *name, struct fault *ret_f);
 void volume_abort(int storefd, const char *name);
