@@ -24,6 +24,8 @@ enum api_code egress_learn(struct request *r);
 enum api_code egress_sandbox_list(struct request *r);
 enum api_code egress_sandbox_tail(struct request *r);
 enum api_code egress_sandbox_learn(struct request *r);
+/* egress_evaluate.c */
+enum api_code egress_evaluate(struct request *r);
 /* egress_policy.c */
 enum api_code egress_policy_get(struct request *r);
 enum api_code egress_policy_put(struct request *r);

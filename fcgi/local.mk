@@ -10,7 +10,8 @@ FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LI
 # What decides about requests; without FastCGI, so that tests can call it.
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
-	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/egress.c fcgi/egress_config.c fcgi/egress_config.h fcgi/egress_policy.c \
+	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/egress.c fcgi/egress_config.c fcgi/egress_config.h \
+	fcgi/egress_evaluate.c fcgi/egress_policy.c \
 	fcgi/egress_scan.c fcgi/egress_scan.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
 	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
@@ -42,9 +43,8 @@ noinst_PROGRAMS += tests/it/api_fakes
 tests_it_api_fakes_SOURCES = tests/it/api_fakes.c
 tests_it_api_fakes_LDADD = libnbschema.a libnbbase.a
 
-# The proxy's parser only judges what the API's writer made; the API itself links nothing of it.
 check_PROGRAMS += tests/unit/test_api
-tests_unit_test_api_SOURCES = tests/unit/test_api.c vmm/egress/policy.c vmm/egress/address.c
+tests_unit_test_api_SOURCES = tests/unit/test_api.c
 tests_unit_test_api_LDADD = $(API_LIBS)
 
 check_PROGRAMS += tests/fuzz/fuzz_config

@@ -33,6 +33,7 @@ const struct route routes[] = {
 	{ "GET", "/api/v2/egress", egress_list, 0 },
 	{ "GET", "/api/v2/egress/tail", egress_tail, 0 },
 	{ "GET", "/api/v2/egress/learn", egress_learn, 0 },
+	{ "POST", "/api/v2/egress/evaluate", egress_evaluate, 0 },
 	{ "GET", "/api/v2/apps", app_list, 0 },
 	{ "POST", "/api/v2/apps", app_create, 0 },
 	{ "GET", "/api/v2/apps/{}", app_get, 0 },

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A policy's text. It comes from our API, but a tenant chose what is in it. */
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct prefixes none;
+	static const struct reach none = { .is_local = address_is_local };
 	struct address a = { .family = AF_INET, .bytes = { 10, 0, 0, 1 } };
 	struct policy *p = NULL;
 	struct verdict v;

@@ -3,7 +3,7 @@
  * One field of a policy, which the API checks and the proxy parses: both must say the same. And one path: its normal form is
  * its own normal form, and has none of what servers disagree about.
  */
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #include <stdio.h>
 #include <stdlib.h>

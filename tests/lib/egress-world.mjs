@@ -50,7 +50,12 @@ dns.on("message", (msg, from) => {
 // --- HTTP ---
 async function handle(req, res) {
   const chunks = [];
-  for await (const c of req) chunks.push(c);
+  try {
+    for await (const c of req) chunks.push(c);
+  } catch {
+    requests.push({ server: req.socket.localAddress, method: req.method, url: req.url, headers: req.headers, cut: true });
+    return;
+  }
   const body = Buffer.concat(chunks).toString("latin1");
   const server = req.socket.localAddress;
   requests.push({ server, port: req.socket.localPort, sni: req.socket.servername, method: req.method, url: req.url,
@@ -96,13 +101,13 @@ function upgrade(req, socket) {
 }
 const listen = (server, port, host) => new Promise((ok, bad) => server.once("error", bad).listen({ port, host }, ok));
 const tls = (name) => ({ key: readFileSync(`${certs}/${name}.key`), cert: readFileSync(`${certs}/${name}.pem`) });
-const servers = [];
+process.on("uncaughtException", (e) => console.error("world:", e.message));
 async function web(cert, host) {
   const s = https.createServer({ ...tls(cert) }, handle);
   s.on("upgrade", upgrade);
   s.on("connection", () => connections.push(`${host}:443`));
   await listen(s, 443, host);
-  servers.push(s);
+  s.on("tlsClientError", () => {});
 }
 
 await new Promise((ok, bad) => dns.once("error", bad).bind(53, A(2), ok));

@@ -279,6 +279,34 @@ await test("changes that are refused change nothing", async () => {
   assert.equal((await change("sbx_ord_00000000000000000000", "PUT", {})).status, 404);
 });
 
+await test("evaluate decides as the proxy does", async () => {
+  const ask = async (policy, host, port, more = {}) =>
+    (await api("/api/v2/egress/evaluate", { method: "POST", body: JSON.stringify({ policy, host, port, ...more }) })).json();
+  const policy = { allow_net: ["api.egress.test", "*.egress.test", "10.199.77.14:7000"], secrets: { API_KEY: { hosts: ["api.egress.test"] } } };
+  // Every row of this sandbox, asked again.
+  const seen = new Set();
+  for (const r of (await ledger(sandbox.id)).filter((r) => ["allow", "deny"].includes(r.decision) && r.protocol !== "dns")) {
+    const key = `${r.name ?? r.address}:${r.port}`;
+    if (seen.has(key) || r.reason) continue;
+    seen.add(key);
+    const said = await ask(policy, r.name ?? r.address, r.port);
+    assert.equal(said.decision, r.decision, key);
+    assert.equal(said.rule, r.rule, key);
+  }
+  assert.ok(seen.size >= 4);
+  assert.deepEqual(await ask({}, "example.com", 443), { decision: "allow", rule: "default public", resolves: true, intercepted: false,
+    why: "allowed by name; the addresses that it resolves to are judged when it is connected to: public or permitted by the operator, and not denied" });
+  assert.equal((await ask({}, "169.254.169.254", 80)).rule, "link-local address");
+  assert.equal((await ask({}, "[::1]", 80)).rule, "loopback address");
+  assert.equal((await ask(policy, "api.egress.test", 443)).intercepted, true);
+  const rules = { allow_net: ["x.test"], egress: { rules: [{ host: "x.test", methods: ["GET"], paths: ["/v1/"] }] } };
+  assert.equal((await ask(rules, "x.test", 443, { method: "GET", path: "/v1/a" })).decision, "allow");
+  assert.equal((await ask(rules, "x.test", 443, { method: "POST", path: "/v1/a" })).decision, "deny");
+  assert.equal((await ask(rules, "x.test", 443, { method: "GET", path: "/v2" })).decision, "deny");
+  for (const [p, host, port] of [[undefined, "x.test", 1], [{}, "", 1], [{}, "x.test", 0], [{ allow_net: ["http://"] }, "x.test", 1], [{}, "a b", 1]])
+    assert.ok((await ask(p, host, port)).code);
+});
+
 await sandbox.kill();
 await world.stop();
 await done();

@@ -28,7 +28,9 @@ export class World {
     ip("-n", NS, "link", "set", "world0", "up");
     // A port that swallows what comes: for time-outs.
     ip("netns", "exec", NS, "nft",
-      "add table ip t; add chain ip t i { type filter hook input priority 0; }; add rule ip t i tcp dport 9999 drop");
+      "add table ip t; add chain ip t i { type filter hook input priority 0; }; add rule ip t i tcp dport 9999 drop; " +
+      "add counter ip t strange; add rule ip t i tcp dport 31337 counter name strange; add rule ip t i udp dport != 53 counter name strange; " +
+      "add rule ip t i icmp type echo-request counter name strange; add rule ip t i meta l4proto != { tcp, udp, icmp } counter name strange");
     const script = join(dirname(fileURLToPath(import.meta.url)), "../lib/egress-world.mjs");
     w.#child = spawn("ip", ["netns", "exec", NS, process.execPath, script, certs], { stdio: ["pipe", "pipe", "inherit"] });
     await new Promise((ok, bad) => {
@@ -53,6 +55,11 @@ export class World {
   }
   seen() { return this.#ask("seen"); }
   clear() { return this.#ask("clear"); }
+
+  /** Packets that no connection through the proxy can be. */
+  strange() {
+    return Number(/packets (\d+)/.exec(ip("netns", "exec", NS, "nft", "list counter ip t strange").toString())[1]);
+  }
 
   async stop() {
     this.#child.stdin.end();

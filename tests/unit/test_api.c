@@ -6,7 +6,7 @@
 #include "fcgi/router.h"
 #include "fcgi/sandbox_config.h"
 #include "tests/lib/check.h"
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #define NOW 1700000000000ull
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/lib/check.h"
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #define HEAD POLICY_HEAD "\n"
 
 #define SECRET_LINE "secret N placeholder_0123456789 QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB a.test\n"
 
-static const struct prefixes no_private;
+static const struct reach no_private = { .is_local = address_is_local };
 
 static struct policy *parse(const char *text)
 {
@@ -173,18 +173,18 @@ TEST(public_means_the_internet)
 TEST(an_allowed_private_address_needs_the_operator_too)
 {
 	struct policy *p = parse(HEAD "default none\nallow 10.1.2.3\n");
-	struct prefixes operators;
+	struct reach operators = { .is_local = address_is_local };
 	struct address a;
 	struct verdict v;
 
-	REQUIRE(p && prefixes_parse(&operators, "10.1.0.0/16 192.168.7.0/24", NULL) == RC_OK);
+	REQUIRE(p && prefixes_parse(&operators.private_ok, "10.1.0.0/16 192.168.7.0/24", NULL) == RC_OK);
 	CHECK(address_parse(&a, "10.1.2.3"));
 	CHECK(!policy_evaluate_address(p, &a, 80, &no_private, &v));
 	CHECK(policy_evaluate_address(p, &a, 80, &operators, &v));
 	CHECK(policy_evaluate_resolved(p, &a, 80, &operators, &v));
 	CHECK(address_parse(&a, "10.1.2.4"));
 	CHECK(!policy_evaluate_address(p, &a, 80, &operators, &v));
-	CHECK_EQ(prefixes_parse(&operators, "10.1.0.0/16,nonsense", NULL), RC_INVALID);
+	CHECK_EQ(prefixes_parse(&operators.private_ok, "10.1.0.0/16,nonsense", NULL), RC_INVALID);
 	policy_free(p);
 }
 

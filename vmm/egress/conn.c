@@ -268,7 +268,7 @@ static bool judge_resolved(struct conn *c, const struct address *addrs, size_t n
 
 	c->n_addrs = c->at_addr = 0;
 	for (size_t i = 0; i < n && c->n_addrs < EGRESS_ADDRS_MAX; i++)
-		if (policy_evaluate_resolved(c->sb->policy, &addrs[i], c->port, &c->sb->eg->private_ok, &v))
+		if (policy_evaluate_resolved(c->sb->policy, &addrs[i], c->port, &c->sb->eg->reach, &v))
 			c->addrs[c->n_addrs++] = addrs[i];
 	if (c->n_addrs)
 		return true;
@@ -429,7 +429,7 @@ static bool judge(struct conn *c)
 		snprintf(c->verdict.rule, sizeof(c->verdict.rule), "synthetic address of no name");
 		return false;
 	}
-	return policy_evaluate_address(c->sb->policy, &c->dst, c->port, &c->sb->eg->private_ok, &c->verdict);
+	return policy_evaluate_address(c->sb->policy, &c->dst, c->port, &c->sb->eg->reach, &c->verdict);
 }
 
 static void begin(struct conn *c)
@@ -550,7 +550,7 @@ static bool still_allowed(struct conn *c)
 		snprintf(c->verdict.rule, sizeof(c->verdict.rule), "requests of this host are judged now");
 		return false;
 	}
-	if (!c->n_addrs || policy_evaluate_resolved(c->sb->policy, &c->addrs[c->at_addr], c->port, &c->sb->eg->private_ok, &v))
+	if (!c->n_addrs || policy_evaluate_resolved(c->sb->policy, &c->addrs[c->at_addr], c->port, &c->sb->eg->reach, &v))
 		return true;
 	c->verdict = v;
 	return false;

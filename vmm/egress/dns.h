@@ -6,7 +6,7 @@
 #ifndef NB_EGRESS_DNS_H
 #define NB_EGRESS_DNS_H
 
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #define DNS_HEAD 12
 #define DNS_TYPE_A 1

@@ -3,7 +3,7 @@
 #ifndef NB_EGRESS_HELLO_H
 #define NB_EGRESS_HELLO_H
 
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 enum hello {
 	HELLO_MORE,     /* a ClientHello so far; more bytes are needed */

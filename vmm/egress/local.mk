@@ -2,12 +2,12 @@
 # What the tests and fuzz targets need without the daemon around it.
 noinst_LIBRARIES += libnbegress.a
 libnbegress_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(NGHTTP2_CFLAGS)
-libnbegress_a_SOURCES = vmm/egress/address.c vmm/egress/address.h vmm/egress/ca.c vmm/egress/ca.h \
+libnbegress_a_SOURCES = vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/dns.c vmm/egress/dns.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/ledger_files.c vmm/egress/ledger_files.h \
 	vmm/egress/limits.h vmm/egress/meter.c vmm/egress/meter.h vmm/egress/names.c vmm/egress/names.h \
 	vmm/egress/h2.c vmm/egress/h2.h vmm/egress/h2_fields.c vmm/egress/h2_fields.h \
-	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/policy.c vmm/egress/policy.h vmm/egress/rewrite.c \
+	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h vmm/egress/ws.c vmm/egress/ws.h
 
 sbin_PROGRAMS += nestbox-egress

@@ -123,8 +123,9 @@ static enum rc run(struct egress *eg, const char *config_path, struct fault *ret
 {
 	enum rc rc = config_load(&eg->config, config_path, ret_f);
 
+	eg->reach.is_local = address_is_local;
 	if (!rc)
-		rc = prefixes_parse(&eg->private_ok, eg->config.egress_allow_private, ret_f);
+		rc = prefixes_parse(&eg->reach.private_ok, eg->config.egress_allow_private, ret_f);
 	if (!rc)
 		rc = limits_raise(ret_f);
 	if (!rc)

@@ -9,7 +9,7 @@
 #define NB_EGRESS_METER_H
 
 #include "base/loop.h"
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 struct conn;
 

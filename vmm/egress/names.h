@@ -6,7 +6,7 @@
 #ifndef NB_EGRESS_NAMES_H
 #define NB_EGRESS_NAMES_H
 
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 struct names;
 

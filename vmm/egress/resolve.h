@@ -4,7 +4,7 @@
 #define NB_EGRESS_RESOLVE_H
 
 #include "base/loop.h"
-#include "vmm/egress/address.h"
+#include "base/address.h"
 
 struct resolver;
 struct lookup;

@@ -9,7 +9,7 @@
 #include "vmm/egress/ledger.h"
 #include "vmm/egress/meter.h"
 #include "vmm/egress/names.h"
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 #include "vmm/egress/resolve.h"
 #include "vmm/egress/secrets.h"
 
@@ -22,7 +22,7 @@ struct sandbox;
 struct egress {
 	struct loop *loop;
 	struct config config;
-	struct prefixes private_ok;
+	struct reach reach;
 	struct ledger *ledger;
 	struct resolver *resolver;
 	struct tls *tls;

@@ -7,7 +7,7 @@
 #define NB_EGRESS_SECRETS_H
 
 #include "base/buf.h"
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #define EGRESS_KEY_BYTES 32
 #define SECRET_REDACT_MIN 8 /* shorter values would be found in innocent text; they are not taken out */

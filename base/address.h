@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* IP addresses, prefixes, and which of them are the public internet (IANA's special-purpose registries, RFC 6890). */
-#ifndef NB_EGRESS_ADDRESS_H
-#define NB_EGRESS_ADDRESS_H
+#ifndef NB_BASE_ADDRESS_H
+#define NB_BASE_ADDRESS_H
 
 #include "base/fault.h"
 
@@ -42,6 +42,12 @@ bool prefix_has(const struct prefix *p, const struct address *a);
 /* Prefixes with blanks between them, as in nestbox.conf. */
 enum rc prefixes_parse(struct prefixes *ret, const char *text, struct fault *ret_f);
 bool prefixes_have(const struct prefixes *p, const struct address *a);
+
+/* What this host lets be reached beyond the public internet, and how it knows its own addresses; NULL: they are not asked for. */
+struct reach {
+	struct prefixes private_ok;
+	bool (*is_local)(const struct address *a);
+};
 
 /* Globally reachable unicast. NULL, or what it is instead ("loopback", "private", ...). */
 const char *address_special(const struct address *a);

@@ -4,7 +4,7 @@
  * pattern that fits decides; else an allow pattern that fits; else the default. Names are judged as names and addresses as
  * addresses: what a name resolves to is then only checked for being public and not denied.
  */
-#include "vmm/egress/policy.h"
+#include "schema/verdict.h"
 
 #include "base/cleanup.h"
 
@@ -623,24 +623,24 @@ bool policy_evaluate_name(const struct policy *p, const char *name, uint16_t por
 	return decide_default(p, ret);
 }
 
-static bool public_or_permitted(const struct address *a, const struct prefixes *private_ok, struct verdict *v)
+static bool public_or_permitted(const struct address *a, const struct reach *reach, struct verdict *v)
 {
 	const char *special = address_special(a);
 	char text[64];
 
-	if (prefixes_have(private_ok, a))
+	if (prefixes_have(&reach->private_ok, a))
 		return true;
 	if (special) {
 		snprintf(text, sizeof(text), "%s address", special);
 		return decide(v, false, text);
 	}
-	if (address_is_local(a))
+	if (reach->is_local && reach->is_local(a))
 		return decide(v, false, "the host's own address");
 	return true;
 }
 
 bool policy_evaluate_address(const struct policy *p, const struct address *a, uint16_t port,
-			     const struct prefixes *private_ok, struct verdict *ret)
+			     const struct reach *reach, struct verdict *ret)
 {
 	const struct policy_pattern *q;
 
@@ -649,7 +649,7 @@ bool policy_evaluate_address(const struct policy *p, const struct address *a, ui
 	q = find_address(&p->deny, a, port);
 	if (q)
 		return decide_pattern(ret, false, q);
-	if (!public_or_permitted(a, private_ok, ret))
+	if (!public_or_permitted(a, reach, ret))
 		return false;
 	q = find_address(&p->allow, a, port);
 	/* A host with rules would be asked under its address instead. */
@@ -659,7 +659,7 @@ bool policy_evaluate_address(const struct policy *p, const struct address *a, ui
 }
 
 bool policy_evaluate_resolved(const struct policy *p, const struct address *a, uint16_t port,
-			      const struct prefixes *private_ok, struct verdict *ret)
+			      const struct reach *reach, struct verdict *ret)
 {
 	const struct policy_pattern *q;
 
@@ -668,5 +668,5 @@ bool policy_evaluate_resolved(const struct policy *p, const struct address *a, u
 	q = find_address(&p->deny, a, port);
 	if (q)
 		return decide_pattern(ret, false, q);
-	return public_or_permitted(a, private_ok, ret);
+	return public_or_permitted(a, reach, ret);
 }

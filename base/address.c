@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "vmm/egress/address.h"
+#include "base/address.h"
 
 #include "base/cleanup.h"
 

@@ -3,12 +3,12 @@
  * A machine's egress policy: parsed from schema/policy.h's text, asked for every name and connection. A NULL policy (none
  * arrived, or an invalid one) allows nothing.
  */
-#ifndef NB_EGRESS_POLICY_H
-#define NB_EGRESS_POLICY_H
+#ifndef NB_SCHEMA_VERDICT_H
+#define NB_SCHEMA_VERDICT_H
 
 #include "base/fault.h"
 #include "schema/policy.h"
-#include "vmm/egress/address.h"
+#include "base/address.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -74,10 +74,10 @@ bool policy_pattern_matches(const struct policy_pattern *q, const char *name, ui
 bool policy_evaluate_name(const struct policy *p, const char *name, uint16_t port, struct verdict *ret);
 /* A literal address, from the guest. */
 bool policy_evaluate_address(const struct policy *p, const struct address *a, uint16_t port,
-			     const struct prefixes *private_ok, struct verdict *ret);
+			     const struct reach *reach, struct verdict *ret);
 /* An address that an allowed name resolved to: may still be denied, or not the public internet. */
 bool policy_evaluate_resolved(const struct policy *p, const struct address *a, uint16_t port,
-			      const struct prefixes *private_ok, struct verdict *ret);
+			      const struct reach *reach, struct verdict *ret);
 
 /* Lower case, one last dot removed; letters, digits, '-' and '_' in labels of 1..63. False if it is no such name. */
 bool name_normalize(char out[POLICY_NAME_MAX], const char *in, size_t n);
