@@ -87,3 +87,8 @@ tests_unit_test_egress_ws_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_egress_ws_SOURCES = tests/fuzz/fuzz_egress_ws.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_egress_ws_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_egress_ws_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+noinst_PROGRAMS += tests/perf/egress
+tests_perf_egress_SOURCES = tests/perf/egress.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c tests/it/guestns.h \
+	tests/lib/seal.h
+tests_perf_egress_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
+EXTRA_DIST += tests/perf/egress.sh

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The egress proxy against the kernel's NAT in one run (tests/perf/egress.c); a table, and JSON in $NESTBOX_STATE/bench. A bound that is not
+# kept makes the exit status 1: a stream that passes through keeps 80 % of its throughput, and an exchange takes 0.3 ms longer at most.
+set -euo pipefail
+make -s -C "$NESTBOX_BUILD" tests/perf/egress nestbox-egress >&2
+mkdir -p "$NESTBOX_STATE/bench"
+out=$NESTBOX_STATE/bench/egress.json
+(cd "$NESTBOX_BUILD" && NESTBOX_EGRESS=${NESTBOX_EGRESS:-$NESTBOX_BUILD/nestbox-egress} tests/perf/egress 2>"$out.log") >"$out" || { tail -n 20 "$out.log" >&2; exit 1; }
+jq -r '.[] | [.figure, .way, .value, .unit, (if .reference > 0 then .reference else "-" end), (if .ratio > 0 then .ratio else "-" end), .proxy_cpu_s] | @tsv' \
+	"$out" | column -t -s "$(printf '\t')" -N "figure,way,value,unit,NAT,ratio,proxy cpu s"
+jq -e '[.[] | select(.way == "tcp, proxy" or .way == "tls, proxy") |
+	if .unit == "us" then .value - .reference <= 300 elif .figure == "one stream" then .ratio >= 0.8 else true end] | all' "$out" >/dev/null
