@@ -458,6 +458,36 @@ static void ask(struct client *c, const char *request)
 	client_close(c);
 }
 
+TEST(a_byte_rate_holds_for_intercepted_connections)
+{
+	static char big[600000];
+	struct server s = { .answers = { big } };
+	char policy[3 * SEAL_MAX], pem[BROKER_CA_MAX];
+	uint64_t start;
+	struct client c;
+	size_t total = 0;
+	int k;
+
+	UP();
+	policy_text(policy, sizeof(policy), VALUE);
+	strcat(policy, "limit bytes_per_s=300000\n");
+	bed_send_policy(&bed, policy);
+	CHECK(bed_ca(&bed, pem));
+	strcpy(big, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+	memset(big + strlen(big), 'x', sizeof(big) - 1 - strlen(big));
+	server_start(&s, BED_WEB);
+	REQUIRE(client_open(&c, "api.test"));
+	start = now_ms();
+	CHECK(client_send(&c, "GET / HTTP/1.0\r\nHost: api.test\r\n\r\n"));
+	while ((k = SSL_read(c.ssl, c.text, TEXT_MAX)) > 0)
+		total += (size_t)k;
+	CHECK(total > sizeof(big) - 200);
+	/* What may come at once, then the rate. */
+	CHECK(now_ms() - start >= (sizeof(big) - 65536) * 1000 / 300000 * 9 / 10);
+	client_close(&c);
+	server_end(&s);
+}
+
 TEST(rules_of_a_host_and_of_a_secret_hold)
 {
 	struct server s = { .answers = { OK_EMPTY } }, t = { .answers = { OK_EMPTY } }, none = { .answers = { OK_EMPTY } };

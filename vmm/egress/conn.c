@@ -445,7 +445,8 @@ static void begin(struct conn *c)
 	}
 	if (e && intercepted(c) &&
 	    (!c->sb->ca || (!c->sb->secrets && policy_has_secret_for(c->sb->policy, c->name, c->port)))) {
-		conn_end(c, "error", "the secret of this host cannot be opened here", true);
+		conn_end(c, "error", policy_has_secret_for(c->sb->policy, c->name, c->port) ? "the secret of this host cannot be opened here"
+									: "its TLS cannot be ended here: there is no key", true);
 		return;
 	}
 	if (e && (c->port == PORT_HTTPS || intercepted(c))) {

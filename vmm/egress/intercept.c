@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory: four buffers of plain text between two TLS connections, and one request at a time.
+ * Theory: four buffers of plain text between two TLS connections. Over HTTP/1.1 one request at a time:
  *
  *   guest -TLS-> from_guest -> request() -> to_up -TLS-> upstream
  *   guest <-TLS- to_guest <- response() <- from_up <-TLS- upstream
@@ -9,6 +9,9 @@
  * upstream handshake comes first: if its certificate is not the host's, the guest is told so in HTTP and no request leaves.
  * Each request is judged by itself (Host, target, framing), so a connection that was good once is not good for another
  * host. Bodies are taken apart and framed anew, so two readings of one message do not exist.
+ *
+ * Instead of request() and response(), h2.c has the four buffers if both sides chose HTTP/2, and ws.c once an upstream has
+ * switched to WebSocket. What is read is paid for at the sandbox's meter (fill()); without tokens a connection waits.
  */
 #include "vmm/egress/intercept.h"
 
