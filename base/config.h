@@ -51,6 +51,9 @@
 	S(user_api,           "nestbox",             "uid of API workers and runner")                           \
 	S(user_gateway,       "nestbox-gw",          "uid of the gateway")                                      \
 	S(user_egress,        "nestbox-egress",      "uid of the egress proxy")                                 \
+	S(user_ssh,           "nestbox-ssh",         "uid of the SSH gateway")                                  \
+	N(ssh_port,           0,      0, 65535,      "port of the SSH gateway; 0: there is none")               \
+	S(ssh_listen,         "127.0.0.1",           "address that the SSH gateway listens on")                 \
 	S(group_web,          "www-data",            "group of nginx workers")                                  \
 	S(egress_resolver,    "",                    "DNS server for upstream names; empty: the host's resolver") \
 	S(egress_allow_private, "",                  "space-separated CIDRs that guests may reach although they are private") \

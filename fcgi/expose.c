@@ -83,12 +83,56 @@ enum api_code sandbox_expose_http(struct request *r)
 	return code ? code : expose_http(r, s.id);
 }
 
+/* The name is all that a client has to prove, so only its hash is kept, and a second call makes a second one. */
+static enum api_code expose_ssh(struct request *r, const char *id)
+{
+	const struct config *cfg = &r->api->config;
+	char name[SSH_NAME_CHARS + 1], key[2 * SHA256_BYTES + 1], host[BROKER_HOST_MAX];
+	struct json_object *answer;
+	uint8_t hash[SHA256_BYTES];
+	struct fault f = { 0 };
+
+	if (!cfg->ssh_port)
+		return api_fail(r, API_NOT_SUPPORTED, "this host has no SSH gateway (ssh_port in nestbox.conf)");
+	if (snprintf(host, sizeof(host), "ssh.%s", cfg->domain) >= (int)sizeof(host))
+		return api_fail(r, API_INTERNAL, "the configured domain is too long");
+	id_random(name, SSH_NAME_CHARS);
+	sha256(name, SSH_NAME_CHARS, hash);
+	hex_encode(hash, sizeof(hash), key);
+	if (broker_login_add(r->api, id, key, &f)) {
+		if (f.rc == RC_ABSENT)
+			return sandbox_is_gone(r, id);
+		if (f.rc == RC_LIMIT)
+			return api_fail(r, API_EXPOSURE_QUOTA_EXCEEDED, "this sandbox has its maximum of SSH user names");
+		return broker_code(r, &f, API_SANDBOX_UNREACHABLE);
+	}
+	answer = json_object_new_object();
+	json_add_str(answer, "hostname", host);
+	json_add_str(answer, "username", name);
+	json_add_int(answer, "port", (int64_t)cfg->ssh_port);
+	return reply_json(r, 200, answer);
+}
+
 enum api_code sandbox_expose_ssh(struct request *r)
 {
 	struct sandbox_found s = { 0 };
 	enum api_code code = sandbox_find_live(r, r->args[0], &s);
 
-	return code ? code : api_fail(r, API_NOT_SUPPORTED, "this host has no SSH gateway");
+	return code ? code : expose_ssh(r, s.id);
+}
+
+/* All of its names at once; who is logged in by one is disconnected. */
+enum api_code sandbox_revoke_ssh(struct request *r)
+{
+	struct sandbox_found s = { 0 };
+	struct fault f = { 0 };
+	enum api_code code = sandbox_find_live(r, r->args[0], &s);
+
+	if (code)
+		return code;
+	if (broker_login_clear(r->api, s.id, &f))
+		return f.rc == RC_ABSENT ? sandbox_is_gone(r, s.id) : broker_code(r, &f, API_SANDBOX_UNREACHABLE);
+	return reply_empty(r, 204);
 }
 
 enum api_code sandbox_expose_vscode(struct request *r)

@@ -13,6 +13,7 @@ enum api_code sandbox_extend(struct request *r);
 /* expose.c */
 enum api_code sandbox_expose_http(struct request *r);
 enum api_code sandbox_expose_ssh(struct request *r);
+enum api_code sandbox_revoke_ssh(struct request *r);
 enum api_code sandbox_expose_vscode(struct request *r);
 /* sandbox_list.c */
 enum api_code sandbox_list(struct request *r);

@@ -45,6 +45,7 @@
 #define PATH_IN_GUEST_MAX 4096
 #define ASSETS_MAX 10000
 #define EXPOSURES_MAX 32 /* of one sandbox */
+#define SSH_NAME_CHARS 26 /* of a user name that opens a sandbox: 131 bits */
 
 #define SLUG_MIN 2
 #define SLUG_MAX 32

@@ -81,13 +81,14 @@ PUT(broker_vm_extend)
 GET(broker_vm_extend)
 PUT(broker_vm_dial)
 PUT(broker_vm_policy_set)
-PUT(broker_vm_id)
 GET(broker_vm_policy)
 GET(broker_vm_dialed)
 PUT(broker_expose)
 PUT(broker_host)
 PUT(broker_cursor)
 GET(broker_vm_list)
+PUT(broker_login)
+PUT(broker_vm_id)
 PUT(broker_volume_create)
 PUT(broker_volume_name)
 PUT(broker_volume_snapshot)
@@ -257,6 +258,27 @@ enum rc broker_expose_remove(struct api *api, const char *host, struct fault *re
 
 	snprintf(req.host, sizeof(req.host), "%s", host);
 	CALL(api, EXPOSE_DELETE, &req, broker_host, &none, broker_none);
+	return call_none(api, BROKER_CALL_MS, ret_f);
+}
+
+enum rc broker_login_add(struct api *api, const char *id, const char *key, struct fault *ret_f)
+{
+	struct broker_login req = { 0 };
+	struct broker_none none;
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	snprintf(req.key, sizeof(req.key), "%s", key);
+	CALL(api, LOGIN_ADD, &req, broker_login, &none, broker_none);
+	return call_none(api, BROKER_CALL_MS, ret_f);
+}
+
+enum rc broker_login_clear(struct api *api, const char *id, struct fault *ret_f)
+{
+	struct broker_vm_id req = { 0 };
+	struct broker_none none;
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	CALL(api, LOGIN_CLEAR, &req, broker_vm_id, &none, broker_none);
 	return call_none(api, BROKER_CALL_MS, ret_f);
 }
 

@@ -31,6 +31,10 @@ enum rc broker_policy_get(struct api *api, const char *id, char **ret, struct fa
 enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f);
 enum rc broker_expose_remove(struct api *api, const char *host, struct fault *ret_f);
 
+/* key: SHA-256 of an SSH user name in hex. RC_LIMIT: the machine has its maximum. */
+enum rc broker_login_add(struct api *api, const char *id, const char *key, struct fault *ret_f);
+enum rc broker_login_clear(struct api *api, const char *id, struct fault *ret_f);
+
 enum rc broker_volume_make(struct api *api, const char *name, uint64_t bytes, const char *from, struct fault *ret_f);
 enum rc broker_volume_stat(struct api *api, const char *name, struct broker_volume *ret, struct fault *ret_f);
 enum rc broker_volume_snapshot_make(struct api *api, const char *volume, const char *name, struct broker_volume *ret,

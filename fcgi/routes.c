@@ -20,6 +20,7 @@ const struct route routes[] = {
 	{ "PATCH", "/api/v3/sandbox/{}", sandbox_extend, 0 },
 	{ "POST", "/api/v3/sandbox/{}/expose/http", sandbox_expose_http, 0 },
 	{ "POST", "/api/v3/sandbox/{}/expose/ssh", sandbox_expose_ssh, 0 },
+	{ "DELETE", "/api/v3/sandbox/{}/expose/ssh", sandbox_revoke_ssh, 0 },
 	{ "POST", "/api/v3/sandbox/{}/expose/vscode", sandbox_expose_vscode, 0 },
 	{ "GET", "/api/v2/sandboxes", sandbox_list, 0 },
 	{ "GET", "/api/v2/sandboxes/{}", sandbox_get, 0 },

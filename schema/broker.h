@@ -19,6 +19,7 @@
 #define BROKER_POLICY_MAX 65536  /* bytes, schema/policy.h */
 #define BROKER_ENV_MAX 32768     /* "NAME=value\0" repeated */
 #define BROKER_MOUNTS_MAX 4096   /* "volume\0path\0" repeated */
+#define BROKER_LOGIN_KEY_MAX 65  /* SHA-256 of a login, in hex */
 #define BROKER_LINE_MAX 4096     /* a service line of the agent protocol */
 #define BROKER_LIST_MAX 32       /* rows in one answer */
 #define BROKER_CAPTURE_MAX 65    /* a capture's name, [a-z0-9_-]{1,64} */
@@ -38,6 +39,9 @@
 	X(EXPOSE_DELETE,   9, broker_host,            broker_none)                                                \
 	X(EXPOSE_LIST,    10, broker_cursor,          broker_expose_list)                                         \
 	X(EXPOSE_DIAL,    11, broker_host,            broker_none)           /* +fd: agent connection, line sent */ \
+	X(LOGIN_ADD,      40, broker_login,           broker_none)           /* a name by which SSH may reach the VM */ \
+	X(LOGIN_CLEAR,    41, broker_vm_id,           broker_none)           /* none of them any more */          \
+	X(LOGIN_DIAL,     42, broker_login_dial,      broker_none)           /* +fd agent connection, if connect */ \
 	X(SUBSCRIBE,      12, broker_none,            broker_none)           /* from now on BROKER_EVENTs */      \
 	X(VM_POLICY,      13, broker_vm_policy_set,   broker_none)           /* answers when it is in force */    \
 	X(EGRESS_ATTACH,  14, broker_none,            broker_none)           /* egress only; then EGRESS_* events */ \
@@ -69,6 +73,7 @@ enum broker_event {
 	BROKER_EVENT_EGRESS_VM = 3,   /* broker_egress_vm +3 fds: TCP listener, DNS over UDP, DNS over TCP listener */
 	BROKER_EVENT_EGRESS_GONE = 4, /* broker_vm_id */
 	BROKER_EVENT_EGRESS_POLICY = 5, /* broker_vm_policy */
+	BROKER_EVENT_LOGIN_GONE = 40, /* broker_login_key: nobody may be logged in by it any more */
 	BROKER_EVENT_WANTED = 6,      /* broker_host: EXPOSE_DIAL of a host whose VM is absent: wake it */
 };
 
@@ -156,6 +161,15 @@ MESSAGE_DECLARE(broker_host, BROKER_HOST_FIELDS)
 MESSAGE_DECLARE(broker_expose, BROKER_EXPOSE_FIELDS)
 #define BROKER_EXPOSE_LIST_FIELDS(F) F(U32, n, 0) F(BLOB, rows, MESSAGE_MAX) /* rows of broker_host */
 MESSAGE_DECLARE(broker_expose_list, BROKER_EXPOSE_LIST_FIELDS)
+
+/* key: SHA-256 of the name that the client was given, 64 hex digits. Ends with its VM, at most LOGINS_MAX of each. */
+#define BROKER_LOGIN_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(STR, key, BROKER_LOGIN_KEY_MAX)
+MESSAGE_DECLARE(broker_login, BROKER_LOGIN_FIELDS)
+/* connect: 0 only asks whether there is such a login. RC_ABSENT: no. */
+#define BROKER_LOGIN_DIAL_FIELDS(F) F(STR, key, BROKER_LOGIN_KEY_MAX) F(U32, connect, 0)
+MESSAGE_DECLARE(broker_login_dial, BROKER_LOGIN_DIAL_FIELDS)
+#define BROKER_LOGIN_KEY_FIELDS(F) F(STR, key, BROKER_LOGIN_KEY_MAX)
+MESSAGE_DECLARE(broker_login_key, BROKER_LOGIN_KEY_FIELDS)
 
 #define BROKER_VM_POLICY_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX)
 MESSAGE_DECLARE(broker_vm_policy, BROKER_VM_POLICY_FIELDS)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every daemon and a VM process killed with SIGKILL while sandboxes and an app run; then everything at once, as a power
 // cut would. What was acknowledged must still be there, what is lost must be said to be, and nothing may be left over.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import fs from "node:fs";
 import { Client } from "@deno/sandbox";
 import { assert, done, Sandbox, test } from "../sdk/lib.mjs";
@@ -96,6 +96,52 @@ await test("gateway restart: a preview works again", async () => {
   sandbox = await connect(id);
 }, 200_000);
 
+const sshPort = fs.readFileSync(CONF, "utf8").match(/^ssh_port *= *(\d+)/m)[1];
+const ssh = (name, command) => {
+  const c = spawn("ssh", ["-F", "/dev/null", "-p", sshPort, "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no",
+    "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", name, command], { stdio: ["pipe", "pipe", "ignore"] });
+  c.out = "";
+  c.stdout.on("data", (d) => c.out += d);
+  c.ended = new Promise((r) => c.on("close", r));
+  return c;
+};
+
+await test("SSH: a connection outlives broker and API; its gateway killed, nothing of it is left and the name is still good", async () => {
+  const { username, hostname } = await sandbox.exposeSsh();
+  const who = `${username}@${hostname}`;
+  const c = ssh(who, "cat");
+  const says = async (text) => {
+    c.stdin.write(`${text}\n`);
+    await until(text, () => c.out.includes(text));
+  };
+  await says("one");
+  await crash("nestboxd");
+  await crash("nestbox-api");
+  await says("two");
+  await brokerAnswers();
+  await until("another login", async () => {
+    const again = ssh(who, "echo three");
+    return await again.ended === 0 && again.out === "three\n";
+  });
+  await says("four");
+  const daemon = pidOf("nestbox-ssh");
+  const sessions = fs.readdirSync("/proc").filter((p) => {
+    try {
+      return fs.readFileSync(`/proc/${p}/stat`, "utf8").match(/\) . (\d+)/)[1] === String(daemon);
+    } catch {
+      return false;
+    }
+  });
+  assert(sessions.length >= 1, "no process for the connection");
+  await crash("nestbox-ssh");
+  assert.equal(await c.ended, 255);
+  for (const p of sessions) await until(`session ${p} ends`, () => !alive(p));
+  await until("login after that", async () => {
+    const again = ssh(who, "echo five");
+    return await again.ended === 0 && again.out === "five\n";
+  });
+}, 300_000);
+
 await test("egress killed: it attaches again and the sandbox goes on", async () => {
   await crash("nestbox-egress");
   assert.equal(await sandbox.fs.readTextFile("kept.txt"), "kept");
@@ -146,7 +192,7 @@ await test("runner killed in the middle of a deployment: it is finished all the 
 await test("power cut: everything killed at once; daemons come back, losses are said, the app serves again", async () => {
   const closed = sandbox.closed.catch(() => {});
   const machines = ctl("list").filter((m) => m.state === "running").map((m) => ctl("stat", m.id).pid);
-  const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-api", "nestbox-runner", "nginx"].map(pidOf);
+  const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-ssh", "nestbox-api", "nestbox-runner", "nginx"].map(pidOf);
   for (const pid of [...daemons, ...machines]) {
     try {
       process.kill(pid, "SIGKILL");

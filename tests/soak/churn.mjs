@@ -12,7 +12,7 @@ const live = Number(process.env.SOAK_LIVE ?? 20);
 const apps = Number(process.env.SOAK_APPS ?? 200);
 const deployments = Number(process.env.SOAK_DEPLOYED ?? 6); // apps that get a deployment; the others are only registered
 const { NESTBOX_SV: SV, NESTBOX_CONF: CONF, NESTBOX_PREFIX: PREFIX } = process.env;
-const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-api", "nestbox-runner"];
+const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-ssh", "nestbox-api", "nestbox-runner"];
 let end = Infinity;
 const client = new Client();
 const counts = {}, errors = [];

@@ -142,6 +142,13 @@ static void event_note(const struct message_head *head, struct wire *w)
 		broker_expose_event_get(w, &x);
 		snprintf(text, sizeof(text), "expose %s %u", x.host, x.present);
 		break;
+	case BROKER_EVENT_LOGIN_GONE: {
+		struct broker_login_key k;
+
+		broker_login_key_get(w, &k);
+		snprintf(text, sizeof(text), "login gone %s", k.key);
+		break;
+	}
 	case BROKER_EVENT_WANTED:
 		broker_host_get(w, &h);
 		snprintf(text, sizeof(text), "wanted %s", h.host);

@@ -783,6 +783,88 @@ TEST(exposures)
 	tree_remove_at(AT_FDCWD, "state/exposures", NULL);
 }
 
+/* --- logins ----------------------------------------------------------------------------------------------------- */
+
+static void login_key(char out[BROKER_LOGIN_KEY_MAX], int n)
+{
+	snprintf(out, BROKER_LOGIN_KEY_MAX, "%064d", n);
+}
+
+static enum rc login(const char *id, int n)
+{
+	struct broker_login q = { { 0 } };
+
+	snprintf(q.id, sizeof(q.id), "%s", id);
+	login_key(q.key, n);
+	return ASK(LOGIN_ADD, broker_login, &q, broker_none, &none);
+}
+
+static enum rc login_dial(int fd, int n, bool connect)
+{
+	struct broker_login_dial q = { .connect = connect };
+	enum rc rc;
+
+	login_key(q.key, n);
+	rc = ask_on(fd, BROKER_LOGIN_DIAL, (message_put_fn *)broker_login_dial_put, &q, (message_get_fn *)broker_none_get, &none);
+	if (!rc)
+		CHECK_EQ(got_n_fds, connect ? 1 : 0);
+	fds_close(got_fds, got_n_fds);
+	return rc;
+}
+
+TEST(logins_live_as_long_as_their_machine)
+{
+	struct broker_login bad = { .id = "x", .key = "0123456789abcdef" };
+	struct broker_vm_id y = { "y" }, x = { "x" };
+	enum rc rc;
+	struct wire w;
+	int ssh, vm_dir;
+
+	setup();
+	CHECK_EQ(create("x", 0), RC_OK);
+	CHECK_EQ(create("y", 0), RC_OK);
+	CHECK_EQ(login("nobody", 1), RC_ABSENT);
+	CHECK_EQ(ASK(LOGIN_ADD, broker_login, &bad, broker_none, &none), RC_INVALID);
+	for (int i = 1; i <= LOGINS_MAX; i++)
+		CHECK_EQ(login("x", i), RC_OK);
+	CHECK_EQ(login("x", LOGINS_MAX + 1), RC_LIMIT);
+	CHECK_EQ(login("y", 1), RC_STATE);
+	CHECK_EQ(login("y", 100), RC_OK);
+	broker_down();
+	broker_up();
+	ssh = peer_open(PEER_SSH);
+	CHECK_EQ(ask_on(ssh, BROKER_SUBSCRIBE, NULL, NULL, NULL, NULL), RC_OK);
+	CHECK_EQ(login_dial(ssh, 1, false), RC_OK);
+	CHECK_EQ(login_dial(ssh, LOGINS_MAX, true), RC_OK);
+	CHECK_EQ(login_dial(ssh, 100, true), RC_OK);
+	CHECK_EQ(login_dial(ssh, 50, false), RC_ABSENT);
+	CHECK_EQ(login_dial(client, 1, false), RC_DENIED);
+	CHECK_EQ(ASK(VM_PAUSE, broker_vm_id, &x, broker_none, &none), RC_OK);
+	CHECK_EQ(login_dial(ssh, 1, false), RC_OK);
+	CHECK_EQ(login_dial(ssh, 1, true), RC_STATE);
+	events[0] = '\0';
+	CHECK_EQ(ASK(LOGIN_CLEAR, broker_vm_id, &y, broker_none, &none), RC_OK);
+	CHECK_EQ(login_dial(ssh, 100, false), RC_ABSENT);
+	CHECK_EQ(login("y", 101), RC_OK);
+	CHECK_EQ(vm_kill("y"), RC_OK);
+	CHECK_EQ(login_dial(ssh, 101, true), RC_ABSENT);
+	while (recv(ssh, mem, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+		receive(ssh, 0, &rc, &w, NULL);
+	CHECK_STR(events, "login gone 0000000000000000000000000000000000000000000000000000000000000100\n"
+			  "login gone 0000000000000000000000000000000000000000000000000000000000000101\n");
+	/* Nothing but what the file says, and no file that says something else. */
+	broker_down();
+	vm_dir = open("state/vms/x", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CHECK_EQ(file_write_at(vm_dir, "logins", "0123\n", 5, 0600, NULL), RC_OK);
+	close(vm_dir);
+	broker_up();
+	close(ssh);
+	ssh = peer_open(PEER_SSH);
+	CHECK_EQ(login_dial(ssh, 1, false), RC_ABSENT);
+	close(ssh);
+	teardown();
+}
+
 /* --- peers ------------------------------------------------------------------------------------------------------ */
 
 TEST(egress_hears_of_every_machine)
@@ -850,9 +932,10 @@ TEST(who_may_ask_what)
 {
 	static const struct { unsigned int who; const char *allowed; } peers[] = {
 		{ PEER_GATEWAY, " HELLO EXPOSE_LIST EXPOSE_DIAL SUBSCRIBE" },
+		{ PEER_SSH, " HELLO LOGIN_DIAL SUBSCRIBE" },
 		{ PEER_EGRESS, " HELLO EGRESS_ATTACH EGRESS_CA" },
 		{ PEER_API, " HELLO VM_CREATE VM_KILL VM_STAT VM_LIST VM_EXTEND VM_DIAL EXPOSE_ADD EXPOSE_DELETE EXPOSE_LIST"
-			    " EXPOSE_DIAL SUBSCRIBE VM_POLICY VM_PAUSE VM_RESUME VM_FORK VOLUME_CREATE VOLUME_DELETE"
+			    " EXPOSE_DIAL LOGIN_ADD LOGIN_CLEAR SUBSCRIBE VM_POLICY VM_PAUSE VM_RESUME VM_FORK VOLUME_CREATE VOLUME_DELETE"
 			    " VOLUME_STAT VOLUME_SNAPSHOT NODE_STAT VM_CAPTURE CAPTURE_DELETE CAPTURE_LIST VM_POLICY_GET" },
 	};
 	static const struct { const char *name; uint16_t op; } ops[] = {

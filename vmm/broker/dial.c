@@ -13,7 +13,7 @@ struct dial {
 	struct request *r;
 	struct agent_call *call;
 	int lease_fd;
-	int plain; /* EXPOSE_DIAL: no fields in the answer */
+	int plain; /* EXPOSE_DIAL, LOGIN_DIAL: no fields in the answer */
 };
 
 static void dial_free(struct dial *d)
@@ -54,7 +54,7 @@ static void dial_begin(struct machine *m, struct request *r, enum agent_mode mod
 		request_fail(r, &f);
 		return;
 	}
-	*d = (struct dial){ .next = m->dials, .at = &m->dials, .r = r, .lease_fd = -1, .plain = mode == AGENT_SEND };
+	*d = (struct dial){ .next = m->dials, .at = &m->dials, .r = r, .lease_fd = -1, .plain = r->op != BROKER_VM_DIAL };
 	if (d->next)
 		d->next->at = &d->next;
 	m->dials = d;
@@ -75,6 +75,11 @@ void dial_machine(struct machine *m, struct request *r, int want_lease)
 void dial_exposed(struct machine *m, struct request *r, const char *line)
 {
 	dial_begin(m, r, AGENT_SEND, line, 0);
+}
+
+void dial_login(struct machine *m, struct request *r)
+{
+	dial_begin(m, r, AGENT_CONNECT, NULL, 0);
 }
 
 void dials_cancel(struct machine *m)

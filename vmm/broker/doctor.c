@@ -215,7 +215,7 @@ static void check_clock(struct doctor *d)
 
 static void check_users(struct doctor *d)
 {
-	const char *const users[] = { d->config->user_api, d->config->user_gateway, d->config->user_egress };
+	const char *const users[] = { d->config->user_api, d->config->user_gateway, d->config->user_egress, d->config->user_ssh };
 
 	for (size_t i = 0; i < ARRAY_SIZE(users); i++)
 		if (!getpwnam(users[i]))

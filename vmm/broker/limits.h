@@ -50,6 +50,9 @@
 /* Exposures */
 #define EXPOSE_MAX 16384
 
+/* Logins */
+#define LOGINS_MAX 8              /* names of one machine */
+
 /* Templates */
 #define TEMPLATE_TRIES 3
 #define TEMPLATE_BOOT_MS 180000   /* cold boot to the agent's answer, on a busy host without virtualization */

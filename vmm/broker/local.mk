@@ -7,7 +7,7 @@ libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/s
 	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/create.c vmm/broker/create.h \
 	vmm/broker/dial.c vmm/broker/dial.h vmm/broker/expose.c vmm/broker/expose.h vmm/broker/identity.c \
 	vmm/broker/image.c vmm/broker/image.h vmm/broker/attach.c vmm/broker/attach.h vmm/broker/volume.c vmm/broker/volume.h \
-	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
+	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/login.c vmm/broker/login.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \
 	vmm/broker/orphan.c vmm/broker/orphan.h vmm/broker/peer.c vmm/broker/peer.h vmm/broker/record.c \
 	vmm/broker/capture.c vmm/broker/capture.h vmm/broker/capture_make.c vmm/broker/capture_set.h vmm/broker/fork.c vmm/broker/fork.h \
 	vmm/broker/newborn.c vmm/broker/newborn.h \

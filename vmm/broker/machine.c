@@ -13,6 +13,7 @@
 #include "vmm/broker/image.h"
 #include "vmm/broker/list.h"
 #include "vmm/broker/limits.h"
+#include "vmm/broker/login.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/record.h"
 #include "vmm/broker/repolicy.h"
@@ -548,6 +549,7 @@ void machine_end(struct machine *m, const char *fmt, ...)
 	machine_timers_update(m->b);
 	dials_cancel(m);
 	repolicy_cancel(m);
+	login_machine_ends(m);
 	volume_machine_ends(m);
 	capture_machine_ends(m);
 	fork_machine_ends(m);
@@ -726,6 +728,7 @@ static enum rc adopt_parts(struct machine *m, const struct record *r, struct fau
 		m->policy_n = n;
 	}
 	m->log_fd = openat(m->dirfd, "console.log", O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
+	login_load(m);
 	rc = net_adopt(m->id, &m->net, ret_f);
 	if (rc)
 		return rc;

@@ -19,6 +19,7 @@
 #include "schema/agent.h"
 #include "vmm/broker/agent_link.h"
 #include "vmm/broker/broker.h"
+#include "vmm/broker/limits.h"
 
 #define MACHINE_WAITERS_MAX 16
 #define MACHINE_VOLUMES (1 + AGENT_SPARE_DISKS)
@@ -74,6 +75,8 @@ struct machine {
 		engine_done_fn *done;
 		void *arg;
 	} pausing;                   /* while the engine does it */
+	char logins[LOGINS_MAX][BROKER_LOGIN_KEY_MAX]; /* login.h */
+	size_t n_logins;
 	struct dial *dials;          /* connections on their way */
 	struct request *waiters[MACHINE_WAITERS_MAX]; /* VM_KILLs to be answered when it is gone */
 	size_t n_waiters;

@@ -13,6 +13,7 @@
 #include "vmm/broker/expose.h"
 #include "vmm/broker/fork.h"
 #include "vmm/broker/limits.h"
+#include "vmm/broker/login.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
 #include "vmm/broker/repolicy.h"
@@ -220,6 +221,44 @@ HANDLER(op_expose_dial)
 	request_fail(r, &f);
 }
 
+HANDLER(op_login_add)
+{
+	const struct broker_login *q = msg;
+	struct fault f;
+
+	(void)b;
+	done(r, login_add(m, q->key, &f), &f);
+}
+
+HANDLER(op_login_clear)
+{
+	struct fault f;
+
+	(void)b, (void)msg;
+	done(r, login_clear(m, &f), &f);
+}
+
+HANDLER(op_login_dial)
+{
+	const struct broker_login_dial *q = msg;
+	struct machine *found = login_find(b, q->key);
+	struct fault f;
+
+	(void)m;
+	if (!found || found->ending)
+		fault_set(&f, RC_ABSENT, 0, "no such login");
+	else if (found->state != BROKER_VM_RUNNING && q->connect)
+		fault_set(&f, RC_STATE, 0, "the machine behind it is not running");
+	else if (!q->connect) {
+		request_reply(r, NULL, NULL, NULL, 0);
+		return;
+	} else {
+		dial_login(found, r);
+		return;
+	}
+	request_fail(r, &f);
+}
+
 HANDLER(op_subscribe)
 {
 	UNUSED_BM, (void)msg;
@@ -415,8 +454,15 @@ static const struct op ops[] = {
 	ROW(EXPOSE_LIST, API | PEER_GATEWAY, 0, broker_cursor, op_expose_list),
 	/* The one connection the gateway may have: only what the API exposed, the line that chooses the service already sent. */
 	ROW(EXPOSE_DIAL, API | PEER_GATEWAY, 0, broker_host, op_expose_dial),
-	/* Events; which kinds depends on the peer (peer.c): the gateway hears of hosts only. */
-	ROW(SUBSCRIBE, API | PEER_GATEWAY, 0, broker_none, op_subscribe),
+	/* A name, by its hash, that opens one machine to whoever knows it; bounded a machine, gone with it. */
+	ROW_VM(LOGIN_ADD, API, RUNNING | PAUSED, broker_login, op_login_add),
+	/* Takes a machine's names away. */
+	ROW_VM(LOGIN_CLEAR, API, RUNNING | PAUSED, broker_vm_id, op_login_clear),
+	/* The one connection the SSH gateway may have: to the machine of a name that it was told by a client. There is no list of
+	 * names, so an attacker in that gateway reaches the machines of those who log in while it is there, and no other. */
+	ROW(LOGIN_DIAL, PEER_SSH, 0, broker_login_dial, op_login_dial),
+	/* Events; which kinds depends on the peer (peer.c): the gateway hears of hosts only, SSH of logins that went. */
+	ROW(SUBSCRIBE, API | PEER_GATEWAY | PEER_SSH, 0, broker_none, op_subscribe),
 	/* Opaque bytes for the proxy, which treats what it does not understand as "nothing is allowed". */
 	ROW_VM(VM_POLICY, API, RUNNING | PAUSED, broker_vm_policy_set, op_vm_policy),
 	/* What the API itself wrote; values in it are sealed with a key that the API has. */

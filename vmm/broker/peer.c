@@ -38,7 +38,7 @@ struct peer_set {
 	size_t n;
 	int listen_fd;
 	struct source *listen, *reap;
-	uid_t api, gateway, egress;
+	uid_t api, gateway, egress, ssh;
 	uint8_t in[MESSAGE_MAX], out[MESSAGE_MAX];
 };
 
@@ -277,6 +277,14 @@ void broker_event_expose(struct broker *b, const char *host, bool present)
 		  (message_put_fn *)broker_expose_event_put, &e);
 }
 
+void broker_event_login_gone(struct broker *b, const char *key)
+{
+	struct broker_login_key e = { { 0 } };
+
+	strncpy(e.key, key, sizeof(e.key) - 1);
+	event_all(b, PEER_SSH, BROKER_EVENT_LOGIN_GONE, (message_put_fn *)broker_login_key_put, &e);
+}
+
 void broker_event_wanted(struct broker *b, const char *host)
 {
 	struct broker_host e = { { 0 } };
@@ -452,7 +460,7 @@ enum rc peer_add(struct broker *b, int fd, unsigned int who, struct fault *ret_f
 static unsigned int uid_who(const struct peer_set *s, uid_t uid)
 {
 	return (uid == 0 ? PEER_ROOT : 0) | (uid == s->api ? PEER_API : 0) | (uid == s->gateway ? PEER_GATEWAY : 0) |
-	       (uid == s->egress ? PEER_EGRESS : 0);
+	       (uid == s->egress ? PEER_EGRESS : 0) | (uid == s->ssh ? PEER_SSH : 0);
 }
 
 static void on_listen(void *arg, uint32_t events)
@@ -508,6 +516,7 @@ enum rc peers_new(struct broker *b, int listen_fd, struct fault *ret_f)
 	s->api = user_uid(b->config->user_api);
 	s->gateway = user_uid(b->config->user_gateway);
 	s->egress = user_uid(b->config->user_egress);
+	s->ssh = user_uid(b->config->user_ssh);
 	return loop_fd(b->loop, listen_fd, EPOLLIN, on_listen, b, &s->listen, ret_f);
 }
 

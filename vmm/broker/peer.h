@@ -17,7 +17,8 @@
 #define PEER_GATEWAY 2u
 #define PEER_EGRESS 4u
 #define PEER_ROOT 8u
-#define PEER_ANY 15u
+#define PEER_SSH 16u
+#define PEER_ANY 31u
 
 struct peer;
 
