@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "fcgi/handlers.h"
 #include "fcgi/peers.h"
+#include "fcgi/policy_text.h"
 #include "fcgi/sandbox_config.h"
 #include "fcgi/sandboxes.h"
 #include "schema/policy.h"
@@ -40,17 +41,6 @@ static void change_free(struct change *c)
 	free(c->now);
 	sandbox_config_free(&c->config);
 	sandbox_policy_free(&c->policy);
-}
-
-/* The rest of the line "secret NAME ...", or NULL. */
-static const char *secret_find(const char *policy, const char *name)
-{
-	size_t n = strlen(name);
-
-	for (const char *line = policy; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
-		if (!strncmp(line, "secret ", 7) && !strncmp(line + 7, name, n) && line[7 + n] == ' ')
-			return line + 7 + n + 1;
-	return NULL;
 }
 
 static enum api_code change_begin(struct request *r, struct change *c)
@@ -86,7 +76,7 @@ static enum api_code change_reply(struct change *c)
 	if (json_object_is_type(old, json_type_object)) {
 		json_object_object_foreach(old, name, secret)
 		{
-			const char *at = secret_find(c->now, name);
+			const char *at = policy_secret_find(c->now, name);
 			struct json_object *one = NULL;
 			char placeholder[128];
 
@@ -206,7 +196,7 @@ static enum api_code values_keep(struct change *c, struct json_object *kept)
 	{
 		if (!json_object_is_type(secret, json_type_object) || json_get(secret, "value"))
 			continue;
-		if (!secret_find(c->now, name) || !no_wider(json_get(old, name), secret))
+		if (!policy_secret_find(c->now, name) || !no_wider(json_get(old, name), secret))
 			return api_fail(c->r, API_INVALID_CONFIG, "secrets: %s needs its value", shown(name));
 		json_add_str(secret, "value", KEPT);
 		json_add_bool(kept, name, true);
@@ -238,7 +228,7 @@ static enum rc put_secret_line(struct buf *out, struct buf *env, const char *now
 	enum rc rc;
 
 	snprintf(text, sizeof(text), "%.*s", (int)name_n, name);
-	old = secret_find(now, text);
+	old = policy_secret_find(now, text);
 	if (!old) {
 		rc = buf_put(out, line, n);
 		if (!rc)
@@ -264,6 +254,9 @@ static enum rc text_join(struct buf *out, struct buf *env, const char *now, cons
 		rc = strncmp(made, "secret ", 7) ? buf_put(out, made, n) : put_secret_line(out, env, now, made, n, kept);
 		made += n;
 	}
+	/* Processes that a fork copied have others. */
+	if (!rc)
+		rc = policy_text_alias(out, now, false);
 	return rc ? rc : buf_put(out, "", 1);
 }
 

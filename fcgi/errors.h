@@ -28,6 +28,8 @@
 	X(INVALID_CAPACITY,         400, "capacity must be 300 MB to 20 GB")                                     \
 	X(SANDBOX_NOT_FOUND,        404, "no such sandbox")                                                      \
 	X(SANDBOX_STOPPED,          409, "the sandbox has stopped")                                              \
+	X(SANDBOX_PAUSED,           409, "the sandbox is paused")                                                \
+	X(SANDBOX_NOT_FORKABLE,     409, "the sandbox cannot be forked")                                         \
 	X(SANDBOX_QUOTA_EXCEEDED,   429, "the organization has as many running sandboxes as it may")             \
 	X(EXPOSURE_QUOTA_EXCEEDED,  429, "the sandbox has as many exposed services as it may")                   \
 	X(CAPACITY_EXCEEDED,        503, "the host has no room for another machine")                             \

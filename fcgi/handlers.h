@@ -15,6 +15,10 @@ enum api_code sandbox_expose_http(struct request *r);
 enum api_code sandbox_expose_ssh(struct request *r);
 enum api_code sandbox_revoke_ssh(struct request *r);
 enum api_code sandbox_expose_vscode(struct request *r);
+/* sandbox_fork.c */
+enum api_code sandbox_fork(struct request *r);
+enum api_code sandbox_pause(struct request *r);
+enum api_code sandbox_resume(struct request *r);
 /* sandbox_list.c */
 enum api_code sandbox_list(struct request *r);
 enum api_code sandbox_get(struct request *r);

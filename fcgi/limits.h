@@ -65,6 +65,7 @@
 #define CURSOR_MAX 128
 #define SEARCH_MAX 128
 
+#define FORK_LIFETIME_MS 600000 /* of children whose parent lived by its connection and that nobody gave a stop_at_ms */
 #define BROKER_CALL_MS 10000
 #define BROKER_KILL_MS 9000   /* the client gives up after ten seconds */
 #define POLICY_CALL_MS 15000  /* proxy, then agent */

@@ -14,9 +14,9 @@ libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi
 	fcgi/egress_evaluate.c fcgi/egress_policy.c \
 	fcgi/egress_scan.c fcgi/egress_scan.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
 	fcgi/guest_test.h fcgi/handlers.h \
-	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
+	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/policy_text.c fcgi/policy_text.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
 	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
-	fcgi/sandbox_config.h fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
+	fcgi/sandbox_config.h fcgi/sandbox_fork.c fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
 	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
 API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
@@ -34,6 +34,8 @@ dist_man_MANS += doc/man/nestbox-api.8 doc/man/nestboxadm.8
 
 nestboxschema_DATA += schema/migrations/001-initial.sql
 EXTRA_DIST += schema/migrations/001-initial.sql
+nestboxschema_DATA += schema/migrations/004-fork.sql
+EXTRA_DIST += schema/migrations/004-fork.sql
 
 check_PROGRAMS += tests/unit/test_db
 tests_unit_test_db_SOURCES = tests/unit/test_db.c

@@ -77,6 +77,8 @@ PUT(broker_vm_create)
 GET(broker_vm_created)
 PUT(broker_vm_kill)
 GET(broker_none)
+PUT(broker_vm_fork)
+GET(broker_vm_forked)
 PUT(broker_vm_extend)
 GET(broker_vm_extend)
 PUT(broker_vm_dial)
@@ -136,6 +138,25 @@ enum rc broker_kill(struct api *api, const char *id, const char *reason, struct 
 	snprintf(req.reason, sizeof(req.reason), "%s", reason);
 	CALL(api, VM_KILL, &req, broker_vm_kill, &none, broker_none);
 	return call_none(api, BROKER_KILL_MS, ret_f);
+}
+
+enum rc broker_pause(struct api *api, const char *id, bool pause, struct fault *ret_f)
+{
+	struct broker_vm_id req = { 0 };
+	struct broker_none none;
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	if (pause)
+		CALL(api, VM_PAUSE, &req, broker_vm_id, &none, broker_none);
+	else
+		CALL(api, VM_RESUME, &req, broker_vm_id, &none, broker_none);
+	return call_none(api, BROKER_CALL_MS, ret_f);
+}
+
+enum rc broker_fork(struct api *api, const struct broker_vm_fork *req, struct broker_vm_forked *ret, struct fault *ret_f)
+{
+	CALL(api, VM_FORK, req, broker_vm_fork, ret, broker_vm_forked);
+	return call_none(api, api->config.create_timeout_ms + 2000, ret_f);
 }
 
 enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint64_t *ret_stop_at_ms,

@@ -18,6 +18,10 @@ enum rc peer_call(struct api *api, struct peer *p, uint64_t timeout_ms, struct f
 enum rc broker_vm_start(struct api *api, const struct broker_vm_create *req, struct broker_vm_created *ret,
 			int *ret_lease, struct fault *ret_f);
 enum rc broker_kill(struct api *api, const char *id, const char *reason, struct fault *ret_f);
+/* Stands still, or goes on; done already is fine. */
+enum rc broker_pause(struct api *api, const char *id, bool pause, struct fault *ret_f);
+/* ret's children point into api->call. */
+enum rc broker_fork(struct api *api, const struct broker_vm_fork *req, struct broker_vm_forked *ret, struct fault *ret_f);
 enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint64_t *ret_stop_at_ms,
 		      struct fault *ret_f);
 /* A connected agent service of the VM: `line` is sent, the answer read and judged. RC_ABSENT: no such VM; RC_GUEST:

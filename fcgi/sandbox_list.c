@@ -73,8 +73,8 @@ static bool labels_match(struct json_object *have, struct json_object *want)
 	return true;
 }
 
-/* Columns: id, created_ms, stopped_ms, region, status, labels, stop_at_ms, memory_mib, stop_reason. */
-#define SANDBOX_COLUMNS "id, created_ms, stopped_ms, region, status, labels, stop_at_ms, memory_mib, stop_reason"
+#define SANDBOX_COLUMNS                                                                                            \
+	"id, created_ms, stopped_ms, region, status, labels, stop_at_ms, memory_mib, stop_reason, paused, forked_from"
 
 static struct json_object *sandbox_json(const struct db_q *q, struct json_object *labels)
 {
@@ -89,6 +89,9 @@ static struct json_object *sandbox_json(const struct db_q *q, struct json_object
 	json_add_time_or_null(o, "stopAt", db_col_int(q, 6));
 	json_add_int(o, "memoryMb", db_col_int(q, 7));
 	json_add_str(o, "stopReason", *db_col_text(q, 8) ? db_col_text(q, 8) : NULL);
+	/* Members of ours: a client that knows the other two states only takes a paused one for running, which it is. */
+	json_add_bool(o, "paused", db_col_int(q, 9) && strcmp(db_col_text(q, 4), "stopped") != 0);
+	json_add_str(o, "forkedFrom", *db_col_text(q, 10) ? db_col_text(q, 10) : NULL);
 	return o;
 }
 
@@ -129,24 +132,30 @@ enum api_code sandbox_list(struct request *r)
 	return rc == RC_ABSENT ? reply_json(r, 200, take_ptr(list)) : api_fault(r, &f);
 }
 
-enum api_code sandbox_get(struct request *r)
+struct json_object *sandbox_shown(struct request *r, const char *id, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	_cleanup_json_ struct json_object *labels = NULL;
+
+	db_start(&q, r->api->db, "SELECT " SANDBOX_COLUMNS " FROM sandboxes WHERE org_id = ? AND id = ?");
+	db_text(&q, r->org_id);
+	db_text(&q, id);
+	if (db_row(&q, ret_f))
+		return NULL;
+	labels = json_stored(db_col_text(&q, 5));
+	return sandbox_json(&q, labels);
+}
+
+enum api_code sandbox_get(struct request *r)
+{
+	struct json_object *o;
 	struct fault f = { 0 };
-	enum rc rc;
 
 	if (!id_is_regional(r->args[0], "sbx"))
 		return API_SANDBOX_NOT_FOUND;
 	reconcile_or_log(r);
-	db_start(&q, r->api->db, "SELECT " SANDBOX_COLUMNS " FROM sandboxes WHERE org_id = ? AND id = ?");
-	db_text(&q, r->org_id);
-	db_text(&q, r->args[0]);
-	rc = db_row(&q, &f);
-	if (rc == RC_ABSENT)
-		return API_SANDBOX_NOT_FOUND;
-	if (rc)
-		return api_fault(r, &f);
-	labels = json_stored(db_col_text(&q, 5));
-	return reply_json(r, 200, sandbox_json(&q, labels));
+	o = sandbox_shown(r, r->args[0], &f);
+	if (!o)
+		return !f.rc || f.rc == RC_ABSENT ? API_SANDBOX_NOT_FOUND : api_fault(r, &f);
+	return reply_json(r, 200, o);
 }

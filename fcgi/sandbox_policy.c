@@ -3,6 +3,7 @@
 #include "fcgi/egress_config.h"
 #include "fcgi/ids.h"
 #include "fcgi/json.h"
+#include "fcgi/policy_text.h"
 #include "fcgi/sandbox_config.h"
 #include "schema/broker.h"
 #include "schema/policy.h"
@@ -10,8 +11,6 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
-
-#define PLACEHOLDER_RANDOM 40 /* characters of ID_ALPHABET: 200 bits */
 
 static enum rc put_lower(struct buf *b, const char *s)
 {
@@ -30,11 +29,10 @@ static enum rc put_secret(struct buf *policy, struct buf *env, const char *name,
 {
 	struct json_object *hosts = json_get(secret, "hosts");
 	_cleanup_free_ char *sealed = NULL;
-	char placeholder[8 + PLACEHOLDER_RANDOM], ad[ID_MAX + ENV_NAME_MAX + 2];
+	char placeholder[PLACEHOLDER_MAX], ad[ID_MAX + ENV_NAME_MAX + 2];
 	enum rc rc;
 
-	memcpy(placeholder, "nbs_", 4);
-	id_random(placeholder + 4, PLACEHOLDER_RANDOM);
+	placeholder_make(placeholder);
 	snprintf(ad, sizeof(ad), "%s %s", vm_id, name);
 	rc = seal(key, json_object_get_string(json_get(secret, "value")), ad, &sealed, ret_f);
 	if (rc)

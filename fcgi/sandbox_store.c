@@ -23,7 +23,7 @@ static enum rc insert_row(struct db *db, const struct sandbox_row *row, struct f
 
 	db_start(&q, db,
 		 "INSERT INTO sandboxes (id, org_id, region, node, status, lease, memory_mib, labels, config, created_ms, "
-		 "stop_at_ms) VALUES (?, ?, ?, ?, 'starting', ?, ?, ?, ?, ?, nullif(?, 0))");
+		 "stop_at_ms, forked_from) VALUES (?, ?, ?, ?, 'starting', ?, ?, ?, ?, ?, nullif(?, 0), ?)");
 	db_text(&q, row->id);
 	db_text(&q, row->org_id);
 	db_text(&q, row->region);
@@ -34,6 +34,7 @@ static enum rc insert_row(struct db *db, const struct sandbox_row *row, struct f
 	db_text(&q, row->config);
 	db_int(&q, (int64_t)wall_ms());
 	db_int(&q, (int64_t)row->stop_at_ms);
+	db_text(&q, row->forked_from ? row->forked_from : "");
 	return db_run(&q, ret_f);
 }
 

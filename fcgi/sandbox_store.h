@@ -18,6 +18,7 @@ struct sandbox_row {
 	bool lease;
 	uint32_t memory_mib;
 	const char *labels, *config;
+	const char *forked_from; /* NULL: of nobody */
 	uint64_t stop_at_ms;
 	struct {
 		const char *volume_id, *path;

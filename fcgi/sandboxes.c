@@ -45,7 +45,7 @@ enum api_code sandbox_find(struct request *r, const char *id, struct sandbox_fou
 
 	if (!id_is_regional(id, "sbx"))
 		return API_SANDBOX_NOT_FOUND;
-	db_start(&q, r->api->db, "SELECT lease, status != 'stopped' FROM sandboxes WHERE id = ? AND org_id = ?");
+	db_start(&q, r->api->db, "SELECT lease, status != 'stopped', paused FROM sandboxes WHERE id = ? AND org_id = ?");
 	db_text(&q, id);
 	db_text(&q, r->org_id);
 	rc = db_row(&q, &f);
@@ -56,6 +56,7 @@ enum api_code sandbox_find(struct request *r, const char *id, struct sandbox_fou
 	snprintf(ret->id, sizeof(ret->id), "%s", id);
 	ret->lease = db_col_int(&q, 0);
 	ret->live = db_col_int(&q, 1);
+	ret->paused = ret->live && db_col_int(&q, 2);
 	return API_OK;
 }
 
@@ -64,6 +65,13 @@ enum api_code sandbox_find_live(struct request *r, const char *id, struct sandbo
 	enum api_code code = sandbox_find(r, id, ret);
 
 	return !code && !ret->live ? API_SANDBOX_STOPPED : code;
+}
+
+enum api_code sandbox_find_running(struct request *r, const char *id, struct sandbox_found *ret)
+{
+	enum api_code code = sandbox_find_live(r, id, ret);
+
+	return !code && ret->paused ? API_SANDBOX_PAUSED : code;
 }
 
 enum api_code sandbox_is_gone(struct request *r, const char *id)
@@ -267,7 +275,7 @@ enum api_code sandbox_connect(struct request *r)
 	_cleanup_fd_ int agent = -1, lease = -1;
 	struct sandbox_found s = { 0 };
 	struct fault f = { 0 };
-	enum api_code code = sandbox_find_live(r, r->args[0], &s);
+	enum api_code code = sandbox_find_running(r, r->args[0], &s);
 
 	if (!code)
 		code = upgrade_check(r);

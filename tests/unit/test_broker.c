@@ -551,7 +551,9 @@ TEST(pause_and_resume)
 
 	setup();
 	CHECK_EQ(create("x", 0), RC_OK);
-	CHECK_EQ(ASK(VM_RESUME, broker_vm_id, &q, broker_none, &none), RC_STATE);
+	CHECK_EQ(ASK(VM_RESUME, broker_vm_id, &q, broker_none, &none), RC_OK);
+	CHECK_EQ(ASK(VM_PAUSE, broker_vm_id, &q, broker_none, &none), RC_OK);
+	CHECK(fake_paused("x"));
 	CHECK_EQ(ASK(VM_PAUSE, broker_vm_id, &q, broker_none, &none), RC_OK);
 	CHECK_EQ(vm_stat_of("x").state, BROKER_VM_PAUSED);
 	CHECK_EQ(ASK(VM_DIAL, broker_vm_dial, &dial, broker_none, &none), RC_STATE);

@@ -323,8 +323,10 @@ HANDLER(op_vm_pause)
 	struct fault f;
 
 	(void)b, (void)msg;
-	/* Nobody can thaw a machine that is paused. */
-	if (volume_machine_busy(m)) {
+	/* Done already is done: whoever asks may have lost the first answer. Nobody can thaw a machine that is paused. */
+	if (m->state == BROKER_VM_PAUSED && !m->busy)
+		request_reply(r, NULL, NULL, NULL, 0);
+	else if (volume_machine_busy(m)) {
 		fault_set(&f, RC_AGAIN, 0, "a snapshot of a volume of machine '%s' is being made", m->id);
 		request_fail(r, &f);
 	} else if (machine_in_use(m)) {
@@ -339,7 +341,9 @@ HANDLER(op_vm_resume)
 	struct fault f;
 
 	(void)b, (void)msg;
-	if (machine_pause(m, false, on_paused, r, &f))
+	if (m->state == BROKER_VM_RUNNING && !m->busy)
+		request_reply(r, NULL, NULL, NULL, 0);
+	else if (machine_pause(m, false, on_paused, r, &f))
 		request_fail(r, &f);
 }
 
@@ -472,8 +476,8 @@ static const struct op ops[] = {
 	/* A certificate that the guest, which nobody believes, is told to trust: it can only mislead that guest. */
 	ROW_VM(EGRESS_CA, PEER_EGRESS, STARTING | RUNNING | PAUSED, broker_egress_ca, op_egress_ca),
 	/* Stops and continues a machine's processors. */
-	ROW_VM(VM_PAUSE, API, RUNNING, broker_vm_id, op_vm_pause),
-	ROW_VM(VM_RESUME, API, PAUSED, broker_vm_id, op_vm_resume),
+	ROW_VM(VM_PAUSE, API, RUNNING | PAUSED, broker_vm_id, op_vm_pause),
+	ROW_VM(VM_RESUME, API, RUNNING | PAUSED, broker_vm_id, op_vm_resume),
 	/* Like VM_CREATE, n times. A child has what its parent has, which is the API's, and a policy of its own. */
 	ROW_VM(VM_FORK, API, RUNNING, broker_vm_fork, op_vm_fork),
 	/* A sparse file below volumes/, its size bounded, its name checked to have no path in it; from an image of the operator's
