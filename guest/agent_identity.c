@@ -31,6 +31,7 @@
 
 #define ENTROPY_BYTES 64
 #define BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+#define OPENSSL_DEFAULT "/usr/lib/ssl/cert.pem"
 #define BUNDLE_MARK "# the machine's own authority\n"
 #define HOOKS "/etc/nestbox/on-clone.d"
 
@@ -140,6 +141,10 @@ static enum rc set_ca(const char *pem, struct fault *ret_f)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "write the certificate bundle");
 	if (mkdir("/usr/local/share/ca-certificates", 0755) < 0 && errno != EEXIST)
 		return fault_set(ret_f, RC_SYS, errno, "make the certificate directory");
+	/* OpenSSL's own default, which Debian leaves empty: what is started without our variables (sudo -i, cron, ssh) looks there, and
+	 * else only in a directory of hashes that the bundle is not part of. */
+	if (symlink(BUNDLE, OPENSSL_DEFAULT) < 0 && errno != EEXIST)
+		log_warn("cannot make %s sys=%d", OPENSSL_DEFAULT, errno);
 	return agent_file_put("/usr/local/share/ca-certificates/nestbox.crt", pem, ret_f);
 }
 

@@ -213,8 +213,12 @@ test("without broker and gateway: clear errors, and the lists still answer", asy
 
 test("secrets reach the policy sealed and the guest as placeholders only", async () => {
 	await create(acme, { allow_net: ["Example.com", "10.1.0.0/16"], secrets: { KEY: { hosts: ["api.example.com"], value: "hush-hush" } } });
+	await create(acme, { egress: { deny: ["Bad.example"], rules: [{ host: "Api.example", methods: ["GET"], paths: ["/v1/"] }],
+		limits: { bytes_per_second: 1000 } }, secrets: { K2: { hosts: ["api.example"], value: "hush-hush", headers: ["X-Key"] } } });
+	equal((await create(acme, { egress: { rules: [{ host: "api.example", methods: ["get"] }] } })).code, "INVALID_CONFIG");
 	const text = log("fakes");
 	must(/\ndefault none\nallow example\.com\nallow 10\.1\.0\.0\/16\nsecret KEY nbs_[0-9a-z]{40} \S+ api\.example\.com\n/.test(text), "policy");
+	must(/\ndefault public\ndeny bad\.example\nrule api\.example GET \/v1\/\nlimit bytes_per_s=1000\nsecret K2 \S+ \S+ api\.example\nsecret-rule K2 headers=x-key\n/.test(text), "rules");
 	must(!text.includes("hush-hush") && !log("api").includes("hush-hush"), "the value is in no log");
 	for (const file of fs.readdirSync(path.join(STATE, "db")))
 		must(!fs.readFileSync(path.join(STATE, "db", file)).includes("hush-hush"), `not in ${file}`);

@@ -421,6 +421,8 @@ if (machine) {
 		const year = (await sh("date +%Y")).text;
 		equal(year, "2009\n");
 		equal((await sh("tail -4 /etc/ssl/certs/ca-certificates.crt")).text, "# the machine's own authority\n" + ca);
+		equal((await sh("env -i python3 -c 'import ssl; print(ssl.get_default_verify_paths().cafile)'; readlink -f /usr/lib/ssl/cert.pem")).text,
+			"/usr/lib/ssl/cert.pem\n/etc/ssl/certs/ca-certificates.crt\n", "OpenSSL without variables");
 		await eventually(async () => (await sh("cat /tmp/kept; pgrep -c -x sleep")).text === "kept\n1\n", "the program lives on");
 		ok((await sh("head -c 16 /dev/urandom | base64")).text !== before.text, "random numbers differ");
 		// Again, with a hook; the certificate is replaced, not added.

@@ -355,6 +355,21 @@ TEST(floods_end_the_connection)
 	end();
 }
 
+/* SETTINGS, HEADERS of stream 1 without an end, then as many empty CONTINUATIONs. */
+TEST(a_header_block_without_end_ends_the_connection)
+{
+	static const uint8_t start[] = { 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82 }, more[] = { 0, 0, 0, 9, 0, 0, 0, 0, 1 };
+	int n = 0;
+
+	begin("");
+	CHECK_EQ(h2_in(w.h2, H2_GUEST, (const uint8_t *)NGHTTP2_CLIENT_MAGIC, NGHTTP2_CLIENT_MAGIC_LEN), RC_OK);
+	CHECK_EQ(h2_in(w.h2, H2_GUEST, start, sizeof(start)), RC_OK);
+	while (n < 1000 && !h2_in(w.h2, H2_GUEST, more, sizeof(more)) && !h2_done(w.h2))
+		n++;
+	CHECK(n < 100);
+	end();
+}
+
 TEST(streams_are_bounded)
 {
 	int32_t last = 0;
