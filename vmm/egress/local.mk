@@ -7,13 +7,14 @@ libnbegress_a_SOURCES = vmm/egress/ca.c vmm/egress/ca.h \
 	vmm/egress/hello.c vmm/egress/hello.h vmm/egress/ledger_files.c vmm/egress/ledger_files.h \
 	vmm/egress/limits.h vmm/egress/meter.c vmm/egress/meter.h vmm/egress/names.c vmm/egress/names.h \
 	vmm/egress/h2.c vmm/egress/h2.h vmm/egress/h2_fields.c vmm/egress/h2_fields.h \
+	vmm/egress/h2_stream.c vmm/egress/h2_stream.h \
 	vmm/egress/http1.c vmm/egress/http1.h vmm/egress/judge.c vmm/egress/judge.h vmm/egress/rewrite.c \
 	vmm/egress/rewrite.h vmm/egress/secrets.c vmm/egress/secrets.h vmm/egress/ws.c vmm/egress/ws.h
 
 sbin_PROGRAMS += nestbox-egress
 nestbox_egress_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(CARES_CFLAGS)
 nestbox_egress_SOURCES = vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn.c vmm/egress/conn.h vmm/egress/dnsd.c \
-	vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/tls.c vmm/egress/tls.h \
+	vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/intercept_http1.c vmm/egress/intercept_state.h vmm/egress/tls.c vmm/egress/tls.h \
 	vmm/egress/ledger.c vmm/egress/ledger.h vmm/egress/main.c vmm/egress/refuse.c vmm/egress/relay.c \
 	vmm/egress/resolve.c vmm/egress/resolve.h vmm/egress/sandbox.c vmm/egress/sandbox.h
 nestbox_egress_LDADD = libnbegress.a libnbschema.a libnbbase.a $(HARDEN_LIBS) $(JSONC_LIBS) $(CARES_LIBS) $(NGHTTP2_LIBS) \
