@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define PID_FILE_MAX 256
@@ -151,6 +153,39 @@ enum rc process_adopt(struct process *p, struct loop *loop, int dirfd, const cha
 	if (rc)
 		process_close(p);
 	return rc;
+}
+
+/* Not the path: it may be longer than sockaddr_un holds. */
+static void socket_path(int dirfd, const char *name, char out[96])
+{
+	snprintf(out, 96, "/proc/self/fd/%d/%.40s", dirfd, name);
+}
+
+enum rc process_listen(int dirfd, const char *name, int type, int *ret_fd, struct fault *ret_f)
+{
+	char path[96];
+
+	socket_path(dirfd, name, path);
+	return unix_listen(path, type, 0600, (gid_t)-1, ret_fd, ret_f);
+}
+
+enum rc process_connect(int dirfd, const char *name, int type, int *ret_fd, struct fault *ret_f)
+{
+	char path[96];
+
+	socket_path(dirfd, name, path);
+	return unix_connect(path, type, ret_fd, ret_f);
+}
+
+uint64_t process_file_bytes(const struct engine_spec *spec, uint64_t least)
+{
+	uint64_t max = least;
+	struct stat st;
+
+	for (size_t i = 0; i < spec->n_disks; i++)
+		if (!spec->disks[i].read_only && fstat(spec->disks[i].fd, &st) == 0)
+			max = MAX_OF(max, (uint64_t)st.st_size);
+	return max;
 }
 
 void process_kill(struct process *p)

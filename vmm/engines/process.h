@@ -27,6 +27,11 @@ struct process {
 enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f);
 /* The process that the pid file names, if it is still that one; RC_ABSENT otherwise. */
 enum rc process_adopt(struct process *p, struct loop *loop, int dirfd, const char *id, struct fault *ret_f);
+/* The control socket `name` below the machine's directory: made before the process, which inherits it; connected to by us. */
+enum rc process_listen(int dirfd, const char *name, int type, int *ret_fd, struct fault *ret_f);
+enum rc process_connect(int dirfd, const char *name, int type, int *ret_fd, struct fault *ret_f);
+/* How long a file it may make or grow: what its largest writable disk has, `least` at least. */
+uint64_t process_file_bytes(const struct engine_spec *spec, uint64_t least);
 void process_kill(struct process *p);
 /* Last line of its standard error with control bytes removed, or how it ended. */
 void process_last_words(struct process *p, int wait_status, char *out, size_t size);

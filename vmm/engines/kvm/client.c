@@ -298,32 +298,13 @@ static enum rc vm_new(struct kvm_engine *e, const struct engine_spec *spec, engi
 	return RC_OK;
 }
 
-static void socket_path(const struct engine_vm *vm, char out[64])
-{
-	snprintf(out, 64, "/proc/self/fd/%d/" VMM_SOCKET, vm->dirfd);
-}
-
 static enum rc connect_control(struct engine_vm *vm, struct fault *ret_f)
 {
-	char path[64];
-	enum rc rc;
+	enum rc rc = process_connect(vm->dirfd, VMM_SOCKET, SOCK_SEQPACKET, &vm->fd, ret_f);
 
-	socket_path(vm, path);
-	rc = unix_connect(path, SOCK_SEQPACKET, &vm->fd, ret_f);
 	if (!rc)
 		rc = fd_nonblock(vm->fd, ret_f);
 	return rc ? rc : loop_fd(vm->e->base.loop, vm->fd, EPOLLIN, on_control, vm, &vm->source, ret_f);
-}
-
-static uint64_t file_bytes_max(const struct engine_spec *spec)
-{
-	uint64_t max = MAX_OF(VMM_FILE_BYTES_MIN, (uint64_t)spec->memory_mib << 20);
-	struct stat st;
-
-	for (size_t i = 0; i < spec->n_disks; i++)
-		if (!spec->disks[i].read_only && fstat(spec->disks[i].fd, &st) == 0)
-			max = MAX_OF(max, (uint64_t)st.st_size);
-	return max;
 }
 
 static enum rc spawn(struct engine_vm *vm, const struct engine_spec *spec, struct fault *ret_f)
@@ -333,14 +314,11 @@ static enum rc spawn(struct engine_vm *vm, const struct engine_spec *spec, struc
 	_cleanup_fd_ int listen_fd = -1;
 	struct jail_spec js = { .root = vm->e->root, .exec_fd = vm->e->exec_fd, .argv = argv, .envp = env,
 				.uid = spec->uid, .null_fd = vm->e->null_fd, .fds = &listen_fd, .n_fds = 1,
-				.cgroup_procs_fd = spec->cgroup_procs_fd, .max_file_bytes = file_bytes_max(spec),
+				.cgroup_procs_fd = spec->cgroup_procs_fd, .max_file_bytes = process_file_bytes(spec, MAX_OF(VMM_FILE_BYTES_MIN, (uint64_t)spec->memory_mib << 20)),
 				.max_locked_bytes = 64 << 10, .max_processes = VMM_THREADS_MAX,
 				.max_files = VMM_FILES_MAX };
-	char path[64];
-	enum rc rc;
+	enum rc rc = process_listen(vm->dirfd, VMM_SOCKET, SOCK_SEQPACKET, &listen_fd, ret_f);
 
-	socket_path(vm, path);
-	rc = unix_listen(path, SOCK_SEQPACKET, 0600, (gid_t)-1, &listen_fd, ret_f);
 	if (rc)
 		return rc;
 	vm->spawned_us = now_us();

@@ -39,7 +39,8 @@ struct console {
 	struct vm *vm;
 	struct loop *loop;
 	struct source *in, *end;
-	bool escape, keep;
+	bool escape;
+	bool raw; /* --exit-key: no escape, the end of the input is the end */
 };
 
 static struct termios saved_termios;
@@ -74,6 +75,8 @@ static void on_input(void *arg, uint32_t events)
 	(void)events;
 	if (n <= 0) {
 		source_drop(&c->in); /* no more input; the machine goes on */
+		if (c->raw)
+			loop_stop(c->loop);
 		return;
 	}
 	for (ssize_t i = 0; i < n; i++) {
@@ -81,7 +84,7 @@ static void on_input(void *arg, uint32_t events)
 			loop_stop(c->loop);
 			return;
 		}
-		c->escape = data[i] == 1 && !c->escape;
+		c->escape = !c->raw && data[i] == 1 && !c->escape;
 		if (!c->escape)
 			serial_input(&c->vm->serial, &data[i], 1);
 	}
@@ -142,6 +145,7 @@ static enum rc parse_tap(struct vm_spec *spec, char *text, struct fault *ret_f)
 struct run_options {
 	const char *kernel, *initrd, *cmdline;
 	uint64_t memory_mib;
+	bool raw;
 	struct vm_spec spec;
 };
 
@@ -162,7 +166,7 @@ static enum rc parse_run(int argc, char **argv, struct run_options *o, struct fa
 	static const struct option table[] = {
 		{ "kernel", 1, NULL, 'k' }, { "initrd", 1, NULL, 'i' }, { "cmdline", 1, NULL, 'c' },
 		{ "memory", 1, NULL, 'm' }, { "cpus", 1, NULL, 'p' },   { "disk", 1, NULL, 'd' },
-		{ "tap", 1, NULL, 't' },    { NULL, 0, NULL, 0 },
+		{ "tap", 1, NULL, 't' },    { "exit-key", 0, NULL, 'x' }, { NULL, 0, NULL, 0 },
 	};
 	uint64_t cpus = 1;
 	enum rc rc = RC_OK;
@@ -176,6 +180,7 @@ static enum rc parse_run(int argc, char **argv, struct run_options *o, struct fa
 		case 'm': rc = number(optarg, VMM_MEMORY_MIB_MIN, VMM_MEMORY_MIB_MAX, &o->memory_mib, ret_f); break;
 		case 'p': rc = number(optarg, 1, VMM_CPUS_MAX, &cpus, ret_f); break;
 		case 'd': rc = parse_disk(&o->spec, optarg, ret_f); break;
+		case 'x': o->raw = true; break;
 		case 't': rc = parse_tap(&o->spec, optarg, ret_f); break;
 		default: rc = fault_set(ret_f, RC_INVALID, 0, "see nestbox-vmm --help"); break;
 		}
@@ -186,9 +191,9 @@ static enum rc parse_run(int argc, char **argv, struct run_options *o, struct fa
 	return rc;
 }
 
-static enum rc console_run(struct vm *vm, struct fault *ret_f)
+static enum rc console_run(struct vm *vm, bool raw, struct fault *ret_f)
 {
-	struct console c = { .vm = vm };
+	struct console c = { .vm = vm, .raw = raw };
 	enum rc rc = loop_new(&c.loop, ret_f);
 
 	if (rc)
@@ -236,7 +241,7 @@ static enum rc run(int argc, char **argv, struct fault *ret_f)
 		return rc;
 	rc = vm_boot(vm, kernel, initrd, o.cmdline, ret_f);
 	if (!rc)
-		rc = console_run(vm, ret_f);
+		rc = console_run(vm, o.raw, ret_f);
 	vm_free(vm);
 	return rc;
 }

@@ -95,33 +95,14 @@ void vm_release(struct engine_vm *vm)
 	free(vm);
 }
 
-static void socket_path(const struct engine_vm *vm, char out[64])
-{
-	snprintf(out, 64, "/proc/self/fd/%d/" QEMU_SOCKET, vm->dirfd);
-}
-
 enum rc vm_connect(struct engine_vm *vm, struct fault *ret_f)
 {
-	char path[64];
 	int fd;
-	enum rc rc;
+	enum rc rc = process_connect(vm->dirfd, QEMU_SOCKET, SOCK_STREAM, &fd, ret_f);
 
-	socket_path(vm, path);
-	rc = unix_connect(path, SOCK_STREAM, &fd, ret_f);
 	if (rc)
 		return rc;
 	return qmp_new(vm->e->base.loop, fd, vm_on_greeting, vm_on_event, vm_on_closed, vm, &vm->qmp, ret_f);
-}
-
-static uint64_t file_bytes_max(const struct engine_spec *spec)
-{
-	uint64_t max = FILE_BYTES_MIN;
-	struct stat st;
-
-	for (size_t i = 0; i < spec->n_disks; i++)
-		if (!spec->disks[i].read_only && fstat(spec->disks[i].fd, &st) == 0)
-			max = MAX_OF(max, (uint64_t)st.st_size);
-	return max;
 }
 
 /* QEMU's own description of the log, for writing at its end only, whatever the caller's is for. */
@@ -141,7 +122,6 @@ enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_f
 	_cleanup_args_ struct args a = { .n = 0 };
 	char *const env[] = { env_preload, env_modules, env_ram, NULL };
 	struct jail_spec js;
-	char path[64];
 	enum rc rc;
 
 	vm->ram_fd = fcntl(ram_fd, F_DUPFD_CLOEXEC, 0);
@@ -149,8 +129,7 @@ enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_f
 		return fault_set(ret_f, RC_SYS, errno, "keep a machine's memory");
 	if (log_fd < 0)
 		return fault_set(ret_f, RC_INVALID, errno, "open the console's log");
-	socket_path(vm, path);
-	rc = unix_listen(path, SOCK_STREAM, 0600, (gid_t)-1, &qmp_fd, ret_f);
+	rc = process_listen(vm->dirfd, QEMU_SOCKET, SOCK_STREAM, &qmp_fd, ret_f);
 	if (rc)
 		return rc;
 	in.qmp_fd = qmp_fd;
@@ -159,7 +138,7 @@ enum rc vm_spawn(struct engine_vm *vm, const struct engine_spec *spec, int ram_f
 	if (!rc) {
 		js = (struct jail_spec){ .root = vm->e->root, .filter = vm->e->filter, .exec_fd = vm->e->exec_fd, .argv = a.v,
 					 .envp = env, .uid = spec->uid, .null_fd = vm->e->null_fd, .fds = a.fds, .n_fds = a.n_fds,
-					 .cgroup_procs_fd = spec->cgroup_procs_fd, .max_file_bytes = file_bytes_max(spec),
+					 .cgroup_procs_fd = spec->cgroup_procs_fd, .max_file_bytes = process_file_bytes(spec, FILE_BYTES_MIN),
 					 .max_locked_bytes = LOCKED_BYTES_MAX, .max_processes = THREADS_MAX,
 					 .max_files = FILES_MAX };
 		vm->spawned_us = now_us();
