@@ -612,8 +612,12 @@ static enum rc kvm_snapshot_map(struct engine *base, int dirfd, struct engine_sn
 	if (!S_ISREG(st.st_mode))
 		return fault_set(ret_f, RC_STATE, 0, "snapshot's memory is no file");
 	rc = savefile_state(state, (uint64_t)st.st_size, &checked, &n, ret_f);
-	if (rc)
-		return fault_set(ret_f, RC_STATE, 0, "snapshot cannot be used: %.120s", ret_f ? ret_f->text : "");
+	if (rc) {
+		fault_wrap(ret_f, "snapshot cannot be used");
+		if (ret_f)
+			ret_f->rc = RC_STATE;
+		return RC_STATE;
+	}
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
