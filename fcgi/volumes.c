@@ -40,7 +40,7 @@ static struct json_object *volume_json(struct request *r, const struct db_q *q)
 	json_add_str(o, "slug", db_col_text(q, 2));
 	json_add_str(o, "region", db_col_text(q, 3));
 	json_add_int(o, "capacity", db_col_int(q, 4));
-	json_add_int(o, "estimated_allocated_size", (int64_t)(stat.used_bytes & INT64_MAX));
+	json_add_int(o, "estimated_allocated_size", (int64_t)(stat.own_bytes & INT64_MAX));
 	json_add_int(o, "estimated_flattened_size", (int64_t)(stat.used_bytes & INT64_MAX));
 	json_add_bool(o, "is_bootable", db_col_int(q, 5));
 	if (*db_col_text(q, 7))
@@ -420,7 +420,7 @@ static enum api_code snapshot_make(struct request *r, const char *id, const char
 		return code;
 	}
 	db_start(&q, r->api->db, "UPDATE snapshots SET allocated = ?, flattened = ? WHERE id = ?");
-	db_int(&q, (int64_t)(stat.used_bytes & INT64_MAX));
+	db_int(&q, (int64_t)(stat.own_bytes & INT64_MAX));
 	db_int(&q, (int64_t)(stat.used_bytes & INT64_MAX));
 	db_text(&q, id);
 	return db_run(&q, &f) ? api_fault(r, &f) : kind_get(r, &snapshot_kind, id);

@@ -226,7 +226,8 @@ MESSAGE_DECLARE(broker_volume_name, BROKER_VOLUME_NAME_FIELDS)
 #define BROKER_VOLUME_SNAPSHOT_FIELDS(F) F(STR, name, BROKER_NAME_MAX) F(STR, snapshot, BROKER_NAME_MAX)
 MESSAGE_DECLARE(broker_volume_snapshot, BROKER_VOLUME_SNAPSHOT_FIELDS)
 #define BROKER_VOLUME_FIELDS(F)                                                   \
-	F(U64, bytes, 0) F(U64, used_bytes, 0) F(U32, bootable, 0) F(STR, used_by, BROKER_ID_MAX)
+	F(U64, bytes, 0) F(U64, used_bytes, 0) F(U64, own_bytes, 0) /* without what is shared */                         \
+	F(U32, bootable, 0) F(STR, used_by, BROKER_ID_MAX)
 MESSAGE_DECLARE(broker_volume, BROKER_VOLUME_FIELDS)
 
 #define BROKER_NODE_FIELDS(F)                                                     \

@@ -37,6 +37,7 @@ static const char *text_take(const uint8_t *mem, size_t n, size_t *at)
 enum rc attach_parse(const uint8_t *mounts, size_t n, struct attach_list *ret, struct fault *ret_f)
 {
 	struct attach_list list = { 0 };
+	size_t at_list;
 
 	for (size_t at = 0; at < n; list.n++) {
 		const char *volume = text_take(mounts, n, &at);
@@ -46,8 +47,11 @@ enum rc attach_parse(const uint8_t *mounts, size_t n, struct attach_list *ret, s
 			return fault_set(ret_f, RC_INVALID, 0, "mounts must be pairs of a volume's name and an absolute path");
 		if (list.n == AGENT_SPARE_DISKS)
 			return fault_set(ret_f, RC_INVALID, 0, "at most %d volumes", AGENT_SPARE_DISKS);
-		list.mounts[list.n].volume = volume;
-		list.mounts[list.n].path = path;
+		/* The shorter path first: one volume's mount point may be on another. */
+		for (at_list = list.n; at_list && strlen(list.mounts[at_list - 1].path) > strlen(path); at_list--)
+			list.mounts[at_list] = list.mounts[at_list - 1];
+		list.mounts[at_list].volume = volume;
+		list.mounts[at_list].path = path;
 	}
 	*ret = list;
 	return RC_OK;

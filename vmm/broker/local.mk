@@ -39,6 +39,10 @@ tests_unit_test_fork_SOURCES = tests/unit/test_fork.c tests/unit/broker_bed.h te
 tests_unit_test_fork_LDADD = $(BROKER_LIBS)
 tests_unit_test_fork_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc
 
+check_PROGRAMS += tests/unit/test_store
+tests_unit_test_store_SOURCES = tests/unit/test_store.c
+tests_unit_test_store_LDADD = $(BROKER_LIBS)
+
 check_PROGRAMS += tests/fuzz/fuzz_broker tests/fuzz/fuzz_agent_answer tests/fuzz/fuzz_record
 tests_fuzz_fuzz_broker_SOURCES = tests/fuzz/fuzz_broker.c tests/unit/fake_vmm.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_broker_LDADD = $(BROKER_LIBS)
@@ -51,5 +55,5 @@ tests_fuzz_fuzz_record_LDADD = $(BROKER_LIBS)
 tests_fuzz_fuzz_record_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc
 
 dist_man_MANS += doc/man/nestboxd.8 doc/man/nestboxctl.8
-EXTRA_DIST += doc/broker.md doc/storage.md tests/sdk/volumes.mjs
+EXTRA_DIST += doc/broker.md doc/storage.md tests/sdk/volumes.mjs tests/sdk/snapshots.mjs tests/perf/storage.mjs
 EXTRA_DIST += tests/alone/broker.sh

@@ -115,6 +115,7 @@ static void volume_reply(struct broker *b, struct request *r, int storefd, const
 	fd = v.fd;
 	answer.bytes = v.bytes;
 	answer.used_bytes = v.used_bytes;
+	answer.own_bytes = volume_own_bytes(&v);
 	answer.bootable = *v.image != '\0';
 	if (m)
 		memcpy(answer.used_by, m->id, sizeof(answer.used_by));

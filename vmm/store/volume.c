@@ -9,14 +9,19 @@
 #include <dirent.h>
 #include <endian.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define DISK_FILE "disk"
 #define IMAGE_FILE "image"
 #define SUM_FILE "sum"
+#define EXTENTS 512u
+#define VOLUME_EXTENTS_MAX 65536u
 
 static void hidden(char out[NAME_MAX + 1], const char *name)
 {
@@ -154,6 +159,34 @@ enum rc volume_open(int storefd, const char *name, bool writable, struct volume 
 	v.fd = take_fd(&fd);
 	*ret = v;
 	return RC_OK;
+}
+
+uint64_t volume_own_bytes(const struct volume *v)
+{
+	/* The kernel fills in as many as fit; the rest of a file in more pieces than VOLUME_EXTENTS_MAX counts as its own. */
+	_cleanup_free_ struct fiemap *map = calloc(1, sizeof(*map) + EXTENTS * sizeof(struct fiemap_extent));
+	uint64_t shared = 0, at = 0;
+
+	for (unsigned int turn = 0; map && turn < VOLUME_EXTENTS_MAX / EXTENTS; turn++) {
+		bool last = true;
+
+		memset(map, 0, sizeof(*map));
+		map->fm_start = at;
+		map->fm_length = FIEMAP_MAX_OFFSET - at;
+		map->fm_extent_count = EXTENTS;
+		if (ioctl(v->fd, FS_IOC_FIEMAP, map) < 0)
+			break;
+		for (uint32_t i = 0; i < map->fm_mapped_extents && i < EXTENTS; i++) {
+			const struct fiemap_extent *e = &map->fm_extents[i];
+
+			shared += e->fe_flags & FIEMAP_EXTENT_SHARED ? e->fe_length : 0;
+			at = e->fe_logical + e->fe_length;
+			last = e->fe_flags & FIEMAP_EXTENT_LAST;
+		}
+		if (!map->fm_mapped_extents || last)
+			break;
+	}
+	return v->used_bytes - MIN_OF(shared, v->used_bytes);
 }
 
 enum rc volume_delete(int storefd, const char *name, struct fault *ret_f)

@@ -17,7 +17,7 @@
 
 struct volume {
 	int fd;
-	uint64_t bytes, used_bytes; /* capacity; what the host gives for it now */
+	uint64_t bytes, used_bytes; /* capacity; what the host gives for it now, shared or not */
 	char image[VOLUME_IMAGE_MAX]; /* "": cannot be started from */
 	bool clean;                   /* its ext4 needs no recovery, as far as its superblock is to be believed */
 };
@@ -34,6 +34,8 @@ void volume_abort(int storefd, const char *name);
 
 /* RC_ABSENT if there is none. */
 enum rc volume_open(int storefd, const char *name, bool writable, struct volume *ret, struct fault *ret_f);
+/* Of used_bytes, what no other file has as well; all of it where the file system does not tell. */
+uint64_t volume_own_bytes(const struct volume *v);
 enum rc volume_delete(int storefd, const char *name, struct fault *ret_f);
 /* What was begun and never committed. */
 void volume_sweep(int storefd);

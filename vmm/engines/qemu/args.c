@@ -146,9 +146,10 @@ static void args_devices(struct args *a, const struct engine_spec *s)
 		arg(a, "-blockdev");
 		arg(a, "driver=file,node-name=%s,filename=/dev/fdset/%zu,locking=off,aio=threads,discard=unmap,read-only=%s",
 		    d->serial, i + 2, d->read_only ? "on" : "off");
+		/* A host without space is the guest's EIO: by default QEMU would stop the machine, and nobody starts it again. */
 		arg(a, "-device");
-		arg(a, "virtio-blk-device,id=blk-%s,drive=%s,serial=%s,bus=virtio-mmio-bus.%u", d->serial, d->serial, d->serial,
-		    slot++);
+		arg(a, "virtio-blk-device,id=blk-%s,drive=%s,serial=%s,bus=virtio-mmio-bus.%u%s", d->serial, d->serial, d->serial,
+		    slot++, d->read_only ? "" : ",werror=report");
 	}
 	for (size_t i = 0; i < s->n_nics; i++) {
 		arg(a, "-netdev");
