@@ -272,6 +272,12 @@ TEST(tls_must_ask_for_the_resolved_name)
 	}
 }
 
+/* A connection that is there within a moment. */
+static int bed_accept_now(int listener)
+{
+	return fd_wait(listener, POLLIN, now_ms() + 500, NULL) ? -1 : accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+}
+
 struct flow {
 	int from, to;
 	uint64_t bytes, bad;
@@ -468,6 +474,32 @@ TEST(a_sandbox_at_its_rate_does_not_slow_another)
 	bed_send_gone(&two);
 	guestns_stop(&two.guest);
 	net_destroy(&two.net);
+}
+
+TEST(a_policys_rate_of_new_connections_holds)
+{
+	int fds[60], taken = 0, refused = 0;
+	uint64_t start;
+	char addr[16];
+
+	UP(PUBLIC "limit conns_per_s=3\n");
+	_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8093);
+
+	CHECK_EQ(bed_dns(&bed, false, "web.test", DNS_TYPE_A, addr, NULL, NULL), DNS_NOERROR);
+	start = now_ms();
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = guestns_connect(&bed.guest, addr, 8093, BED_WAIT_MS);
+	/* A refused one is reset as soon as it is there; the others reach the server, which closes them. */
+	for (int s; (s = bed_accept_now(l)) >= 0; taken++)
+		close_fd(&s);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		refused += fds[i] < 0 || bed_end_of(fds[i]) == 'R';
+		close_fd(&fds[i]);
+	}
+	CHECK(taken >= 1 && taken <= 6 + 3 * (int)((now_ms() - start) / 1000 + 1));
+	CHECK(refused >= 20);
+	CHECK(bed_ledger(&bed, "limit of new connections per second", NULL));
+	bed_send_policy(&bed, PUBLIC);
 }
 
 TEST(a_total_ends_connections)

@@ -20,7 +20,8 @@ bool bucket_take(struct bucket *b, uint64_t now, uint32_t per_s, uint32_t burst)
 	} else {
 		uint64_t gained = (now - b->last_ms) * per_s;
 
-		b->milli = gained > full - b->milli ? full : b->milli + gained;
+		/* The burst may have become smaller. */
+		b->milli = b->milli >= full || gained > full - b->milli ? full : b->milli + gained;
 	}
 	b->last_ms = now;
 	if (b->milli < 1000)
