@@ -1,24 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trees that must not be deployed, through the front door with the SDK: each is refused with its code, makes no revision, and the
 // sandbox goes on. DENO_DEPLOY_ENDPOINT, DENO_SANDBOX_ENDPOINT and DENO_DEPLOY_TOKEN from the environment.
-import { Client, Sandbox } from "@deno/sandbox";
+import { Sandbox } from "@deno/sandbox";
+import { check, client, finish, must } from "./lib-apps.mjs";
 
-let passed = 0, failed = 0;
-async function check(name, fn) {
-	try {
-		await fn();
-		passed++;
-		console.log(`ok   ${name}`);
-	} catch (e) {
-		failed++;
-		console.log(`FAIL ${name}: ${e.message}`);
-	}
-}
-function must(v, what) {
-	if (!v) throw new Error(what);
-}
-
-const client = new Client();
 const app = await client.apps.create();
 const sandbox = await Sandbox.create();
 await sandbox.sh`mkdir -p good && echo 'Deno.serve(() => new Response("x"))' > good/main.ts`;
@@ -32,6 +17,7 @@ async function refused(options, code) {
 	}
 	throw new Error(`deployed, but ${code} was due`);
 }
+let n = 0;
 for (const [name, script, code] of [
 	["a link to an absolute path", "ln -sf /etc/passwd out", "INVALID_TREE"],
 	["a link that leads out", "mkdir -p a/b && ln -sf ../../../../etc a/b/out", "INVALID_TREE"],
@@ -40,7 +26,7 @@ for (const [name, script, code] of [
 	["a sparse file of 3 GB", "truncate -s 3G sparse", "TREE_TOO_LARGE"],
 	["more entries than a bundle may hold", "python3 -c 'import os\nfor i in range(100100): os.symlink(\"main.ts\", \"l%d\" % i)'", "TREE_TOO_LARGE"],
 ]) await check(`${name}: ${code}`, async () => {
-	const dir = `t${passed + failed}`;
+	const dir = `t${n++}`;
 	await sandbox.sh`mkdir -p ${dir} && cp good/main.ts ${dir}/ && cd ${dir} && bash -ec ${script}`;
 	await refused({ path: `/home/app/${dir}` }, code);
 	await sandbox.sh`rm -rf ${dir}`;
@@ -61,5 +47,4 @@ await check("nothing was made of any of them, and the sandbox goes on", async ()
 });
 await sandbox.kill();
 await client.apps.delete(app.id);
-console.log(`${passed} passed, ${failed} failed, 0 skipped`);
-process.exit(failed ? 1 : 0);
+finish();
