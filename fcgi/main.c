@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <locale.h>
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
@@ -329,6 +330,7 @@ int main(int argc, char **argv)
 			return usage(stderr, 2);
 		conf = optarg;
 	}
+	setlocale(LC_CTYPE, "C.UTF-8"); /* names in trees: libarchive converts by the locale */
 	log_init("nestbox-api");
 	if (parent_init(&p, conf, &f)) {
 		log_fault(LOG_LEVEL_ERROR, &f, "start");

@@ -221,7 +221,8 @@ static enum rc put_header(struct bundle_writer *w, const char *path, unsigned in
 		archive_entry_set_size(e, (la_int64_t)n);
 	if (target)
 		archive_entry_set_symlink(e, target);
-	if (archive_write_header(w->tar, e) != ARCHIVE_OK)
+	/* A warning: the name is not UTF-8, or the locale is not, and is written as the bytes that it is. */
+	if (archive_write_header(w->tar, e) < ARCHIVE_WARN)
 		rc = archive_fault(w->tar, "write bundle", ret_f);
 	archive_entry_free(e);
 	return rc;

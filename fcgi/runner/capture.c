@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define FORM "1" /* changes when machines of apps are started differently */
+#define PREFIX "rev-" /* the broker keeps captures of others, too */
 
 enum rc capture_name(const char *revision, const struct seal_key *key, struct json_object *env, struct json_object *config,
 		     char ret[BROKER_CAPTURE_MAX], struct fault *ret_f)
@@ -34,7 +35,7 @@ enum rc capture_name(const char *revision, const struct seal_key *key, struct js
 		return fault_set(ret_f, RC_NOMEM, 0, "name of a capture");
 	}
 	json_object_put(all);
-	at = snprintf(ret, BROKER_CAPTURE_MAX, "%.20s-", revision);
+	at = snprintf(ret, BROKER_CAPTURE_MAX, PREFIX "%.20s-", revision);
 	for (int i = 0; i < 10; i++)
 		at += snprintf(ret + at, 3, "%02x", digest[i]);
 	return RC_OK;
@@ -123,8 +124,11 @@ struct kept {
 static void on_capture(void *arg, const struct broker_capture_row *row)
 {
 	struct kept *k = arg;
-	struct broker_capture_row *more = reallocarray(k->rows, k->n + 1, sizeof(*row));
+	struct broker_capture_row *more;
 
+	if (strncmp(row->name, PREFIX, strlen(PREFIX)))
+		return;
+	more = reallocarray(k->rows, k->n + 1, sizeof(*row));
 	if (!more)
 		return;
 	k->rows = more;

@@ -424,6 +424,10 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
 /* In step with the exposures: a visitor who meets the new machine finds its log kept, too. */
 static enum rc record_route(struct job *j, const struct target *t, size_t n, struct fault *ret_f)
 {
+	/* A promotion that came this moment is not undone by one that it overtook; a new deployment is the last word. */
+	static const char again_sql[] =
+		"UPDATE timelines SET revision_id = ?4, updated_ms = ?5 WHERE app_id = ?1 AND slug = ?2 AND context = ?3 AND "
+		"desired_revision_id = ?4";
 	static const char timeline_sql[] =
 		"INSERT INTO timelines (app_id, slug, context, revision_id, desired_revision_id, updated_ms) "
 		"VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (app_id, slug) DO UPDATE SET revision_id = excluded.revision_id, "
@@ -435,7 +439,7 @@ static enum rc record_route(struct job *j, const struct target *t, size_t n, str
 	for (size_t i = 0; !rc && i < n; i++) {
 		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-		db_start(&q, j->db, timeline_sql);
+		db_start(&q, j->db, j->again ? again_sql : timeline_sql);
 		db_text(&q, j->app_id);
 		db_text(&q, t[i].slug);
 		db_text(&q, t[i].context);

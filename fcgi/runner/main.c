@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <grp.h>
+#include <locale.h>
 #include <pwd.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -190,6 +191,7 @@ int main(int argc, char **argv)
 	struct fault f;
 	int c;
 
+	setlocale(LC_CTYPE, "C.UTF-8"); /* names in trees: libarchive converts by the locale */
 	log_init("nestbox-runner");
 	signal(SIGPIPE, SIG_IGN);
 	while ((c = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {

@@ -18,7 +18,7 @@ export const skip = (why) => {
 	throw new Skip(why);
 };
 
-export async function check(name, fn, ms = 180000) {
+export async function check(name, fn, ms = 300000) {
 	if (only.length && !only.some((o) => name.includes(o))) return;
 	const started = Date.now();
 	let timer;
