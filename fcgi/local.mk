@@ -49,6 +49,10 @@ check_PROGRAMS += tests/unit/test_api
 tests_unit_test_api_SOURCES = tests/unit/test_api.c
 tests_unit_test_api_LDADD = $(API_LIBS)
 
+check_PROGRAMS += tests/unit/test_policy_text
+tests_unit_test_policy_text_SOURCES = tests/unit/test_policy_text.c
+tests_unit_test_policy_text_LDADD = $(API_LIBS)
+
 check_PROGRAMS += tests/fuzz/fuzz_config
 tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_config_LDADD = $(API_LIBS)

@@ -65,6 +65,32 @@ await test("broker killed: running connections go on, new ones are possible agai
   assert.equal(ctl("stat", id).pid, pid);
 }, 200_000);
 
+await test("broker killed in a capture and in a fork: the machine goes on, nothing half made is left", async () => {
+  const counter = await sandbox.spawn("sh", {
+    args: ["-c", "i=0; while :; do i=$((i+1)); echo $i > count; sleep 0.1; done"], stdout: "null", stderr: "null",
+  });
+  const count = async () => Number((await sandbox.fs.readTextFile("count")).trim());
+  await until("the counter", async () => (await count()) > 0);
+  const begun = [
+    [["capture", id, "zz-half"], `${STATE}/captures/.zz-half`],
+    [["fork", id, "zz_k1", "zz_k2"], `${STATE}/vms/zz_k1`],
+  ];
+  for (const [args, there] of begun) {
+    const c = spawn(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, ...args], { stdio: "ignore" });
+    const ended = new Promise((r) => c.on("exit", r));
+    await until(`${args[0]} has begun`, () => fs.existsSync(there));
+    await crash("nestboxd");
+    assert.notEqual(await ended, 0, `${args[0]} was done before the broker was killed`);
+    await brokerAnswers();
+    await until("nothing is left of it", () => !fs.existsSync(there) && !ctl("list").some((m) => m.id.startsWith("zz_")));
+    assert.equal(ctl("stat", id).state, "running");
+    const from = await count();
+    await until("it counts", async () => (await count()) > from);
+  }
+  counter.kill("SIGKILL");
+  await counter.status;
+}, 200_000);
+
 await test("API killed: the next request is answered, the sandbox goes on", async () => {
   await crash("nestbox-api");
   assert.equal(await sandbox.fs.readTextFile("kept.txt"), "kept");
