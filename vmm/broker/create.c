@@ -262,7 +262,8 @@ static void on_restored(void *arg, enum rc rc, const struct fault *f)
 
 	/* A start that failed has ended the machine before it comes here. */
 	if (c->m->ending) {
-		if (f && f->rc != RC_STATE && c->f.rc == RC_STATE)
+		/* What a capture was made on is first known to fit when a processor takes it: one that does not start is unusable. */
+		if (f && f->rc != RC_STATE && c->f.rc == RC_STATE && !c->capture)
 			c->f = *f;
 		return;
 	}
