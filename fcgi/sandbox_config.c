@@ -192,6 +192,22 @@ static enum rc parse_egress(struct parse *p)
 	return rc || !p->c->egress ? rc : egress_config_check(p->c->egress, p->f);
 }
 
+/* The SDK encodes with btoa(), which takes one byte a character: Latin-1. */
+static enum rc parse_latin1(struct parse *p, const uint8_t *plain, size_t n)
+{
+	_cleanup_free_ char *utf8 = malloc(2 * n + 1);
+	size_t k = 0;
+
+	if (!utf8)
+		return fault_set(p->f, RC_NOMEM, 0, "out of memory");
+	for (size_t i = 0; i < n; i++) {
+		if (plain[i] >= 0x80)
+			utf8[k++] = (char)(0xc0 | plain[i] >> 6);
+		utf8[k++] = (char)(plain[i] < 0x80 ? plain[i] : 0x80 | (plain[i] & 0x3f));
+	}
+	return json_parse_object(utf8, k, JSON_DEPTH_CONFIG, &p->c->json, p->f);
+}
+
 static enum rc parse_json(struct parse *p, const char *text)
 {
 	_cleanup_free_ uint8_t *plain = NULL;
@@ -206,6 +222,8 @@ static enum rc parse_json(struct parse *p, const char *text)
 	rc = base64_decode(text, n, &plain, &plain_n, p->f);
 	if (!rc)
 		rc = json_parse_object((const char *)plain, plain_n, JSON_DEPTH_CONFIG, &p->c->json, p->f);
+	if (rc == RC_INVALID && plain)
+		rc = parse_latin1(p, plain, plain_n);
 	if (rc == RC_INVALID)
 		fault_wrap(p->f, "x-deno-sandbox-config");
 	return rc;
