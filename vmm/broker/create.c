@@ -212,7 +212,7 @@ static void mounts_next(struct create *c)
 	char serial[16];
 
 	if (c->n_mounted == c->list.n) {
-		newborn_identify(c->newborn, c->m, root_take(c));
+		newborn_identify(c->newborn, c->m, root_take(c), AGENT_ANSWER_MS);
 	} else {
 		snprintf(serial, sizeof(serial), "spare%zu", c->n_mounted);
 		if (machine_disk_resized(c->m, serial, on_resized, c, &f))

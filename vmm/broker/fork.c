@@ -207,7 +207,8 @@ static void on_child_started(void *arg, enum rc rc, const struct fault *f)
 	parent_done(c->k);
 	/* A start that failed has ended the machine, and so the fork, before it comes here. */
 	if (!rc && !c->m->ending)
-		newborn_identify(c->newborn, c->m, "");
+		/* Many wake at once and share what processors there are: the deadline of all is the one that counts. */
+		newborn_identify(c->newborn, c->m, "", c->k->b->config->create_timeout_ms);
 }
 
 /* --- the instant ------------------------------------------------------------------------------------------------------ */

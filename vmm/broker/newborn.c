@@ -16,6 +16,7 @@ struct newborn {
 	uint8_t *env;
 	size_t env_n;
 	const char *root;
+	uint64_t answer_ms;
 	struct agent_call *call;
 	struct source *ca_wait;
 	newborn_done_fn *done;
@@ -92,7 +93,7 @@ static void identity_send(struct newborn *n)
 	source_drop(&n->ca_wait);
 	rc = identity_line(n->hostname, n->env, n->env_n, n->m->ca_pem, n->root, &line, &f);
 	if (!rc)
-		rc = agent_call(n->m->b->loop, &n->m->net, AGENT_ASK, line, now_ms() + AGENT_ANSWER_MS, on_identity, n, &n->call, &f);
+		rc = agent_call(n->m->b->loop, &n->m->net, AGENT_ASK, line, now_ms() + n->answer_ms, on_identity, n, &n->call, &f);
 	if (line)
 		explicit_bzero(line, strlen(line));
 	if (rc)
@@ -113,12 +114,13 @@ static void on_ca_late(void *arg)
 	identity_send(n);
 }
 
-void newborn_identify(struct newborn *n, struct machine *m, const char *root)
+void newborn_identify(struct newborn *n, struct machine *m, const char *root, uint64_t answer_ms)
 {
 	struct fault f;
 
 	n->m = m;
 	n->root = root;
+	n->answer_ms = answer_ms;
 	/* Asked for when the network was made, long before this: it is there, or something is wrong. */
 	if (!n->m->egress_told || n->m->ca_pem) {
 		identity_send(n);

@@ -15,8 +15,8 @@ typedef void newborn_done_fn(void *arg, enum rc rc, const struct fault *f);
 /* Copies all that it is given. RC_INVALID: what it shall be told cannot be said. env: "NAME=value\0" repeated. */
 enum rc newborn_new(const char *hostname, const uint8_t *env, size_t env_n, newborn_done_fn *done,
 		    void *arg, struct newborn **ret, struct fault *ret_f);
-/* m runs. root: as in identity_line(). May call done at once, if it fails. */
-void newborn_identify(struct newborn *n, struct machine *m, const char *root);
+/* m runs. root: as in identity_line(). answer_ms: how long its agent may take. May call done at once, if it fails. */
+void newborn_identify(struct newborn *n, struct machine *m, const char *root, uint64_t answer_ms);
 /* The machine ends: nothing will be called any more. NULL is fine. */
 void newborn_stop(struct newborn *n);
 /* Before the machine is freed, or after newborn_stop(). NULL is fine. */
