@@ -171,6 +171,14 @@ bool prefixes_have(const struct prefixes *p, const struct address *a)
 	return false;
 }
 
+bool prefixes_name(const struct prefixes *p, const struct address *a)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->at[i].bits == (a->family == AF_INET ? 32 : 128) && address_equal(&p->at[i].base, a))
+			return true;
+	return false;
+}
+
 struct special {
 	uint8_t base[16];
 	unsigned int bits;

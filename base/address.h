@@ -42,6 +42,8 @@ bool prefix_has(const struct prefix *p, const struct address *a);
 /* Prefixes with blanks between them, as in nestbox.conf. */
 enum rc prefixes_parse(struct prefixes *ret, const char *text, struct fault *ret_f);
 bool prefixes_have(const struct prefixes *p, const struct address *a);
+/* One of them is this address alone. */
+bool prefixes_name(const struct prefixes *p, const struct address *a);
 
 /* What this host lets be reached beyond the public internet, and how it knows its own addresses; NULL: they are not asked for. */
 struct reach {

@@ -66,7 +66,7 @@ static enum api_code word_get(struct request *r, const char *key, const char *co
 static enum api_code query_parse(struct request *r, struct listing *l)
 {
 	static const char *const decisions[] = { "allow", "deny", "error", "dropped", NULL };
-	static const char *const protocols[] = { "tcp", "tls", "http", "https", "h2", "ws", "dns", NULL };
+	static const char *const protocols[] = { "tcp", "tls", "http", "https", "dns", NULL };
 	const char *format = request_query(r, "format"), *sandbox = request_query(r, "sandbox");
 	enum api_code code;
 

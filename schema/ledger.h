@@ -10,7 +10,8 @@
  *
  *   time       when the row was written: at the end of the connection or request, or when it was refused
  *   sandbox    id               org       name of the organization
- *   protocol   tcp, tls, http (port 80, not read), https (an intercepted request or its connection), h2, ws, dns (a refused name)
+ *   protocol   tcp, tls, http (port 80, not read), https (an intercepted request, over HTTP/1.1 or 2, or its
+ *              connection), dns (a refused name)
  *   name       what the guest asked for; missing if it went to an address       address, port
  *   decision   allow; deny; error: allowed, but it did not come about; dropped: `count` rows are missing here
  *   rule       what decided     reason    how it ended, where that was not the peers' own end

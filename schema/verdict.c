@@ -628,7 +628,9 @@ static bool public_or_permitted(const struct address *a, const struct reach *rea
 	const char *special = address_special(a);
 	char text[64];
 
-	if (prefixes_have(&reach->private_ok, a))
+	/* A prefix of the operator's network is not meant for this host in it; only its very address is. */
+	if (prefixes_have(&reach->private_ok, a) &&
+	    (prefixes_name(&reach->private_ok, a) || !reach->is_local || !reach->is_local(a)))
 		return true;
 	if (special) {
 		snprintf(text, sizeof(text), "%s address", special);

@@ -32,7 +32,7 @@ function dnsAnswer(msg) {
   questions.push({ name, type });
   if (name === "silent.egress.test") return null;
   let addr = zone[name];
-  if (name === "rebind.egress.test") addr = rebinds++ % 2 ? "127.0.0.1" : A(10);
+  if (name === "rebind.egress.test" && type === 1) addr = rebinds++ % 2 ? "127.0.0.1" : A(10);
   if (name.endsWith(".tunnel.egress.test")) addr = A(10);
   const out = Buffer.from(msg.subarray(0, end));
   out.writeUInt16BE(0x8580 | (addr ? 0 : 3), 2);

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { until } from "../sdk/lib.mjs";
 
 const NS = "nbegress-world", HOST_IF = "nbegress0";
-const ip = (...args) => execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"] });
+const ip = (...args) => execFileSync("ip", args, { stdio: ["ignore", "pipe", "pipe"] });
 const quiet = (...args) => { try { ip(...args); } catch { /* was not there */ } };
 
 export class World {

@@ -170,6 +170,30 @@ TEST(public_means_the_internet)
 	policy_free(p);
 }
 
+static bool is_ours(const struct address *a)
+{
+	return a->bytes[0] == 10 && a->bytes[3] == 9;
+}
+
+TEST(a_permitted_prefix_is_not_the_host_in_it)
+{
+	struct policy *p = parse(HEAD "default none\nallow 10.1.0.0/16\n");
+	struct reach reach = { .is_local = is_ours };
+	struct address other, own;
+	struct verdict v;
+
+	REQUIRE(p && prefixes_parse(&reach.private_ok, "10.1.0.0/16", NULL) == RC_OK);
+	CHECK(address_parse(&other, "10.1.2.3") && address_parse(&own, "10.1.2.9"));
+	CHECK(policy_evaluate_address(p, &other, 80, &reach, &v));
+	CHECK(!policy_evaluate_address(p, &own, 80, &reach, &v));
+	CHECK_STR(v.rule, "private address");
+	CHECK(!policy_evaluate_resolved(p, &own, 80, &reach, &v));
+	/* Unless the operator names it. */
+	CHECK_EQ(prefixes_parse(&reach.private_ok, "10.1.0.0/16 10.1.2.9", NULL), RC_OK);
+	CHECK(policy_evaluate_address(p, &own, 80, &reach, &v));
+	policy_free(p);
+}
+
 TEST(an_allowed_private_address_needs_the_operator_too)
 {
 	struct policy *p = parse(HEAD "default none\nallow 10.1.2.3\n");
