@@ -248,7 +248,7 @@ void hostile(const struct start *s)
 			*reg(device, 0x50) = queue;
 			break;
 		}
-		if (n % 1000 == 0) {
+		if (n % 50 == 0) {
 			say("hostile: ");
 			say_number(n);
 			say("\n");

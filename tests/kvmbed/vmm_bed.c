@@ -9,6 +9,8 @@
  *       Each allocation, mapping, descriptor, read, write and KVM request of a cold start, a restore, a fork and a save fails once
  *       (tests/kvmbed/nth.c is linked into that VMM). A start that fails ends its process with a reason; a machine that is
  *       forked or saved lives on, with the descriptors it had.
+ *   vmm-bed balloon VMM IMAGE-DIRECTORY [-t SECONDS]
+ *       The guest image boots, reports its free memory by itself, is asked for more and gets it back.
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -43,7 +45,8 @@ struct machine {
 
 static const char *vmm, *kernel_path;
 static int failures;
-static unsigned int taps;
+static unsigned int taps, memory_mib = MEMORY_MIB;
+static int image_fd = -1; /* a second disk; -1: the first again, for reading */
 
 __attribute__((format(printf, 1, 2))) static void bad(const char *fmt, ...)
 {
@@ -141,10 +144,10 @@ static enum rc resume(struct machine *m, struct fault *f)
 /* layers 0: cold, with last = kernel, initrd (any file); else as control.h has it. */
 static enum rc start(struct machine *m, uint32_t layers, const char *cmdline, const int *last, size_t n_last, struct fault *f)
 {
-	static const uint8_t disks[] = "disk\0rw\0image\0ro", nics[] = "02:00:00:00:00:01\0" "02:00:00:00:00:02";
-	struct control_start s = { .cpus = 2, .memory_mib = MEMORY_MIB, .layers = layers, .disks = disks, .disks_n = sizeof(disks),
+	static const uint8_t disks[] = "overlay\0rw\0image\0ro", nics[] = "02:00:00:00:00:01\0" "02:00:00:00:00:02";
+	struct control_start s = { .cpus = 2, .memory_mib = memory_mib, .layers = layers, .disks = disks, .disks_n = sizeof(disks),
 				   .nics = nics, .nics_n = sizeof(nics) };
-	int fds[FD_PASS_MAX] = { open("/dev/kvm", O_RDWR | O_CLOEXEC), m->log_fd, m->disk_fd, m->disk_fd, tap_new(), tap_new() };
+	int fds[FD_PASS_MAX] = { open("/dev/kvm", O_RDWR | O_CLOEXEC), m->log_fd, m->disk_fd, image_fd >= 0 ? image_fd : m->disk_fd, tap_new(), tap_new() };
 	size_t n = 6;
 	enum rc rc;
 
@@ -227,6 +230,13 @@ static uint32_t state_of(struct machine *m)
 	return ask(m, CONTROL_STAT, NULL, NULL, NULL, 0, (message_get_fn *)control_stat_get, &s, &f) ? UINT32_MAX : s.state;
 }
 
+static enum rc balloon(struct machine *m, uint32_t mib, struct fault *f)
+{
+	struct control_balloon b = { .mib = mib };
+
+	return ask(m, CONTROL_BALLOON, (message_put_fn *)control_balloon_put, &b, NULL, 0, NULL, NULL, f);
+}
+
 /* --- hostile ------------------------------------------------------------------------------------------------------- */
 
 /* How far the guest says it came: the last number in its log. */
@@ -253,8 +263,10 @@ static void disturb(struct machine *m, unsigned int what)
 	struct fault f;
 	size_t n;
 
-	if (ask_plain(m, CONTROL_STAT, &f) == RC_CLOSED)
+	if (ask_plain(m, CONTROL_STAT, &f) == RC_CLOSED || balloon(m, what % MEMORY_MIB, &f) == RC_CLOSED)
 		return;
+	if (balloon(m, MEMORY_MIB + 1, &f) == RC_OK)
+		bad("a balloon larger than memory was accepted");
 	switch (what % 3) {
 	case 0:
 		if (!ask_plain(m, CONTROL_PAUSE, &f))
@@ -344,7 +356,7 @@ static void hostile(unsigned int seconds, unsigned int seed)
 		bad("the other machine has ended or stopped");
 	machine_kill(&witness);
 	printf("  %u machines, %u times paused, saved or forked, at least %lu steps\n", machines, disturbed, steps);
-	if (!machines || !disturbed)
+	if (!machines || !disturbed || !steps)
 		bad("nothing was done");
 	if (!failures)
 		printf("ok a hostile guest reaches nothing but its own end\n");
@@ -416,6 +428,14 @@ static bool start_nth(const char *what, unsigned long n, const struct forked *fr
 	return happened || rc;
 }
 
+/* Out of time, it says how far it came and no more. */
+static void said(const char *what, unsigned long n, unsigned long reported, uint64_t end)
+{
+	if (!failures)
+		printf("ok %s: %s%lu calls fail once, %lu of them reported\n", what, now_ms() >= end ? "out of time, the first " : "all ", n,
+		       reported);
+}
+
 static void every_start(const char *what, const struct forked *from, uint64_t end)
 {
 	unsigned int tolerated = 0;
@@ -423,11 +443,9 @@ static void every_start(const char *what, const struct forked *from, uint64_t en
 
 	while (!failures && now_ms() < end && start_nth(what, n, from, &tolerated))
 		n++;
-	printf("  %s: %lu failures, %u of them tolerated%s\n", what, n - 1, tolerated, now_ms() >= end ? "; out of time" : "");
 	if (n < 20)
 		bad("%s: only %lu calls could fail", what, n - 1);
-	if (!failures)
-		printf("ok %s: every call fails once\n", what);
+	said(what, n - 1, n - 1 - tolerated, end);
 }
 
 static void arm(struct machine *m, unsigned long n)
@@ -495,11 +513,9 @@ static void every_in_life(const char *what, struct machine *m, bool save, uint64
 			break;
 		}
 	}
-	printf("  %s: %lu failures, %lu reported%s\n", what, n - 1, failed, now_ms() >= end ? "; out of time" : "");
 	if (failed < 10)
 		bad("%s: only %lu calls could fail", what, failed);
-	if (!failures)
-		printf("ok %s: every call fails once\n", what);
+	said(what, n - 1, failed, end);
 }
 
 static void nth(unsigned int seconds)
@@ -523,6 +539,64 @@ static void nth(unsigned int seconds)
 	fds_close(family.fds, family.n);
 }
 
+/* --- balloon ------------------------------------------------------------------------------------------------------- */
+
+static bool until(struct machine *m, uint64_t end, const char *what, uint64_t reported_mib, uint32_t mib)
+{
+	struct control_stat s = { 0 };
+	struct timespec wait = { 0, 200000000 };
+	uint64_t begin = now_ms();
+	struct fault f;
+
+	while (now_ms() < end) {
+		if (ask(m, CONTROL_STAT, NULL, NULL, NULL, 0, (message_get_fn *)control_stat_get, &s, &f)) {
+			bad("%s: %s", what, f.text);
+			return false;
+		}
+		if (s.reported_bytes >> 20 >= reported_mib && s.balloon_pages == mib << 8) {
+			printf("ok balloon: %s, after %llu ms; %llu MiB reported in all\n", what,
+			       (unsigned long long)(now_ms() - begin), (unsigned long long)s.reported_bytes >> 20);
+			return true;
+		}
+		nanosleep(&wait, NULL);
+	}
+	bad("%s: not in time; %llu MiB reported, %u pages in the balloon", what, (unsigned long long)s.reported_bytes >> 20,
+	    s.balloon_pages);
+	return false;
+}
+
+static int open_in(const char *dir, const char *name)
+{
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		die(path);
+	return fd;
+}
+
+static void balloons(const char *image, unsigned int seconds)
+{
+	int last[] = { open_in(image, "kernel"), open_in(image, "initrd") };
+	uint64_t end = now_ms() + seconds * 1000ull;
+	struct machine m;
+	struct fault f;
+
+	image_fd = open_in(image, "root.erofs");
+	memory_mib = 384;
+	m = process_new(NULL);
+	if (start(&m, 0, "console=ttyS0 quiet panic=-1 reboot=k nestbox.root=image", last, 2, &f))
+		bad("the guest image does not start: %s", f.text);
+	/* More than a hundred MiB of 384 are free after the boot, in large blocks. */
+	else if (until(&m, end, "free memory is reported by itself", 100, 0) && !balloon(&m, 96, &f) &&
+		 until(&m, end, "96 MiB are given up when asked for", 100, 96) && !balloon(&m, 0, &f))
+		until(&m, end, "and taken back", 100, 0);
+	machine_kill(&m);
+	fds_close(last, 2);
+}
+
 int main(int argc, char **argv)
 {
 	unsigned int seconds = 60, seed = (unsigned int)time(NULL) % 100000;
@@ -536,7 +610,7 @@ int main(int argc, char **argv)
 		default: return 2;
 		}
 	if (argc - optind != 3) {
-		fputs("usage: vmm-bed [-t SECONDS] [-s SEED] hostile|nth VMM HOSTILE.ELF\n", stderr);
+		fputs("usage: vmm-bed [-t SECONDS] [-s SEED] hostile|nth VMM HOSTILE.ELF, or balloon VMM DIRECTORY\n", stderr);
 		return 2;
 	}
 	vmm = argv[optind + 1];
@@ -546,6 +620,8 @@ int main(int argc, char **argv)
 		die("network namespace");
 	if (!strcmp(argv[optind], "hostile"))
 		hostile(seconds, seed);
+	else if (!strcmp(argv[optind], "balloon"))
+		balloons(kernel_path, seconds);
 	else
 		nth(seconds);
 	return failures != 0;
