@@ -6,7 +6,7 @@ libnbsession_a_SOURCES = guest/deno.c guest/deno.h guest/deno_repl.c guest/http.
 	guest/http_url.c guest/proc.c guest/proc.h guest/proc_net.c guest/proc_signal.c guest/proc_spawn.c guest/rpc.h \
 	guest/rpc_call.c guest/rpc_conn.c guest/rpc_fs.c guest/rpc_fs.h guest/rpc_jobs.c guest/rpc_jobs.h \
 	guest/rpc_json.c guest/rpc_json.h guest/rpc_limits.h guest/rpc_methods.c guest/rpc_spill.c guest/rpc_spill.h guest/rpc_stream.c guest/session.c \
-	guest/session.h guest/ws.c guest/ws.h
+	guest/session.h guest/vscode.c guest/vscode.h guest/ws.c guest/ws.h
 nodist_libnbsession_a_SOURCES = guest/deno_repl_js.h
 # What a program that uses libnbsession.a links besides.
 SESSION_LIBS = libnbsession.a $(FS_LIBS)

@@ -5,6 +5,7 @@
 #include "guest/deno.h"
 #include "guest/http.h"
 #include "guest/proc.h"
+#include "guest/vscode.h"
 
 #include <string.h>
 
@@ -123,16 +124,6 @@ static void method_env_delete(struct rpc_conn *c, struct rpc_call *call, struct 
 	rpc_call_ok(call, NULL);
 }
 
-/* --- editor ---------------------------------------------------------------------------------------------------- */
-
-static void method_vscode(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
-{
-	(void)c;
-	(void)params;
-	rpc_call_error(call, "NotSupported", "ENOTSUP",
-		       "VS Code is not in this image. Build an image with the npm package 'code-server' to get it.");
-}
-
 /* --- */
 
 static const struct {
@@ -155,7 +146,7 @@ static const struct {
 	{ "denoReplClose", rpc_repl_close },
 	{ "fetch", rpc_fetch },
 	{ "exposeHttp", rpc_expose_http },
-	{ "vscode", method_vscode },
+	{ "vscode", rpc_vscode },
 };
 
 rpc_method_fn *rpc_method_find(const char *name)

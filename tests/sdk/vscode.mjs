@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// exposeVscode. What is started is a stand-in for code-server, put where the real one would be: it takes the same options, installs
+// "extensions" into a file, and serves what it was started with. That the real one starts is not tested here.
+import { alone, assert, done, rejection, Sandbox, skip, test } from "./lib.mjs";
+
+const standIn = `#!/usr/bin/env node
+const fs = require("node:fs"), at = process.argv.indexOf("--install-extension");
+if (at > 0) {
+  fs.appendFileSync("/tmp/extensions", process.argv[at + 1] + "\\n");
+  process.exit(process.argv[at + 1] === "no.such" ? 3 : 0);
+}
+const [host, port] = process.argv[process.argv.indexOf("--bind-addr") + 1].split(":");
+const settings = process.env.HOME + "/.local/share/code-server/User/settings.json";
+require("node:http").createServer((req, res) => res.end(JSON.stringify({ args: process.argv.slice(2), cwd: process.cwd(), a: process.env.A,
+  leak: process.env.NESTBOX_VSCODE_SETTINGS, settings: JSON.parse(fs.readFileSync(settings)),
+  extensions: fs.readFileSync("/tmp/extensions", "utf8") }))).listen(Number(port), host, () => console.log("up"));
+`;
+
+let sandbox;
+await test("without code-server it says how to get it", async () => {
+  if (alone) skip("needs a machine of its own");
+  sandbox = await Sandbox.create();
+  assert.match((await rejection(sandbox.exposeVscode())).message, /npm install -g code-server/);
+}, 200_000);
+
+await test("with it: settings, extensions and environment are there, its page is served, it can be killed", async () => {
+  if (alone) skip("needs a machine of its own");
+  await sandbox.fs.writeTextFile("stand-in", standIn);
+  await sandbox.fs.mkdir("work");
+  assert.equal((await sandbox.sh`sudo install -m 755 stand-in /usr/local/bin/code-server`).status.code, 0);
+  const v = await sandbox.exposeVscode("/home/app/work", { env: { A: "1" }, extensions: ["a.b", "c.d"], editorSettings: { "editor.tabSize": 3 } });
+  const got = await (await fetch(v.url)).json();
+  assert.equal(got.args.at(-1), "/home/app/work");
+  assert.deepEqual([got.cwd, got.a, got.leak, got.extensions], ["/home/app/work", "1", undefined, "a.b\nc.d\n"]);
+  assert.deepEqual(got.settings, { "editor.tabSize": 3 });
+  await v.kill();
+  assert.equal((await v.status).signal, "SIGTERM");
+}, 200_000);
+
+await test("one that does not come up is an error, not a wait", async () => {
+  if (alone) skip("needs a machine of its own");
+  assert.match((await rejection(sandbox.exposeVscode("/home/app", { extensions: ["no.such"] }))).message, /ended before it listened/);
+  assert.match((await rejection(sandbox.exposeVscode("/nowhere"))).message, /cwd|No such/);
+  await sandbox.close();
+}, 200_000);
+
+await done();
