@@ -34,6 +34,7 @@ struct job {
 	struct json_object *config; /* RevisionConfig */
 	struct json_object *env;       /* name -> value, of the server */
 	struct json_object *build_env; /* of install and build */
+	const char *context;           /* whose variables env has */
 	char capture[BROKER_CAPTURE_MAX];
 	uint64_t log_seq;
 	int bundles_fd;
@@ -383,6 +384,18 @@ static bool newer_serves(struct job *j, const char *timeline)
 	return !db_row(&q, NULL);
 }
 
+/* A rollback may make production of what was a preview. */
+static const char *context(struct job *j)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	if (!j->again)
+		return j->production ? "production" : "preview";
+	db_start(&q, j->db, "SELECT 1 FROM timelines WHERE desired_revision_id = ? AND context = 'production'");
+	db_text(&q, j->revision);
+	return db_row(&q, NULL) ? "preview" : "production";
+}
+
 struct target {
 	char slug[96], context[16];
 };
@@ -402,7 +415,12 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
 			snprintf(out[n].context, sizeof(out[n].context), "%s", db_col_text(&q, 1));
 		}
 		*ret_n = n;
-		return n ? RC_OK : fault_set(ret_f, RC_STATE, 0, "no name shall lead to this revision any more");
+		if (!n)
+			return fault_set(ret_f, RC_STATE, 0, "no name shall lead to this revision any more");
+		/* Promoted while it was started as a preview, or the other way round: its variables are not those it shall have. */
+		if (strcmp(context(j), j->context))
+			return fault_set(ret_f, RC_STATE, 0, "what it shall serve has changed meanwhile");
+		return RC_OK;
 	}
 	if (j->preview || !j->production) {
 		snprintf(out[n].slug, sizeof(out[n].slug), "preview/%s", j->revision);
@@ -528,21 +546,9 @@ static void env_default(struct job *j, const char *name, const char *value)
 		json_object_object_add(j->env, name, json_object_new_string(value));
 }
 
-/* A rollback may make production of what was a preview. */
-static const char *context(struct job *j)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-
-	if (!j->again)
-		return j->production ? "production" : "preview";
-	db_start(&q, j->db, "SELECT 1 FROM timelines WHERE desired_revision_id = ? AND context = 'production'");
-	db_text(&q, j->revision);
-	return db_row(&q, NULL) ? "preview" : "production";
-}
-
 static enum rc load_env(struct job *j, struct fault *ret_f)
 {
-	const char *in = context(j);
+	const char *in = j->context = context(j);
 	struct seal_key key;
 	char port[16], address[48];
 	enum rc rc = seal_key_load(&key, j->c->state_dir, SEAL_API_KEY_FILE, ret_f);
