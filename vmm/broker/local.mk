@@ -55,5 +55,5 @@ tests_fuzz_fuzz_record_LDADD = $(BROKER_LIBS)
 tests_fuzz_fuzz_record_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=malloc,--wrap=calloc
 
 dist_man_MANS += doc/man/nestboxd.8 doc/man/nestboxctl.8
-EXTRA_DIST += doc/broker.md doc/storage.md tests/sdk/volumes.mjs tests/sdk/snapshots.mjs tests/perf/storage.mjs
+EXTRA_DIST += doc/broker.md doc/storage.md tests/sdk/volumes.mjs tests/sdk/snapshots.mjs tests/perf/storage.mjs tests/it/storage.mjs
 EXTRA_DIST += tests/alone/broker.sh
