@@ -476,32 +476,6 @@ TEST(a_sandbox_at_its_rate_does_not_slow_another)
 	net_destroy(&two.net);
 }
 
-TEST(a_policys_rate_of_new_connections_holds)
-{
-	int fds[60], taken = 0, refused = 0;
-	uint64_t start;
-	char addr[16];
-
-	UP(PUBLIC "limit conns_per_s=3\n");
-	_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8093);
-
-	CHECK_EQ(bed_dns(&bed, false, "web.test", DNS_TYPE_A, addr, NULL, NULL), DNS_NOERROR);
-	start = now_ms();
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		fds[i] = guestns_connect(&bed.guest, addr, 8093, BED_WAIT_MS);
-	/* A refused one is reset as soon as it is there; the others reach the server, which closes them. */
-	for (int s; (s = bed_accept_now(l)) >= 0; taken++)
-		close_fd(&s);
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		refused += fds[i] < 0 || bed_end_of(fds[i]) == 'R';
-		close_fd(&fds[i]);
-	}
-	CHECK(taken >= 1 && taken <= 6 + 3 * (int)((now_ms() - start) / 1000 + 1));
-	CHECK(refused >= 20);
-	CHECK(bed_ledger(&bed, "limit of new connections per second", NULL));
-	bed_send_policy(&bed, PUBLIC);
-}
-
 TEST(a_total_ends_connections)
 {
 	UP(PUBLIC "limit total_bytes=100000000000\n");
@@ -613,6 +587,40 @@ TEST(connections_are_bounded)
 		close_fd(&fds[n]);
 	while (k--)
 		close_fd(&ends[k]);
+}
+
+/* After the test above, which wants the full burst. */
+TEST(a_policys_rate_of_new_connections_holds)
+{
+	int fds[60], taken = 0, refused = 0;
+	uint64_t start;
+	char addr[16];
+
+	UP(PUBLIC "limit conns_per_s=3\n");
+	_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8093);
+
+	CHECK_EQ(bed_dns(&bed, false, "web.test", DNS_TYPE_A, addr, NULL, NULL), DNS_NOERROR);
+	start = now_ms();
+	/* The test before has left nothing: a third of a second, and one may come. */
+	while (!taken && now_ms() < start + BED_WAIT_MS) {
+		_cleanup_fd_ int c = guestns_connect(&bed.guest, addr, 8093, BED_WAIT_MS), s = bed_accept_now(l);
+
+		taken += s >= 0;
+	}
+	CHECK_EQ(taken, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = guestns_connect(&bed.guest, addr, 8093, BED_WAIT_MS);
+	/* A refused one is reset as soon as it is there; the others reach the server, which closes them. */
+	for (int s; (s = bed_accept_now(l)) >= 0; taken++)
+		close_fd(&s);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		refused += fds[i] < 0 || bed_end_of(fds[i]) == 'R';
+		close_fd(&fds[i]);
+	}
+	CHECK(taken <= 6 + 3 * (int)((now_ms() - start) / 1000 + 1));
+	CHECK(refused >= 20);
+	CHECK(bed_ledger(&bed, "limit of new connections per second", NULL));
+	bed_send_policy(&bed, PUBLIC);
 }
 
 TEST(nothing_is_left_of_a_sandbox_that_ended)
