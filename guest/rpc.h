@@ -129,7 +129,10 @@ struct rpc_out {
 	void *arg;
 	enum rpc_out_state state;
 	bool waiting, ended;
-	bool often_left;           /* consumers break off in the middle: its end never comes unasked */
+	bool often_left;           /* consumers break off in the middle: its end waits until they are quiet */
+	int quiet;                 /* pings answered since anything else was said */
+	uint64_t activity;         /* the connection's when that was counted */
+	uint64_t end_by_ms;        /* quiet or not */
 	struct json_object *error; /* to end with; owned */
 	uint64_t sent;             /* bytes */
 	uint64_t mark;             /* the ping whose answer moves a new or an ending stream on */
@@ -205,6 +208,7 @@ struct rpc_lists {
 	uint64_t spilled;     /* bytes in their files */
 	struct source *stuck; /* looks for readers that stand still; NULL: never needed */
 	bool stuck_set;
+	uint64_t activity;    /* messages but those of streams and pings, both ways */
 	bool ping_wanted;     /* when the turn ends, after all that it has queued */
 	uint64_t next_ping;
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */

@@ -44,4 +44,4 @@ tests_fuzz_fuzz_http_guest_SOURCES = tests/fuzz/fuzz_http_guest.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_http_guest_LDADD = $(SESSION_LIBS)
 tests_fuzz_fuzz_http_guest_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 EXTRA_DIST += doc/rpc.md tests/alone/session.sh tests/lib/ws-bridge.mjs tests/sdk/lib.mjs tests/sdk/process.mjs tests/sdk/deno.mjs tests/sdk/fetch.mjs tests/sdk/hostile.mjs \
-	tests/sdk/sandbox.mjs tests/sdk/shell.mjs tests/sdk/apps.mjs tests/sdk/readme.mjs tests/lib/cover.mjs tests/lib/compat.mjs
+	tests/sdk/sandbox.mjs tests/sdk/shell.mjs tests/sdk/apps.mjs tests/sdk/readme.mjs tests/sdk/disks.mjs tests/it/lib-process-differential.mjs tests/alone/process-differential.sh tests/lib/cover.mjs tests/lib/compat.mjs

@@ -152,6 +152,7 @@ void rpc_conn_text(struct rpc_conn *c, const char *a, size_t n_a, const char *b,
 		memcpy(to + n_a, b, n_b);
 	memcpy(to + n_a + n_b, z, n_z);
 	buf_commit(&c->out, n_a + n_b + n_z);
+	c->lists.activity++;
 }
 
 void rpc_conn_text_b64(struct rpc_conn *c, const char *a, size_t n_a, const void *data, size_t n, const char *z, size_t n_z)
@@ -227,6 +228,7 @@ static void on_message(struct rpc_conn *c, char *text, size_t n)
 	}
 	if (rpc_stream_fast(c, text, n))
 		return;
+	c->lists.activity++;
 	m = json_parse(text, n);
 	if (n > READ_SIZE)
 		buf_free(&c->ws.message); /* its content is in m now; don't keep it twice */

@@ -16,6 +16,8 @@
 #define RPC_STREAMS_MAX 4096               /* streams of a connection, each way */
 #define RPC_END_AT_ONCE 16384              /* a stream of no more bytes ends without asking whether they arrived */
 #define RPC_END_GRACE_MS 10                /* then a cancel that crosses the answer still comes before the end */
+#define RPC_END_QUIET 2                    /* pings answered with nothing else said before the end of a walk */
+#define RPC_END_PATIENCE_MS 1000           /* ... but no longer than this */
 #define RPC_PONG_WAIT_MS 1000              /* a client that does not answer pings is believed to have seen all */
 #define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
 #define RPC_STUCK_MS 1000                  /* ... until a reader has taken nothing for so long: its chunks go to a file */

@@ -10,7 +10,9 @@
  * arrives of a stream that it has cancelled a moment before: so a stream of some length ends only after the client has
  * answered a ping that followed its last chunk, and RPC_END_GRACE_MS later; a consumer that breaks off in the middle has
  * cancelled by then. Programs take longer to say something than a ping takes, so this costs next to nothing. The loop over a
- * walk is one that programs leave early, so its stream ends that way whatever its length.
+ * walk is one that programs leave early, with calls of their own in it: its end, whatever its length, comes only when two pings
+ * in a row were answered and nothing else was said, so that a program which leaves because of what it was just told has
+ * said so. One that leaves because of a clock of its own, at the wrong millisecond, is beyond help.
  *
  * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
  * RPC_UNCLAIMED_MAX for the whole connection and one message more; the connection must be read on, since the call is
@@ -156,10 +158,23 @@ static void out_end(struct rpc_out *o)
 	if (o->state == OUT_NEW)
 		return;
 	o->state = OUT_ENDING;
+	o->end_by_ms = now_ms() + RPC_END_PATIENCE_MS;
 	if (o->error || (o->sent <= RPC_END_AT_ONCE && !o->often_left))
 		out_finish(o);
 	else
 		out_wait_for_client(o);
+}
+
+static bool out_is_quiet(struct rpc_out *o)
+{
+	uint64_t activity = rpc_conn_lists(o->conn)->activity;
+
+	if (!o->often_left || now_ms() >= o->end_by_ms)
+		return true;
+	if (o->activity != activity)
+		o->quiet = 0;
+	o->activity = activity;
+	return o->quiet >= RPC_END_QUIET;
 }
 
 static void out_move_on(void *arg)
@@ -167,7 +182,10 @@ static void out_move_on(void *arg)
 	struct rpc_out *o = arg;
 
 	if (o->state == OUT_ENDING) {
-		out_finish(o);
+		if (out_is_quiet(o))
+			out_finish(o);
+		else
+			out_wait_for_client(o);
 		return;
 	}
 	o->state = OUT_OPEN;
@@ -223,7 +241,11 @@ void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
 		if (o->state == OUT_NEW) {
 			out_move_on(o);
 		} else if (o->state == OUT_ENDING) {
-			loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
+			o->quiet++;
+			if (out_is_quiet(o))
+				loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
+			else
+				out_wait_for_client(o);
 		}
 	}
 }
