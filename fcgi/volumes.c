@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Volume.create() and Snapshot.create() of the client send all of their options, those for the client itself, too. */
+#define CLIENT_KEYS "token", "org", "apiEndpoint"
+
 #define BUILTIN_PREFIX "builtin:"
 
 #define VOLUME_COLUMNS "created_ms, id, slug, region, capacity, bootable, base, base_slug"
@@ -212,7 +215,7 @@ static enum api_code from_resolve(struct request *r, struct volume_new *v)
 
 static enum api_code volume_parse(struct request *r, struct volume_new *v)
 {
-	static const char *const keys[] = { "slug", "region", "capacity", "from", NULL };
+	static const char *const keys[] = { "slug", "region", "capacity", "from", CLIENT_KEYS, NULL };
 	struct json_object *body = NULL;
 	struct fault f = { 0 };
 	enum api_code code = request_json(r, false, &body);
@@ -428,7 +431,7 @@ static enum api_code snapshot_make(struct request *r, const char *id, const char
 
 enum api_code volume_snapshot(struct request *r)
 {
-	static const char *const keys[] = { "slug", NULL };
+	static const char *const keys[] = { "slug", CLIENT_KEYS, NULL };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct json_object *body = NULL;
 	const char *slug = NULL;
