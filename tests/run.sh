@@ -135,6 +135,7 @@ egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
 			case $t in *.mjs) node_suite "$name" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
 		done
 		boot stop >"$OUT/stop-after.log" 2>&1
+		wanted sdk/compatibility && NESTBOX_COVERAGE=$COVER suite sdk/compatibility "$NESTBOX_NODE" "$SRC/tests/lib/compat.mjs" check
 		suite sec/nothing-left bash "$SRC/tests/lib/nothing-left.sh" "$INST"
 	else
 		failed=$((failed + 1))

@@ -117,7 +117,10 @@ await test("apps: create, get, update, list, delete", async () => {
   await refused(client.apps.create({ slug: "Not A Slug" }), 400, "INVALID_SLUG");
   await refused(client.apps.update(slug("none"), {}), 404, "APP_NOT_FOUND");
   await refused(client.apps.delete(slug("none")), 404, "APP_NOT_FOUND");
-  await refused(client.apps.list({ cursor: "nonsense" }), 400, "INVALID_CURSOR");
+  for (const list of [client.apps.list({ cursor: "nonsense" }), client.layers.apps(layer.id, { cursor: "nonsense" }),
+    client.revisions.list(app.id, { cursor: "nonsense" }), client.timelines.list(app.id, { cursor: "nonsense" })]) {
+    await refused(list, 400, "INVALID_CURSOR");
+  }
 });
 
 const SERVER = `const env = Object.fromEntries(["NB_APP", "NB_LAYER", "NB_REV"].map((k) => [k, Deno.env.get(k)]));
@@ -198,7 +201,7 @@ await test("deployments from a sandbox: Build, a cancelled one, a failed one, a 
   await using sandbox = await Sandbox.create();
   await sandbox.fs.mkdir("project/site", { recursive: true });
   await sandbox.fs.writeTextFile("project/main.ts", `Deno.serve(() => new Response("built " + Deno.readTextFileSync("out.txt") + Deno.args))`);
-  const build = await sandbox.deploy(app.slug, {
+  const build = await sandbox.deno.deploy(app.slug, {
     path: "/home/app/project",
     production: false,
     preview: true,
@@ -231,7 +234,7 @@ await test("deployments from a sandbox: Build, a cancelled one, a failed one, a 
   assert.equal(await get(app.slug), "<h1>static</h1>");
 
   await sandbox.fs.writeTextFile("project/out.txt", "things ");
-  const good = await sandbox.deno.deploy(app.slug, { path: "/home/app/project", build: { entrypoint: "main.ts", args: ["x", "y"] }, production: true });
+  const good = await sandbox.deploy(app.slug, { path: "/home/app/project", build: { entrypoint: "main.ts", args: ["x", "y"] }, production: true });
   const lines = all(good.logs());
   const r = await good.done;
   assert.deepEqual([r.id, r.status], [good.id, "succeeded"]);

@@ -111,6 +111,31 @@ await test("httpReady of a server that a child of the program started", async ()
   await child.kill();
 });
 
+await test("run, repl and fetch: clearEnv, signals", async () => {
+  const path = await sandbox.env.get("PATH");
+  const bare = await run({ code: "console.log(Object.keys(Deno.env.toObject()).includes('HOME'), Deno.env.get('NB_ONE'))", clearEnv: true, env: { PATH: path, NB_ONE: "1" } });
+  assert.equal(bare.stdoutText, "false 1\n", bare.stderrText);
+  const stop = new AbortController();
+  const child = await sandbox.deno.run({
+    ...quiet,
+    signal: stop.signal,
+    code: "Deno.serve({ port: 0, onListen() {} }, () => new Promise(() => {}))",
+  });
+  assert.equal(await child.httpReady, true);
+  const abort = new AbortController();
+  const answer = rejection(child.fetch("http://x/", { signal: abort.signal }));
+  await sleep(300);
+  abort.abort();
+  assert.equal((await answer).name, "AbortError");
+  stop.abort();
+  assert.equal((await child.status).signal, "SIGTERM");
+  const end = new AbortController();
+  const r = await sandbox.deno.repl({ ...quiet, clearEnv: true, env: { PATH: path, NB_ONE: "2" }, signal: end.signal });
+  assert.deepEqual(await r.eval("[Deno.env.get('NB_ONE'), Deno.env.has('HOME')]"), ["2", false]);
+  end.abort();
+  assert.equal((await r.status).signal, "SIGTERM");
+}, 120_000);
+
 await test("watch: restarts are events", async () => {
   await sandbox.fs.writeTextFile(`${dir}/w.ts`, "console.log('one'); setInterval(() => {}, 1000)");
   const child = await sandbox.deno.run({ ...quiet, stderr: "null", entrypoint: `${dir}/w.ts`, watch: true });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sandbox.fs and FsFile: every method, through the unmodified SDK.
-import { assert, done, rejection, Sandbox, test, text } from "./lib.mjs";
+import { assert, done, rejection, Sandbox, test, text, until } from "./lib.mjs";
+import { SeekMode } from "@deno/sandbox";
 import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,6 +46,39 @@ await test("writeFile and readFile: all bytes, nothing, 20 MB", async () => {
   for (let i = 0; i < big.length; i += 1) big[i] = (i * 2654435761) >>> 24;
   await fs.writeFile(at("b"), big);
   assert.ok(Buffer.from(await fs.readFile(at("b"))).equals(big));
+});
+
+await test("writeFile: append, create, createNew, mode, signal", async () => {
+  const bytes = (...b) => new Uint8Array(b);
+  await fs.writeFile(at("wf"), bytes(1), { mode: 0o611 });
+  await fs.writeFile(at("wf"), bytes(2, 3), { append: true });
+  assert.deepEqual(await fs.readFile(at("wf")), bytes(1, 2, 3));
+  assert.equal((await fs.stat(at("wf"))).mode & 0o7777, 0o611);
+  await fails(fs.writeFile(at("wf-no"), bytes(), { create: false }), "NotFound", "ENOENT");
+  await fails(fs.writeFile(at("wf"), bytes(), { createNew: true }), "AlreadyExists", "EEXIST");
+  const abort = new AbortController();
+  const endless = new ReadableStream({ pull: (c) => new Promise((r) => setTimeout(r, 20)).then(() => c.enqueue(bytes(7))) });
+  const writing = rejection(fs.writeFile(at("wf"), endless, { signal: abort.signal }));
+  await until(async () => (await fs.stat(at("wf"))).size > 3, 20_000).catch(() => {});
+  abort.abort();
+  assert.equal((await writing).name, "AbortError");
+  const done = new AbortController();
+  await fs.writeTextFile(at("wt"), "text", { signal: done.signal, createNew: true, create: true, append: false, mode: 0o600 });
+  assert.equal(await fs.readTextFile(at("wt"), { signal: done.signal }), "text");
+});
+
+await test("odd names: spaces, newlines, quotes, dashes, 255 bytes, not UTF-8", async () => {
+  await fs.mkdir(at("odd"));
+  const names = [" ", "a b", "zwei\nZeilen", "'", '"', "-rf", "*", "\\", "ä\u{1F600}", "e\u0301", "\x01", "x".repeat(255), "..."];
+  await Promise.all(names.map((n) => fs.writeTextFile(at(`odd/${n}`), n)));
+  assert.deepEqual((await list(fs.readDir(at("odd")))).map((e) => e.name).sort(), [...names].sort());
+  assert.deepEqual((await list(fs.walk(at("odd"), { includeDirs: false }))).map((e) => e.name).sort(), [...names].sort());
+  for (const n of names) assert.equal(await fs.readTextFile(at(`odd/${n}`)), n);
+  await fails(fs.writeTextFile(at(`odd/${"x".repeat(256)}`), ""), "Error", "ENAMETOOLONG");
+  await sandbox.sh`cd ${at("odd")} && rm -rf ./* ./... && touch $'bad\\xff\\xfe' && ln -s $'bad\\xff\\xfe' l`;
+  assert.deepEqual((await list(fs.readDir(at("odd")))).map((e) => e.name).sort(), ["bad\ufffd\ufffd", "l"]);
+  await fails(fs.readLink(at("odd/l")), "InvalidData", undefined);
+  await fs.remove(at("odd"), { recursive: true });
 });
 
 await test("a stream as content, for bytes and text", async () => {
@@ -93,6 +127,8 @@ await test("paths relative to the home directory, and as URL", async () => {
 });
 
 await test("stat, chmod, utime, truncate, umask, makeTempFile", async () => {
+  assert.match(await fs.makeTempDir({ dir, suffix: ".d" }), /[0-9a-f]\.d$/);
+  assert.match(await fs.makeTempFile(), /^\/tmp\//);
   const name = await fs.makeTempFile({ dir, prefix: "p", suffix: ".txt" });
   assert.match(name, /\/p[0-9a-f]+\.txt$/);
   await fs.writeTextFile(name, "0123456789");
@@ -157,6 +193,57 @@ await test("FsFile: writes that nobody awaits keep their order", async () => {
   assert.equal(await fs.readTextFile(at("h")), want.join(""));
 });
 
+await test("FsFile: append, createNew, mode, modes that contradict; await using", async () => {
+  await fs.writeTextFile(at("f"), "start ");
+  {
+    await using f = await fs.open(at("f"), { append: true, read: true });
+    await f.seek(0, SeekMode.Start);
+    await f.write(new TextEncoder().encode("appended"));
+  }
+  assert.equal(await fs.readTextFile(at("f")), "start appended");
+  await fails(fs.open(at("f"), { createNew: true, write: true }), "AlreadyExists", "EEXIST");
+  await using n = await fs.open(at("new"), { createNew: true, write: true, mode: 0o604 });
+  assert.equal((await n.stat()).mode & 0o7777, 0o604);
+  await fails(n.read(new Uint8Array(1)), "Error", "EBADF");
+  for (const bad of [{ create: true }, { append: true, truncate: true }]) assert.ok(await rejection(fs.open(at("f"), bad)) instanceof Error);
+  await using r = await fs.open(at("f"));
+  await fails(r.write(new Uint8Array(1)), "Error", "EBADF");
+  await fails(r.truncate(1), "TypeError", "EINVAL");
+});
+
+await test("FsFile: positions past 4 GiB as number and bigint, sparse files", async () => {
+  await using f = await fs.open(at("sparse"), { read: true, write: true, create: true });
+  const far = 5n * 1024n ** 3n;
+  assert.equal(await f.seek(far, SeekMode.Start), Number(far));
+  await f.write(new Uint8Array([1, 2, 3]));
+  assert.equal(await f.seek(-1n, SeekMode.Current), Number(far) + 2);
+  assert.equal(await f.seek(-3, SeekMode.End), Number(far));
+  const info = await f.stat();
+  assert.equal(info.size, Number(far) + 3);
+  assert.ok(info.blocks * 512 < 1 << 20, "the hole takes no space");
+  await f.seek(Number(far) - 2, SeekMode.Start);
+  const buf = new Uint8Array(10);
+  assert.equal(await f.read(buf), 5);
+  assert.deepEqual([...buf.subarray(0, 5)], [0, 0, 1, 2, 3]);
+  await fails(f.seek(-1, SeekMode.Start), "TypeError", "EINVAL");
+  await fails(f.seek(-(far * 2n), SeekMode.End), "TypeError", "EINVAL");
+  await f.truncate();
+  assert.equal((await f.stat()).size, 0);
+});
+
+await test("FsFile: locks are the kernel's: shared, exclusive, seen by programs", async () => {
+  await using a = await fs.create(at("k"));
+  await using b = await fs.open(at("k"), { read: true, write: true });
+  const free = async (kind) => (await sandbox.sh`flock -n ${kind} ${at("k")} true`.noThrow()).status.success;
+  await Promise.all([a.lock(false), b.lock(false)]);
+  assert.deepEqual([await free("-s"), await free("-x")], [true, false]);
+  await Promise.all([a.unlock(), b.unlock()]);
+  await a.lock(true);
+  assert.equal(await free("-s"), false);
+  await a.close();
+  assert.equal(await free("-x"), true);
+});
+
 await test("one lock waits for the other while everything else goes on", async () => {
   const a = await fs.create(at("l")), b = await fs.open(at("l"));
   await a.lock(true);
@@ -183,8 +270,57 @@ await test("walk and expandGlob", async () => {
   await fails(list(fs.walk(at("no"))), "NotFound", "ENOENT");
 });
 
-// Leaving a walk early is no test here: what the server had sent by then, the stream's end above all, is an uncaught error
-// in the SDK.
+await test("walk: every option; links that lead in circles", async () => {
+  await fs.mkdir(at("o/d1/d2"), { recursive: true });
+  for (const n of ["o/a.ts", "o/d1/b.ts", "o/d1/d2/c.js"]) await fs.writeTextFile(at(n), "");
+  await fs.symlink("d1", at("o/dirlink"), { type: "dir" });
+  await fs.symlink("a.ts", at("o/filelink"), { type: "file" });
+  const walk = async (options) => (await list(fs.walk(at("o"), options))).map((e) => e.path.slice(dir.length + 3)).sort();
+  assert.deepEqual(await walk({ includeFiles: false, includeSymlinks: false }), ["", "d1", "d1/d2"]);
+  assert.deepEqual(await walk({ includeDirs: false, includeSymlinks: false }), ["a.ts", "d1/b.ts", "d1/d2/c.js"]);
+  assert.deepEqual(await walk({ includeFiles: false, includeDirs: false }), ["dirlink", "filelink"]);
+  assert.deepEqual(await walk({ maxDepth: 0 }), [""]);
+  assert.deepEqual(await walk({ followSymlinks: true, includeDirs: false, canonicalize: true }), ["a.ts", "a.ts", "d1/b.ts", "d1/b.ts", "d1/d2/c.js", "d1/d2/c.js"]);
+  assert.deepEqual(await walk({ followSymlinks: true, includeDirs: false, canonicalize: false }),
+    ["a.ts", "d1/b.ts", "d1/d2/c.js", "dirlink/b.ts", "dirlink/d2/c.js", "filelink"]);
+  assert.deepEqual(await walk({ exts: [".ts", "js"], skip: [/d2/] }), ["a.ts", "d1/b.ts"]);
+  assert.deepEqual(await walk({ match: [/^.*\/b\.TS$/i, /link$/] }), ["d1/b.ts", "dirlink", "filelink"]);
+  await fs.symlink(".", at("o/d1/d2/circle"));
+  await fails(list(fs.walk(at("o"), { followSymlinks: true, canonicalize: false })), "FilesystemLoop", "ELOOP");
+});
+
+await test("expandGlob: every option", async () => {
+  await fs.mkdir(at("g/Sub/deep"), { recursive: true });
+  for (const n of ["g/x.ts", "g/Y.TS", "g/Sub/z.ts", "g/Sub/deep/w.ts", "g/x.test.ts"]) await fs.writeTextFile(at(n), "");
+  await fs.symlink("Sub", at("g/link"));
+  const glob = async (pattern, options) => (await list(fs.expandGlob(pattern, { root: at("g"), ...options }))).map((e) => e.path.slice(dir.length + 3)).sort();
+  assert.deepEqual(await glob("*.ts"), ["x.test.ts", "x.ts"]);
+  assert.deepEqual(await glob("*.ts", { caseInsensitive: true }), ["Y.TS", "x.test.ts", "x.ts"]);
+  assert.deepEqual(await glob("**/*.ts"), ["Sub/deep/w.ts", "Sub/z.ts", "x.test.ts", "x.ts"]);
+  assert.deepEqual(await glob("**/*.ts", { globstar: false }), ["Sub/z.ts", "x.test.ts", "x.ts"]);
+  assert.deepEqual(await glob("!(*.test).ts"), ["x.ts"]);
+  assert.deepEqual(await glob("!(*.test).ts", { extended: false }), []);
+  assert.deepEqual(await glob("*", { exclude: ["*.ts", "Sub"] }), ["Y.TS", "link"]);
+  assert.deepEqual(await glob("*", { includeDirs: false }), ["Y.TS", "link", "x.test.ts", "x.ts"]);
+  assert.deepEqual(await glob("link/*.ts", { followSymlinks: true, canonicalize: true }), ["link/z.ts"]);
+  assert.deepEqual(await glob("link/*.ts", { followSymlinks: true, canonicalize: false }), ["link/z.ts"]);
+});
+
+await test("a walk may be left at any entry, at once or after calls", async () => {
+  await fs.mkdir(at("leave"));
+  await sandbox.sh`cd ${at("leave")} && seq 120 | xargs touch`;
+  for (let i = 0; i < 24; i++) {
+    let n = 0;
+    for await (const e of fs.walk(at("leave"))) {
+      if (i % 2) await fs.lstat(e.path);
+      if (n++ === i * 5) break;
+    }
+    for await (const _ of fs.expandGlob(at("leave/1*"))) break;
+  }
+  // What the server had sent by then has arrived when this has.
+  assert.equal((await list(fs.walk(at("leave")))).length, 121);
+});
+
 await test("walk over 3,000 files", async () => {
   await sandbox.sh`mkdir ${at("many")} && cd ${at("many")} && seq 3000 | xargs touch`;
   assert.equal((await list(fs.walk(at("many")))).length, 3001);

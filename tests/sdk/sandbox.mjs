@@ -203,6 +203,7 @@ await test("kill and extendTimeout by one who may no longer", async () => {
   assert.match((await rejection(guest.extendTimeout("5m"))).message, /Failed to extend timeout: 401 /);
   await guest.close();
   // A person's token names the organization as well.
+  assert.match((await rejection(Sandbox.create({ token: "ddp_wrong", org: "demo" }))).message, /token is invalid/);
   const personal = /ddp_[0-9a-z]+/.exec(adm("token", "create", "--personal", "--org", "demo"))[0];
   await using mine = await Sandbox.connect({ id: sandbox.id, token: personal, org: "demo" });
   assert.equal(await mine.env.get("HOME"), "/home/app");
@@ -315,6 +316,17 @@ await test("exposeHttp: by port and by process, before and after they listen, se
 await test("exposeHttp: refusals", async () => {
   for (const port of [0, 65536, 1.5]) await rejection(sandbox.exposeHttp({ port }));
   assert.equal((await rejection(sandbox.exposeHttp({ pid: 999_999 }))).code, "ENOENT");
+});
+
+await test("ssh: access for whoever knows the name, or a clear refusal", async () => {
+  const refused = (e) => {
+    if (/NOT_SUPPORTED/.test(e.message)) skip("the host has no SSH gateway");
+    throw e;
+  };
+  const { hostname, username } = await sandbox.exposeSsh().catch(refused);
+  assert.ok(hostname && username);
+  await using s = await Sandbox.create({ ssh: true });
+  assert.ok(s.ssh.hostname && s.ssh.username && inspect(s).includes(s.ssh.username));
 });
 
 await test("exposeVscode says what is missing", async () => {
