@@ -201,11 +201,12 @@ static struct checked *save_round(struct checked *c, uint32_t round)
 
 static struct checked *begin(void)
 {
-	struct checked *c = checked_new("first", RIG_UID, NULL);
+	struct checked *c = calloc(1, sizeof(*c));
 	char out[256], line[200];
 
-	cold_start(&c->m);
-	hello(&c->m);
+	if (!c)
+		die("out of memory");
+	cold_boot(&c->m, "first", RIG_UID);
 	/* It goes on when the connection that started it is gone. */
 	snprintf(line, sizeof(line), "[\"sh\",\"-c\",\"setsid /guest-checker run %d 48 /checked </dev/null >/dev/ttyS0 2>&1 & sleep 0.1\"]", PORT);
 	guest_run(&c->m, line, out, sizeof(out));

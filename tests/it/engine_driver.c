@@ -53,18 +53,6 @@ static void confined(struct machine *m)
 }
 
 /* --- the life ---- */
-static void cold(struct machine *m)
-{
-	uint64_t t = us();
-
-	MUST(engine->ops->start(engine, &m->spec, NULL, on_done, on_exit_, m, &m->vm, f));
-	await(m, "cold start");
-	note("cold: process to control", engine->ops->times(m->vm)->start_us);
-	note("cold: to running", us() - t);
-	hello(m);
-	note("cold: to first agent answer", us() - t);
-}
-
 static void pause_resume(struct machine *m)
 {
 	uint64_t t = us();
@@ -344,8 +332,7 @@ static void life(void)
 
 	snprintf(snap_dir, sizeof(snap_dir), "%s/snap-first", opt.dir);
 	snprintf(second_dir, sizeof(second_dir), "%s/snap-second", opt.dir);
-	machine_make(&a, "cold", RIG_UID, NULL);
-	cold(&a);
+	cold_boot(&a, "cold", RIG_UID);
 	pause_resume(&a);
 	save(&a, snap_dir);
 	MUST(engine->ops->resume(a.vm, on_done, f));
@@ -396,8 +383,7 @@ static void boots(void)
 	struct machine m;
 
 	for (uint32_t i = 0; i < opt.boots; i++) {
-		machine_make(&m, "cold", RIG_UID, NULL);
-		cold(&m);
+		cold_boot(&m, "cold", RIG_UID);
 		machine_stop(&m);
 		machine_unmake(&m);
 	}

@@ -20,13 +20,8 @@ static void cold_boots(void)
 {
 	for (uint32_t i = 0; i < opt.runs; i++) {
 		struct machine m;
-		uint64_t t;
 
-		machine_make(&m, "cold", RIG_UID, NULL);
-		t = us();
-		cold_start(&m);
-		hello(&m);
-		note("cold boot to agent", us() - t);
+		cold_boot(&m, "cold", RIG_UID);
 		machine_stop(&m);
 		machine_unmake(&m);
 	}
@@ -110,10 +105,8 @@ static void restores(void)
 	struct engine_stat st;
 	uint64_t t;
 
-	snprintf(dir, sizeof(dir), "%s/template", opt.dir);
-	machine_make(&a, "template", RIG_UID, NULL);
-	cold_start(&a);
-	hello(&a);
+	snprintf(dir, sizeof(dir), "%s/snap-template", opt.dir);
+	cold_boot(&a, "template", RIG_UID);
 	exec_true(&a, "exec of true, first after boot");
 	save_to(&a, dir);
 	machine_stop(&a);
@@ -171,9 +164,7 @@ static void fork_pauses(const char *name, uint32_t memory_mib, uint32_t touched_
 	int fd;
 
 	opt.memory_mib = memory_mib;
-	machine_make(&parent, "parent", RIG_UID, NULL);
-	cold_start(&parent);
-	hello(&parent);
+	cold_boot(&parent, "parent", RIG_UID);
 	snprintf(line, sizeof(line), "{\"service\":\"exec\",\"user\":\"root\",\"argv\":[\"/guest-checker\",\"touch\",\"%u\",\"%u\"]}",
 		 touched_mib, rate);
 	fd = service(&parent, line);

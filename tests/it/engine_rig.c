@@ -8,6 +8,9 @@ struct loop *loop;
 struct engine *engine;
 static const char *program;
 
+/* Emulated processors now and then run a kernel wrongly that patches its own text while it boots; a restored one never does. */
+#define COLD_RETRIES 2
+
 /* Machines outlive their engine on purpose; a failed test's shall not. */
 static void kill_children(void)
 {
@@ -265,10 +268,45 @@ void hello(struct machine *m)
 }
 
 /* --- operations ---- */
-void cold_start(struct machine *m)
+/* False: the machine ended before its agent answered. */
+static bool boot_once(struct machine *m)
 {
+	struct timespec pause = { 0, 20000000 };
+	uint64_t t = us(), end = now_ms() + 90000;
+	char text[4096];
+
 	MUST(engine->ops->start(engine, &m->spec, NULL, on_done, on_exit_, m, &m->vm, f));
 	await(m, "cold start");
+	note("cold: process to control", engine->ops->times(m->vm)->start_us);
+	note("cold: to running", us() - t);
+	while (!ask_once(m, opt.hello, text, sizeof(text), 30000)) {
+		MUST(loop_once(loop, 0, f));
+		if (m->gone)
+			return false;
+		if (now_ms() > end)
+			die("no answer from %s", m->spec.id);
+		nanosleep(&pause, NULL);
+	}
+	note("cold: to first agent answer", us() - t);
+	return true;
+}
+
+void cold_boot(struct machine *m, const char *id, uid_t uid)
+{
+	for (int i = 0;; i++) {
+		char command[300];
+
+		machine_make(m, id, uid, NULL);
+		if (boot_once(m))
+			return;
+		note("cold boots that ended in a guest's panic", 1);
+		fprintf(stderr, "%s: %s ended while it booted: %s\n", program, id, m->why);
+		snprintf(command, sizeof(command), "grep -aE -m 3 'panic|Oops|BUG' '%s/log' >&2", m->dir);
+		if (system(command) || i == COLD_RETRIES)
+			die("it was not a panic, or one too many");
+		engine->ops->vm_free(m->vm);
+		machine_unmake(m);
+	}
 }
 
 void pause_machine(struct machine *m)

@@ -81,7 +81,8 @@ void await(struct machine *m, const char *what);
 int open_at(int dirfd, const char *name, int flags);
 size_t count(const char *dir); /* its entries, "." and ".." too */
 
-void cold_start(struct machine *m);
+/* Makes a machine and boots it until its agent answers; a guest that panics meanwhile is booted anew, twice at most. */
+void cold_boot(struct machine *m, const char *id, uid_t uid);
 void pause_machine(struct machine *m);
 void resume_machine(struct machine *m);
 /* Saves a running machine into a new directory, which leaves it paused. */

@@ -19,7 +19,7 @@ awk '
 	value[name, e] = median; count[name, e] = runs
 }
 END {
-	most["cold boot to agent"] = 0.5
+	most["cold: to first agent answer"] = 0.5
 	most["restore to first command'\''s output"] = 0.25
 	most["fork pause: 512 of 1024 MiB touched"] = 0.5
 	most["exec of true"] = 1
