@@ -47,13 +47,20 @@ static uint64_t own_kib(pid_t pid)
 	return kib;
 }
 
+static void step(const char *what)
+{
+	printf("engine-figures: %s\n", what);
+}
+
 static void net_speed(struct machine *m, bool to_guest, size_t mib)
 {
 	char argv[200], out[128];
 	unsigned long long bytes, took;
 	int status;
-	pid_t pid = fork();
+	pid_t pid;
 
+	step(to_guest ? "network, to the guest" : "network, from the guest");
+	pid = fork();
 	if (pid < 0)
 		die("fork");
 	if (!pid) {
@@ -91,8 +98,10 @@ static void disk_speed(struct machine *m)
 {
 	char out[64];
 
+	step("disk, at random");
 	guest_run(m, "[\"/guest-checker\",\"rand\",\"/dev/vda\",\"1500\"]", out, sizeof(out));
 	note("disk: us for 1500 reads of 4 KiB", (uint64_t)atoll(out));
+	step("disk, in sequence");
 	guest_run(m, "[\"/guest-checker\",\"seq\",\"/dev/vda\",\"96\"]", out, sizeof(out));
 	note("disk: us for 96 reads of 1 MiB", (uint64_t)atoll(out));
 }
@@ -110,6 +119,7 @@ static void restores(void)
 	exec_true(&a, "exec of true, first after boot");
 	save_to(&a, dir);
 	machine_stop(&a);
+	step("starts from a snapshot");
 	snap = snap_open(dir);
 	for (uint32_t i = 0; i < opt.runs * 3; i++) {
 		char out[64];
@@ -163,6 +173,7 @@ static void fork_pauses(const char *name, uint32_t memory_mib, uint32_t touched_
 	char line[200], answer[64];
 	int fd;
 
+	step(name);
 	opt.memory_mib = memory_mib;
 	cold_boot(&parent, "parent", RIG_UID);
 	snprintf(line, sizeof(line), "{\"service\":\"exec\",\"user\":\"root\",\"argv\":[\"/guest-checker\",\"touch\",\"%u\",\"%u\"]}",

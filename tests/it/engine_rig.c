@@ -394,7 +394,7 @@ static void read_bytes(int fd, void *out, size_t n, uint64_t end)
 void guest_run(struct machine *m, const char *argv_json, char *out, size_t size)
 {
 	char line[2048], bytes[AGENT_FRAME_MAX];
-	uint64_t end = now_ms() + 120000;
+	uint64_t end = now_ms() + 300000;
 	uint8_t head[5];
 	size_t at = 0;
 	int fd;
