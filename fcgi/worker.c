@@ -58,6 +58,7 @@ static const struct harden_call worker_calls[] = {
 	CALL(fallocate, "bundles"),
 	CALL(fadvise64, "bundles"),
 	CALL(umask, "libarchive"),
+	CALL(sysinfo, "qsort(3) of more than a kilobyte asks how much memory there is"),
 	CALL(dup, "libraries"),
 };
 

@@ -6,6 +6,7 @@ import { check, client, deployed, finish, get, must, newSlug, same, url } from "
 const files = {
 	"public/index.html": "<h1>index</h1>", "public/app.js": "console.log(1)", "public/about.html": "about", "public/sub/index.html": "sub", "public/data.json": "{}",
 	"public/näme with space.txt": "0123456789", "public/404.html": "nothing here", "public/.env": "SECRET=1", "public/.well-known/x.txt": "known", "secret.txt": "outside",
+	...Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`public/many/f${i}.txt`, `${i}`])),
 };
 const app = await client.apps.create({ slug: newSlug() });
 const base = url(app.slug);
@@ -23,7 +24,7 @@ const raw = (path) => new Promise((yes, no) => {
 await check("files with their types, directories, names without .html", async () => {
 	await make({});
 	for (const [path, text, type] of [["/", "<h1>index</h1>", "text/html"], ["/app.js", "console.log(1)", "text/javascript"], ["/data.json", "{}", "application/json"],
-		["/sub/", "sub", "text/html"], ["/about", "about", "text/html"], ["/n%C3%A4me%20with%20space.txt", "0123456789", "text/plain"], ["/.well-known/x.txt", "known", "text/plain"]]) {
+		["/sub/", "sub", "text/html"], ["/about", "about", "text/html"], ["/n%C3%A4me%20with%20space.txt", "0123456789", "text/plain"], ["/.well-known/x.txt", "known", "text/plain"], ["/many/f999.txt", "999", "text/plain"]]) {
 		const r = await get(base + path);
 		same(`${r.status} ${r.text}`, `200 ${text}`, path);
 		must(r.headers.get("content-type").startsWith(type), `${path}: ${r.headers.get("content-type")}`);
