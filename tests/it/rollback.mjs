@@ -32,7 +32,7 @@ function hammer() {
 		same(wrong.join("; "), "", `of ${n} requests, wrong ones`);
 	};
 }
-const serves = (n) => until(n, async () => (await text()) === `hello from ${n} in production`, 150000);
+const serves = (n) => until(n, async () => (await text()) === `hello from ${n} in production`, 280000);
 
 let one, two;
 await check("two revisions, the newer one serves; no request is lost in the change", async () => {
