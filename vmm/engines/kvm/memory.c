@@ -11,13 +11,14 @@
 
 #define LAYER_MAPS_MAX 30000 /* mappings of a delta; the kernel's default bound is 65530 for the process */
 
-/* A file on disk cannot be sealed: then the descriptor must not be one that anybody could write through. */
+/* A file on disk cannot be sealed, nor one on tmpfs (whose only seal is that): then the descriptor must not be one that anybody could
+ * write through. */
 static enum rc check_sealed(int fd, uint64_t bytes, struct fault *ret_f)
 {
 	int seals = fcntl(fd, F_GET_SEALS), mode = fcntl(fd, F_GETFL);
 	struct stat st;
 
-	if (seals < 0 && errno == EINVAL && mode >= 0 && (mode & O_ACCMODE) == O_RDONLY)
+	if (((seals < 0 && errno == EINVAL) || seals == F_SEAL_SEAL) && mode >= 0 && (mode & O_ACCMODE) == O_RDONLY)
 		seals = F_SEAL_WRITE | F_SEAL_SHRINK;
 	if (seals < 0 || !(seals & F_SEAL_WRITE) || !(seals & F_SEAL_SHRINK))
 		return fault_set(ret_f, RC_INVALID, 0, "memory object is not sealed");

@@ -215,7 +215,7 @@ void args_free(struct args *a)
 
 enum rc args_shape(const struct engine_spec *s, bool kvm, char *out, size_t size, struct fault *ret_f)
 {
-	int n = snprintf(out, size, "microvm 2 cpu=%s vcpus=%u memory=%u", cpu_model(kvm), s->vcpus, s->memory_mib);
+	int n = snprintf(out, size, "microvm " ENGINE_SHAPE " cpu=%s vcpus=%u memory=%u", cpu_model(kvm), s->vcpus, s->memory_mib);
 	size_t at = n < 0 ? size : (size_t)n;
 
 	for (size_t i = 0; i < s->n_disks && at < size; i++)
