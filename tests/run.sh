@@ -51,20 +51,32 @@ count() { # count NAME LOG STATUS
 
 # A suite that fails gets one more attempt, because machines under emulation on a shared host do stall. That it needed one is said
 # at the end, with the log of the first: a test that needs it often is a bug.
-suite() { # suite NAME CMD...
-	local name=$1 log status
+log_of() { echo "$OUT/$(echo "$1" | tr / -).log"; }
+attempt() { # attempt NAME CMD...
+	local log
+	log=$(log_of "$1")
 	shift
-	wanted "$name" || return 0
-	log=$OUT/$(echo "$name" | tr / -).log
 	timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
-	status=$?
-	if [ $status -ne 0 ] && [ -z "${NESTBOX_NO_SECOND:-}" ]; then
+}
+verdict() { # verdict STATUS NAME CMD...: of a first attempt
+	local status=$1 name=$2 log
+	shift 2
+	log=$(log_of "$name")
+	if [ "$status" -ne 0 ] && [ -z "${NESTBOX_NO_SECOND:-}" ]; then
 		mv "$log" "${log%.log}.first.log"
 		again+=("$name: passed or failed only on its second attempt; the first is in ${log%.log}.first.log")
-		timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
+		attempt "$name" "$@"
 		status=$?
 	fi
-	count "$name" "$log" $status
+	count "$name" "$log" "$status"
+}
+suite() { # suite NAME CMD...
+	local name=$1 status
+	shift
+	wanted "$name" || return 0
+	attempt "$name" "$@"
+	status=$?
+	verdict $status "$name" "$@"
 }
 
 boot() { NESTBOX_INSTANCE=check "$SRC/bootstrap" "$@"; }
@@ -92,12 +104,28 @@ done
 COVER=$OUT/coverage
 mkdir -p "$COVER"
 DENO=$(dirname "$NESTBOX_NODE")/../../@deno/linux-x64-glibc/deno
+covered() { echo "NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json"; }
 node_suite() { # node_suite NAME FILE
-	NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json suite "$1" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2"
+	suite "$1" env "$(covered "$1")" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2"
 }
-deno_suite() {
-	NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json \
-		suite "$1" "$DENO" run --quiet --allow-all --no-lock --preload "$SRC/tests/lib/cover.mjs" "$2"
+# One program under Node and under Deno: at the same time, as both wait for emulated machines most of it.
+both_suites() { # both_suites NAME FILE
+	local node=(env "$(covered "sdk/$1")" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2") pid= status
+	local deno=(env "$(covered "sdk-deno/$1")" "$DENO" run --quiet --allow-all --no-lock --preload "$SRC/tests/lib/cover.mjs" "$2")
+	if [ "$1" = readme ]; then # its names are the README's
+		suite "sdk/$1" "${node[@]}"
+		suite "sdk-deno/$1" "${deno[@]}"
+		return
+	fi
+	if wanted "sdk-deno/$1"; then
+		attempt "sdk-deno/$1" "${deno[@]}" &
+		pid=$!
+	fi
+	suite "sdk/$1" "${node[@]}"
+	[ -n "$pid" ] || return 0
+	wait "$pid"
+	status=$?
+	verdict $status "sdk-deno/$1" "${deno[@]}"
 }
 
 need_system=no
@@ -124,8 +152,11 @@ egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
 				[ -e "$t" ] || continue
 				name=$d/$(basename "${t%.*}")
 				case $name in */lib | */lib-* | it/zz-*) continue ;; esac
-				case $t in *.mjs) node_suite "$name" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
-				[ $d = sdk ] && ! sed -n 2p "$t" | grep -q 'Node only' && deno_suite "sdk-deno/$(basename "${t%.*}")" "$t"
+				case $d/$t in
+				sdk/*.mjs) if sed -n 2p "$t" | grep -q 'Node only'; then node_suite "$name" "$t"; else both_suites "${name#sdk/}" "$t"; fi ;;
+				*.mjs) node_suite "$name" "$t" ;;
+				*.sh) suite "$name" bash "$t" ;;
+				esac
 			done
 		done
 		# Those that kill daemons come last.
