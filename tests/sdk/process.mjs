@@ -187,7 +187,8 @@ await test("a child outlives the client that started it", async () => {
     ...piped,
   });
   await guest.close();
-  await until(async () => (await sandbox.sh`cat ${marker} 2>/dev/null; rm -f ${marker}`.noThrow().text()) === "0\n");
+  await until(async () => (await sandbox.sh`cat ${marker} 2>/dev/null`.noThrow().text()) === "0\n", 30_000);
+  await sandbox.sh`rm ${marker}`;
 });
 
 await test("sh: text, json, quoting, pipes", async () => {
