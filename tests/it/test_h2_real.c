@@ -114,7 +114,7 @@ static bool up(const char *src)
 	char line[6] = "";
 	FILE *f;
 
-	snprintf(script, sizeof(script), "%s/tests/it/h2_server.mjs", src);
+	snprintf(script, sizeof(script), "%s/tests/it/lib-h2_server.mjs", src);
 	snprintf(cert, sizeof(cert), "%s/api.pem", bed.dir);
 	snprintf(private_key, sizeof(private_key), "%s/api.key", bed.dir);
 	snprintf(conf, sizeof(conf), "%s/nginx.conf", bed.dir);
@@ -152,7 +152,7 @@ TEST(programs_that_speak_http2_work_with_secrets_and_rules)
 		SKIP("needs root, /dev/net/tun, node and nginx");
 	REQUIRE(bed_up(&bed, NULL, prepare));
 	REQUIRE(up(src ? src : "."));
-	snprintf(script, sizeof(script), "%s/tests/it/h2_client.mjs", src ? src : ".");
+	snprintf(script, sizeof(script), "%s/tests/it/lib-h2_client.mjs", src ? src : ".");
 	snprintf(ca, sizeof(ca), "%s/guest-ca.pem", bed.dir);
 	CHECK_EQ(bed_dns(&bed, false, "api.test", DNS_TYPE_A, api, NULL, NULL), 0);
 	CHECK_EQ(bed_dns(&bed, false, "x.svc.test", DNS_TYPE_A, web, NULL, NULL), 0);

@@ -78,7 +78,7 @@ check_PROGRAMS += tests/it/test_h2_real
 tests_it_test_h2_real_SOURCES = tests/it/test_h2_real.c tests/it/egressbed.c tests/it/egressbed.h tests/it/guestns.c \
 	tests/it/guestns.h tests/lib/seal.h
 tests_it_test_h2_real_LDADD = libnbegress.a libnbnet.a $(UNIT_LIBS) $(NET_LIBS) $(OPENSSL_LIBS) -lpthread
-EXTRA_DIST += tests/it/h2_server.mjs tests/it/h2_client.mjs
+EXTRA_DIST += tests/it/lib-h2_server.mjs tests/it/lib-h2_client.mjs
 check_PROGRAMS += tests/unit/test_meter
 tests_unit_test_meter_SOURCES = tests/unit/test_meter.c
 tests_unit_test_meter_LDADD = $(EGRESS_UNIT_LIBS)

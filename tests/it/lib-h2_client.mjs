@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a guest's programs do: node h2_client.mjs CA PLACEHOLDER VALUE API-ADDRESS NGINX-ADDRESS. The last line is "N passed, N failed".
+// What a guest's programs do: node lib-h2_client.mjs CA PLACEHOLDER VALUE API-ADDRESS NGINX-ADDRESS. The last line is "N passed, N failed".
 import http2 from "node:http2";
 import https from "node:https";
 import { readFileSync } from "node:fs";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An upstream that speaks HTTP/2 and HTTP/1.1: node h2_server.mjs ADDRESS CERT KEY VALUE. Prints "ready".
+// An upstream that speaks HTTP/2 and HTTP/1.1: node lib-h2_server.mjs ADDRESS CERT KEY VALUE. Prints "ready".
 import http2 from "node:http2";
 import { readFileSync } from "node:fs";
 import { createHash } from "node:crypto";
