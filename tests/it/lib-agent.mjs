@@ -27,7 +27,7 @@ class Conn {
 		socket.on("end", () => { this.ended = true; wake(); });
 		socket.on("error", (e) => { this.error = e; this.ended = true; wake(); });
 	}
-	async until(test, ms = 20000) {
+	async until(test, ms = 60000) {
 		const deadline = Date.now() + ms;
 		for (let r; ; ) {
 			if ((r = test()) !== undefined) return r;
