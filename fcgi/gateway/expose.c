@@ -61,6 +61,11 @@ static struct host **host_find(const char *name)
 	return at;
 }
 
+bool expose_is_there(const char *host)
+{
+	return *host_find(host) != NULL;
+}
+
 static void socket_name(char out[EXPOSE_NAME_MAX + 6], const char *host)
 {
 	snprintf(out, EXPOSE_NAME_MAX + 6, "%.*s.sock", EXPOSE_NAME_MAX, host);
@@ -129,6 +134,7 @@ static void host_set(struct gateway *gw, const char *name, bool present)
 	if (!present) {
 		if (*at)
 			host_close(at);
+		visit_wake(gw, name); /* who waits for it waits for nothing */
 		return;
 	}
 	if (!*at && host_open(gw, at, name, &f)) {

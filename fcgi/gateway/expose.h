@@ -33,5 +33,6 @@ void visits_free(struct gateway *gw);
 void expose_host_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret);
 void visits_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret); /* open, waiting, oldest_ms */
 void expose_touch(const char *host); /* a visit has ended */
+bool expose_is_there(const char *host);
 
 #endif

@@ -189,6 +189,10 @@ static void visit_wait(struct visit *v)
 {
 	uint64_t now = now_ms();
 
+	if (!expose_is_there(v->host)) {
+		visit_refuse(v, 404, "This address serves nothing any more.");
+		return;
+	}
 	if (!v->wake_deadline_ms) {
 		if (n_waiting >= EXPOSE_WAITING_MAX || !host_has_room(v->gw, v->host)) {
 			visit_refuse(v, 503, "Too many visitors are waiting for machines to wake up. Try again.");

@@ -68,7 +68,8 @@ const expected = {
   malformed_questions: [/^198\.1[89]\./, []],
   udp: [["refused"], []], ping: ["silence", []], other_protocols: ["sent", []],
   spoofed_sources: ["0", []], spoofed_hardware_address: ["0", []], other_interfaces: ["0", []],
-  ipv6: [["0", "no", "no", "reset"], [toAddress(S, 443, none)]],
+  // The mapped address is IPv4: cut off, before or after the handshake was seen.
+  ipv6: [(r) => r.slice(0, 3).join() === "0,no,no" && ["reset", "no"].includes(r[3]), [toAddress(S, 443, none)]],
   other_routes: [["no answer", "no answer", "no"], []],
   the_management_link: [(r) => r.every((x) => x.startsWith("agent") && /: (reset|end|no)$/.test(x)), []],
   fragments: [/^198\.1[89]\./, []],
