@@ -11,7 +11,7 @@ SRC=$(cd .. && pwd)
 PREFIX=$NESTBOX_PREFIX
 INST=$PREFIX/instances/check
 OUT=$NESTBOX_BUILD/check-logs
-LIMIT=${NESTBOX_SUITE_LIMIT:-600}
+LIMIT=${NESTBOX_SUITE_LIMIT:-900}
 T0=$(date +%s)
 passed=0 failed=0 skipped=0
 bad=()
@@ -178,7 +178,7 @@ fi
 
 # --- what needs real KVM, in a machine of its own ----------------------------------------------------------------
 if [ -x "$SRC/tests/kvmbed/run.sh" ]; then
-	LIMIT=${NESTBOX_KVMBED_LIMIT:-900} suite kvmbed "$SRC/tests/kvmbed/run.sh"
+	LIMIT=${NESTBOX_KVMBED_LIMIT:-1500} suite kvmbed "$SRC/tests/kvmbed/run.sh"
 fi
 
 echo

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs inside the bed: engines through a machine's whole life, then our own through forks and saves of a guest that checks itself,
 # against a hostile guest (BED_ROBUST=0: not) and with failing calls.
-#   BED_RUNS (3): starts from a snapshot    BED_CYCLES (5): rounds of four forks and of four saves
+#   BED_RUNS (3): starts from a snapshot    BED_CYCLES (2): rounds of four forks and of four saves
 . "$BED_SRC/tests/kvmbed/lib.sh"
 failed=0
 make_overlay /tmp/overlay
@@ -10,12 +10,12 @@ result() { # result WHAT STATUS
 }
 [ $# -gt 0 ] || set -- kvm
 for engine in "$@"; do
-	timeout "${BED_LIFE_TIMEOUT:-130}" bash -c '. "$BED_SRC/tests/kvmbed/lib.sh"; run_on "$@"' - "$engine" engine-driver -m 512 -n "${BED_RUNS:-3}"
+	timeout "${BED_LIFE_TIMEOUT:-300}" bash -c '. "$BED_SRC/tests/kvmbed/lib.sh"; run_on "$@"' - "$engine" engine-driver -m 512 -n "${BED_RUNS:-3}"
 	result "$engine: a machine's whole life" $?
 done
-if [ "${BED_CYCLES:-5}" != 0 ]; then
-	run_on kvm engine-cycles -m 384 -n "${BED_CYCLES:-5}"
-	result "kvm: $((4 * ${BED_CYCLES:-5})) forks and as many saves of a guest that checks memory, disk, clocks and timers" $?
+if [ "${BED_CYCLES:-2}" != 0 ]; then
+	run_on kvm engine-cycles -m 384 -n "${BED_CYCLES:-2}"
+	result "kvm: $((4 * ${BED_CYCLES:-2})) forks and as many saves of a guest that checks memory, disk, clocks and timers" $?
 fi
 if [ "${BED_ROBUST:-1}" != 0 ]; then
 	# tests/kvmbed/vmm_bed.c prints its own results: a guest that is after the VMM; each call of the VMM failing once.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What needs real KVM, in the KVM bed: our engine through the engine driver's checks, forks and saves of a guest that checks itself,
 # a hostile guest (its seed is printed), each call of nestbox-vmm failing once; and the whole system through nginx and the client.
-#   run.sh [JOB..]   of: job system (both without names)   BED_CYCLES (4): rounds of four forks and four saves
+#   run.sh [JOB..]   of: job system (both without names)   BED_CYCLES (2): rounds of four forks and four saves
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 if ! command -v mmdebstrap >/dev/null || ! command -v qemu-system-x86_64 >/dev/null; then
@@ -16,7 +16,7 @@ make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/
 [ $# -gt 0 ] || set -- job system
 passed=0 failed=0
 for job in "$@"; do
-	BED_TIMEOUT=${BED_TIMEOUT:-500} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
+	BED_TIMEOUT=${BED_TIMEOUT:-700} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
 	passed=$((passed + $(grep -ac '^ok ' "$out")))
 	bad=$(grep -ac '^not ok ' "$out")
 	# A bed that ended early has not said so itself.
