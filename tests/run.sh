@@ -49,8 +49,6 @@ count() { # count NAME LOG STATUS
 	grep -aE '^(FAIL|not ok)|^  .*not true:' "$2" | head -n 20 | sed 's/^/    /'
 }
 
-# A suite that fails gets one more attempt, because machines under emulation on a shared host do stall. That it needed one is said
-# at the end, with the log of the first: a test that needs it often is a bug.
 log_of() { echo "$OUT/$(echo "$1" | tr / -).log"; }
 attempt() { # attempt NAME CMD...
 	local log
@@ -58,6 +56,8 @@ attempt() { # attempt NAME CMD...
 	shift
 	timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
 }
+# A suite that fails gets one more attempt, because machines under emulation on a shared host do stall. That it needed one is said
+# at the end, with the log of the first: a test that needs it often is a bug.
 verdict() { # verdict STATUS NAME CMD...: of a first attempt
 	local status=$1 name=$2 log
 	shift 2

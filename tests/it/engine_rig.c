@@ -445,7 +445,7 @@ void engine_make(void)
 
 static void options(int argc, char **argv)
 {
-	for (int o; (o = getopt(argc, argv, "e:q:k:i:I:O:m:n:c:H:d:B:s:")) != -1;)
+	for (int o; (o = getopt(argc, argv, "e:q:k:i:I:O:m:n:c:H:d:B:")) != -1;)
 		switch (o) {
 		case 'e': opt.engine = optarg; break;
 		case 'q': opt.qemu = optarg; break;
@@ -456,7 +456,6 @@ static void options(int argc, char **argv)
 		case 'm': opt.memory_mib = (uint32_t)atoi(optarg); break;
 		case 'n': opt.runs = (uint32_t)MIN_OF(atoi(optarg), RIG_RUNS_MAX); break;
 		case 'B': opt.boots = (uint32_t)MIN_OF(atoi(optarg), RIG_RUNS_MAX); break;
-		case 's': opt.seed = (uint32_t)atoi(optarg); break;
 		case 'c': opt.cmdline = optarg; break;
 		case 'H': opt.hello = optarg; break;
 		case 'd': opt.dir = optarg; break;

@@ -30,7 +30,7 @@
 
 struct rig_options {
 	const char *engine, *qemu, *kernel, *initrd, *image, *overlay, *cmdline, *hello, *dir;
-	uint32_t memory_mib, runs, boots, seed;
+	uint32_t memory_mib, runs, boots;
 };
 extern struct rig_options opt;
 extern struct loop *loop;

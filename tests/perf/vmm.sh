@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# kvm against qemu-kvm, side by side in one run of the KVM bed (or, where /dev/kvm is usable, on this host): ratios of medians, as
-# absolute times in the bed say nothing. Each figure has a bound; the exit status is 1 if one is not kept.   BED_RUNS (5)
+# kvm against qemu-kvm, side by side in one run of the KVM bed: ratios of medians, as absolute times there say nothing. Each figure has a bound; the exit status is 1 if one is not kept.   BED_RUNS (5)
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 out=$(mktemp)
