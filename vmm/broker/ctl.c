@@ -162,16 +162,20 @@ static void stat_row(const struct broker_vm_stat *s)
 	       s->flags & BROKER_VM_LEASE ? "lease" : "-    ", stop);
 }
 
-static enum rc verb_list(struct ctl *c)
+/* Reads one row, gives its key as the cursor, and prints it or its JSON. */
+typedef struct json_object *row_fn(struct wire *w, bool json, char after[BROKER_HOST_MAX]);
+
+/* A list of the broker, page by page. All its lists are encoded alike: a count and the rows. */
+static enum rc print_list(struct ctl *c, uint16_t op, const char *heading, row_fn *row)
 {
 	struct json_object *all = json_object_new_array();
 	struct broker_cursor q = { "" };
 	struct broker_vm_list list;
 
 	if (!c->json)
-		printf("%-40s %-8s %6s %-20s %-5s %s\n", "ID", "STATE", "MIB", "CREATED", "LEASE", "ENDS");
+		printf("%s\n", heading);
 	do {
-		enum rc rc = ASK(c, VM_LIST, broker_cursor, &q, broker_vm_list, &list, NULL);
+		enum rc rc = ask(c, op, (message_put_fn *)broker_cursor_put, &q, (message_get_fn *)broker_vm_list_get, &list, NULL);
 		struct wire w;
 
 		if (rc) {
@@ -180,14 +184,10 @@ static enum rc verb_list(struct ctl *c)
 		}
 		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
 		for (uint32_t i = 0; i < list.n && wire_ok(&w); i++) {
-			struct broker_vm_stat s;
+			struct json_object *o = row(&w, c->json, q.after);
 
-			broker_vm_stat_get(&w, &s);
-			memcpy(q.after, s.id, sizeof(s.id));
-			if (c->json)
-				json_object_array_add(all, stat_json(&s));
-			else
-				stat_row(&s);
+			if (o)
+				json_object_array_add(all, o);
 		}
 	} while (list.n == BROKER_LIST_MAX);
 	if (c->json)
@@ -195,6 +195,26 @@ static enum rc verb_list(struct ctl *c)
 	else
 		json_object_put(all);
 	return RC_OK;
+}
+
+static struct json_object *list_row(struct wire *w, bool json, char after[BROKER_HOST_MAX])
+{
+	struct broker_vm_stat s;
+
+	broker_vm_stat_get(w, &s);
+	memcpy(after, s.id, sizeof(s.id));
+	if (json)
+		return stat_json(&s);
+	stat_row(&s);
+	return NULL;
+}
+
+static enum rc verb_list(struct ctl *c)
+{
+	char heading[120];
+
+	snprintf(heading, sizeof(heading), "%-40s %-8s %6s %-20s %-5s %s", "ID", "STATE", "MIB", "CREATED", "LEASE", "ENDS");
+	return print_list(c, BROKER_VM_LIST, heading, list_row);
 }
 
 static enum rc verb_stat(struct ctl *c)
@@ -293,48 +313,27 @@ static struct json_object *capture_json(const struct broker_capture_row *row)
 	return o;
 }
 
-static void capture_row(const struct broker_capture_row *row)
+static struct json_object *captures_row(struct wire *w, bool json, char after[BROKER_HOST_MAX])
 {
+	struct broker_capture_row row;
 	char created[32], used[32];
 
-	time_text(row->created_ms, created);
-	time_text(row->last_used_ms, used);
-	printf("%-40s %6u %10" PRIu64 " %s %s\n", row->name, row->memory_mib, row->bytes >> 10, created, used);
+	broker_capture_row_get(w, &row);
+	memcpy(after, row.name, sizeof(row.name));
+	if (json)
+		return capture_json(&row);
+	time_text(row.created_ms, created);
+	time_text(row.last_used_ms, used);
+	printf("%-40s %6u %10" PRIu64 " %s %s\n", row.name, row.memory_mib, row.bytes >> 10, created, used);
+	return NULL;
 }
 
 static enum rc verb_captures(struct ctl *c)
 {
-	struct json_object *all = json_object_new_array();
-	struct broker_cursor q = { "" };
-	struct broker_capture_list list;
+	char heading[120];
 
-	if (!c->json)
-		printf("%-40s %6s %10s %-20s %s\n", "NAME", "MIB", "KIB", "CREATED", "LAST USED");
-	do {
-		enum rc rc = ASK(c, CAPTURE_LIST, broker_cursor, &q, broker_capture_list, &list, NULL);
-		struct wire w;
-
-		if (rc) {
-			json_object_put(all);
-			return rc;
-		}
-		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
-		for (uint32_t i = 0; i < list.n && wire_ok(&w); i++) {
-			struct broker_capture_row row;
-
-			broker_capture_row_get(&w, &row);
-			memcpy(q.after, row.name, sizeof(row.name));
-			if (c->json)
-				json_object_array_add(all, capture_json(&row));
-			else
-				capture_row(&row);
-		}
-	} while (list.n == BROKER_LIST_MAX);
-	if (c->json)
-		print_json(all);
-	else
-		json_object_put(all);
-	return RC_OK;
+	snprintf(heading, sizeof(heading), "%-40s %6s %10s %-20s %s", "NAME", "MIB", "KIB", "CREATED", "LAST USED");
+	return print_list(c, BROKER_CAPTURE_LIST, heading, captures_row);
 }
 
 static enum rc verb_uncapture(struct ctl *c)
