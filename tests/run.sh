@@ -85,7 +85,7 @@ only=("$@")
 
 # --- programs that need no system --------------------------------------------------------------------------------
 if wanted unit; then
-	make -C "$NESTBOX_BUILD" -k check >"$OUT/make-check.log" 2>&1
+	make -C "$NESTBOX_BUILD" -k -j"$(nproc)" check >"$OUT/make-check.log" 2>&1
 	for log in "$NESTBOX_BUILD"/tests/*/*.log; do
 		[ -e "$log" ] || continue
 		name=$(basename "$(dirname "$log")")/$(basename "$log" .log)
