@@ -6,7 +6,9 @@
  * change is made of both: the new configuration is checked and written like one of `create`, then each secret that was there
  * keeps its placeholder, which processes in the guest have in their environment, and one that came without a value keeps its sealed
  * value. So a rotation changes nothing in the guest. Placeholders of new secrets are given to processes that start from then on.
- * A value can be set and not be read: so whoever wants to send it to other places than before has to know it.
+ * A value can be set and not be read: so whoever wants to send it to other places than before has to know it. What counts as
+ * before is the policy in force, where value and places stand in one line: of two changes at once the last record and the last
+ * policy may be those of different ones.
  */
 #include "base/buf.h"
 #include "base/log.h"
@@ -260,6 +262,17 @@ static enum rc text_join(struct buf *out, struct buf *env, const char *now, cons
 	return rc ? rc : buf_put(out, "", 1);
 }
 
+static enum api_code kept_check(struct change *c, struct json_object *kept)
+{
+	json_object_object_foreach(kept, name, value)
+	{
+		(void)value;
+		if (!policy_secret_no_wider(c->now, c->policy.policy, name))
+			return api_fail(c->r, API_INVALID_CONFIG, "secrets: %s needs its value", shown(name));
+	}
+	return API_OK;
+}
+
 static enum api_code record_write(struct change *c)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
@@ -295,6 +308,9 @@ static enum api_code apply(struct change *c)
 		return f.rc == RC_INVALID ? api_refuse(r, API_INVALID_CONFIG, &f) : api_fault(r, &f);
 	if (sandbox_policy_make(&c->config, c->id, r->org_name, r->api->has_egress_key ? &r->api->egress_key : NULL, &c->policy, &f))
 		return f.rc == RC_LIMIT ? api_refuse(r, API_INVALID_CONFIG, &f) : api_fault(r, &f);
+	code = kept_check(c, kept);
+	if (code)
+		return code;
 	if (text_join(&text, &env, c->now, c->policy.policy, kept))
 		return api_fail(r, API_INVALID_CONFIG, "allow_net, egress and secrets are too large together");
 	told = broker_policy_set(r->api, c->id, (const char *)buf_data(&text), (const char *)buf_data(&env), buf_len(&env), &f);

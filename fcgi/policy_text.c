@@ -63,14 +63,56 @@ static bool secret_read(const char *line, struct secret_line *ret)
 	return ret->hosts.n > 0;
 }
 
+static bool secret_of(const char *policy, const char *name, struct secret_line *ret)
+{
+	for (const char *line = policy; *line; line = line_next(line))
+		if (secret_read(line, ret) && field_is(ret->name, (struct field){ name, strlen(name) }))
+			return true;
+	return false;
+}
+
 const char *policy_secret_find(const char *policy, const char *name)
 {
 	struct secret_line s;
 
-	for (const char *line = policy; *line; line = line_next(line))
-		if (secret_read(line, &s) && field_is(s.name, (struct field){ name, strlen(name) }))
-			return s.placeholder.at;
-	return NULL;
+	return secret_of(policy, name, &s) ? s.placeholder.at : NULL;
+}
+
+/* One of the words between commas. */
+static struct field word_next(struct field *rest)
+{
+	const char *comma = memchr(rest->at, ',', rest->n);
+	struct field word = { rest->at, comma ? (size_t)(comma - rest->at) : rest->n };
+	size_t used = word.n + (comma != NULL);
+
+	rest->at += used;
+	rest->n -= used;
+	return word;
+}
+
+static bool has_word(struct field list, struct field word)
+{
+	while (list.n)
+		if (field_is(word_next(&list), word))
+			return true;
+	return false;
+}
+
+static struct field rule_of(const struct secret_line *s)
+{
+	return (struct field){ s->rule ? s->rule : "", s->rule ? strcspn(s->rule, "\n") : 0 };
+}
+
+bool policy_secret_no_wider(const char *now, const char *made, const char *name)
+{
+	struct secret_line had, wanted;
+
+	if (!secret_of(now, name, &had) || !secret_of(made, name, &wanted) || !field_is(rule_of(&had), rule_of(&wanted)))
+		return false;
+	for (struct field hosts = wanted.hosts; hosts.n;)
+		if (!has_word(had.hosts, word_next(&hosts)))
+			return false;
+	return true;
 }
 
 static enum rc secret_put(struct buf *out, const struct secret_line *s, struct field placeholder, struct field sealed)

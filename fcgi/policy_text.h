@@ -18,6 +18,9 @@
 /* What follows "secret NAME " in its first line of that name, or NULL. */
 const char *policy_secret_find(const char *policy, const char *name);
 
+/* Whether `made` sends this secret to no place, and in no way, that `now` does not. False if one of them has no such secret. */
+bool policy_secret_no_wider(const char *now, const char *made, const char *name);
+
 /*
  * The policy of a child: values sealed anew for it, new placeholders, the parent's as aliases. env: "NAME=placeholder\0" for each.
  * RC_LIMIT if it does not fit.

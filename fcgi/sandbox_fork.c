@@ -167,13 +167,23 @@ static enum api_code children_make(struct fork *k)
 	return API_OK;
 }
 
-static void rows_forget(struct fork *k, const char *why)
+/* machine: there may be one. By a row that says stopped the runner ends one that cannot be ended here. */
+static void child_undo(struct fork *k, const char *id, bool machine)
 {
+	struct db *db = k->r->api->db;
 	struct fault f = { 0 };
+	bool gone = !machine || !broker_kill(k->r->api, id, "fork failed", &f) || f.rc == RC_ABSENT;
 
+	if (!gone)
+		log_fault(LOG_LEVEL_WARN, &f, "undo fork %s", id);
+	if ((gone && sandbox_forget(db, id, &f)) || sandbox_set_stopped(db, id, "fork failed", &f))
+		log_fault(LOG_LEVEL_WARN, &f, "undo fork %s", id);
+}
+
+static void children_undo(struct fork *k, bool machines)
+{
 	for (size_t i = 0; i < k->n_rows; i++)
-		if (sandbox_forget(k->r->api->db, k->ids[i], &f) || sandbox_set_stopped(k->r->api->db, k->ids[i], why, &f))
-			log_fault(LOG_LEVEL_WARN, &f, "undo fork %s", k->ids[i]);
+		child_undo(k, k->ids[i], machines);
 }
 
 static enum rc rows_write(struct fork *k, struct fault *ret_f)
@@ -206,12 +216,12 @@ static enum api_code fork_rows(struct fork *k)
 	enum rc rc = rows_write(k, &f);
 
 	if (rc)
-		rows_forget(k, "fork failed");
+		children_undo(k, false);
 	/* Rows of machines that ended unnoticed must not count against anybody. */
 	if (rc == RC_LIMIT && !sandboxes_reconcile(k->r->api, NULL)) {
 		rc = rows_write(k, &f);
 		if (rc)
-			rows_forget(k, "fork failed");
+			children_undo(k, false);
 	}
 	if (rc == RC_LIMIT)
 		return api_refuse(k->r, API_SANDBOX_QUOTA_EXCEEDED, &f);
@@ -222,7 +232,7 @@ static enum api_code fork_machines(struct fork *k, struct broker_vm_forked *ret)
 {
 	struct broker_vm_fork req = { .n = (uint32_t)k->n, .children = k->rows, .children_n = k->rows_n };
 	struct request *r = k->r;
-	struct fault f = { 0 }, kill_f = { 0 };
+	struct fault f = { 0 };
 	enum rc rc;
 
 	snprintf(req.id, sizeof(req.id), "%s", k->parent.id);
@@ -230,10 +240,7 @@ static enum api_code fork_machines(struct fork *k, struct broker_vm_forked *ret)
 	if (!rc)
 		return API_OK;
 	/* After a timeout the broker may still be at it. */
-	for (size_t i = 0; (rc == RC_TIMEOUT || rc == RC_CLOSED) && i < k->n; i++)
-		if (broker_kill(r->api, k->ids[i], "fork failed", &kill_f) && kill_f.rc != RC_ABSENT)
-			log_fault(LOG_LEVEL_WARN, &kill_f, "undo fork %s", k->ids[i]);
-	rows_forget(k, "fork failed");
+	children_undo(k, rc == RC_TIMEOUT || rc == RC_CLOSED);
 	if (rc == RC_ABSENT)
 		return sandbox_is_gone(r, k->parent.id);
 	return rc == RC_STATE ? api_refuse(r, API_SANDBOX_NOT_FORKABLE, &f) : broker_code(r, &f, API_SANDBOX_START_FAILED);
@@ -249,7 +256,13 @@ static enum api_code fork_reply(struct fork *k, const struct broker_vm_forked *f
 	for (size_t i = 0; i < k->n; i++) {
 		struct json_object *one;
 
-		if (sandbox_set_running(k->r->api->db, k->ids[i], &f)) {
+		enum rc rc = sandbox_set_running(k->r->api->db, k->ids[i], &f);
+
+		if (rc == RC_STATE) {
+			child_undo(k, k->ids[i], true);
+			continue;
+		}
+		if (rc) {
 			json_object_put(o);
 			json_object_put(list);
 			return api_fault(k->r, &f);

@@ -73,9 +73,12 @@ enum rc sandbox_set_running(struct db *db, const char *id, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
+	enum rc rc;
+
 	db_start(&q, db, "UPDATE sandboxes SET status = 'running' WHERE id = ? AND status = 'starting'");
 	db_text(&q, id);
-	return db_run(&q, ret_f);
+	rc = db_run(&q, ret_f);
+	return !rc && !q.changes ? fault_set(ret_f, RC_STATE, 0, "sandbox %s was ended while it started", id) : rc;
 }
 
 enum rc sandbox_forget(struct db *db, const char *id, struct fault *ret_f)

@@ -28,6 +28,7 @@ struct sandbox_row {
 
 /* Inserted as 'starting' unless the organization has `quota` live ones: RC_LIMIT. RC_EXISTS: a volume is attached elsewhere. */
 enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t quota, struct fault *ret_f);
+/* RC_STATE: somebody has ended it meanwhile, and its machine is to go. */
 enum rc sandbox_set_running(struct db *db, const char *id, struct fault *ret_f);
 /* Nothing was acknowledged: the row goes. */
 enum rc sandbox_forget(struct db *db, const char *id, struct fault *ret_f);

@@ -236,18 +236,21 @@ static enum api_code create_finish(struct creation *c)
 {
 	struct fault f = { 0 };
 	enum api_code code = create_machine(c);
+	bool gone;
 
 	if (!code && sandbox_set_running(c->r->api->db, c->id, &f))
-		code = api_fault(c->r, &f);
+		code = f.rc == RC_STATE ? API_SANDBOX_STOPPED : api_fault(c->r, &f);
 	if (!code)
 		code = ticket_ws(c->r, c->agent, c->lease, c->id);
 	if (!code)
 		return API_OK;
 	close_fd(&c->lease);
 	/* After a timeout the broker may still be at it, so it is told in every case. */
-	if (broker_kill(c->r->api, c->id, "create failed", &f) && f.rc != RC_ABSENT)
+	gone = !broker_kill(c->r->api, c->id, "create failed", &f) || f.rc == RC_ABSENT;
+	if (!gone)
 		log_fault(LOG_LEVEL_WARN, &f, "undo create of %s", c->id);
-	if (sandbox_forget(c->r->api->db, c->id, &f) || sandbox_set_stopped(c->r->api->db, c->id, "create failed", &f))
+	/* By a row that says stopped the runner ends a machine that could not be ended here. */
+	if ((gone && sandbox_forget(c->r->api->db, c->id, &f)) || sandbox_set_stopped(c->r->api->db, c->id, "create failed", &f))
 		log_fault(LOG_LEVEL_WARN, &f, "undo create of %s", c->id);
 	return code;
 }

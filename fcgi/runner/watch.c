@@ -461,6 +461,16 @@ static bool instance_known(struct watch *w, const char *id)
 	return db_row(&q, NULL) != RC_ABSENT;
 }
 
+/* Its create was undone, or somebody has ended it before the broker knew it, and whoever did could not tell the broker. */
+static bool sandbox_is_over(struct watch *w, const char *id)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, w->db, "SELECT 1 FROM sandboxes WHERE id = ? AND status = 'stopped'");
+	db_text(&q, id);
+	return !db_row(&q, NULL);
+}
+
 /* After every connect and every RUNNER_RECONCILE_MS: what the database believes to run, and the broker does not know, ended while nobody looked. */
 static void reconcile(struct watch *w)
 {
@@ -503,6 +513,9 @@ static void reconcile(struct watch *w)
 		if (!strncmp(s.ids[i], "rev_", 4) && !instance_known(w, s.ids[i])) {
 			log_warn("ending a machine that no revision has instance=%s", s.ids[i]);
 			link_vm_kill(&w->link, s.ids[i], "no revision has it", NULL);
+		} else if (!strncmp(s.ids[i], "sbx_", 4) && sandbox_is_over(w, s.ids[i])) {
+			log_warn("ending a machine whose sandbox has ended sandbox=%s", s.ids[i]);
+			link_vm_kill(&w->link, s.ids[i], "its sandbox has ended", NULL);
 		}
 	for (size_t i = 0; i < n_lost; i++) {
 		struct broker_vm_stat st;

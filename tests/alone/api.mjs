@@ -173,6 +173,15 @@ test("a quota holds, also against creates at once, and is per organization", asy
 	for (const t of [acme, other]) for (const s of await running(t)) await ask(t, "DELETE", `/api/v3/sandbox/${s.id}`);
 });
 
+test("a sandbox that is ended while it starts: its machine goes, too", async () => {
+	const made = create(acme, { memory_mb: 4009 });
+	const [s] = await until("a sandbox that starts", async () => (await running(acme)).length && running(acme));
+	equal((await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200);
+	equal((await made).code, "SANDBOX_STOPPED");
+	must(log("fakes").includes(`kill id=${s.id} reason=create failed found=1`), "the machine that came after the kill is ended");
+	equal((await list(acme)).find((x) => x.id === s.id).status, "stopped");
+});
+
 for (const [memory, status, code, why] of [
 	[4001, 503, "CAPACITY_EXCEEDED", "no memory on the host"], [4002, 507, "NO_DISK_SPACE", "no disk on the host"],
 	[4003, 504, "SANDBOX_START_TIMEOUT", "a broker that never answers"], [4004, 502, "SANDBOX_START_FAILED", "an agent that refuses"],
@@ -223,6 +232,31 @@ test("secrets reach the policy sealed and the guest as placeholders only", async
 	for (const file of fs.readdirSync(path.join(STATE, "db")))
 		must(!fs.readFileSync(path.join(STATE, "db", file)).includes("hush-hush"), `not in ${file}`);
 	for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
+});
+
+test("of two policy changes at once none gets a secret to another place without its value", async () => {
+	await create(acme, { allow_net: ["good.example"], secrets: { A: { hosts: ["good.example"], value: "hush-hush" } } });
+	const [s] = await running(acme);
+	const patch = (body) => ask(acme, "PATCH", `/api/v2/sandboxes/${s.id}/egress-policy`, body);
+	const extend = async () => equal((await ask(acme, "PATCH", `/api/v3/sandbox/${s.id}`, { stop_at_ms: Date.now() + 60000 })).status, 200);
+	const elsewhere = { A: { hosts: ["evil.example"] } };
+	equal((await patch({ secrets: elsewhere })).code, "INVALID_CONFIG", "elsewhere without the value");
+	// In force: the first, then the second. In the record: the second, then the first, whose place is the other one.
+	const second = patch({ allow_net: ["late.example"] });
+	await until("the second", () => log("fakes").includes("allow late.example"));
+	const first = patch({ allow_net: ["hold.example"], secrets: { A: { hosts: ["evil.example"], value: "dummy" } } });
+	await until("the first", () => log("fakes").includes("allow hold.example"));
+	await extend();
+	equal((await second).status, 200);
+	await extend();
+	equal((await first).status, 200);
+	equal((await patch({ secrets: elsewhere })).code, "INVALID_CONFIG", "now by the record");
+	equal((await patch({ allow_net: ["x.example"] })).code, "INVALID_CONFIG", "by what the record has");
+	equal((await patch({ allow_net: [], secrets: { A: { hosts: ["evil.example"], value: "other" } } })).status, 200, "with a value");
+	const sealed = (host) => new Set([...log("fakes").matchAll(/secret A \S+ (\S+) (\S+)\n/g)].filter((m) => m[2] === host).map((m) => m[1]));
+	const evil = sealed("evil.example");
+	must(evil.size === 2 && ![...sealed("good.example")].some((v) => evil.has(v)), "no value of the one place was meant for the other");
+	await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
 });
 
 test("tokens: personal ones need an organization they belong to, revoked ones are dead", async () => {

@@ -2,6 +2,8 @@
 /*
  * Stand-ins for the broker and the gateway, for tests of the API workers alone: `api_fakes RUN_DIR`. Machines are rows in a
  * table; what goes wrong is chosen by the memory size a create asks for (FAIL_*). A line per request on standard output.
+ * A create of HELD_MEMORY is carried out only when that machine is killed, after the kill was answered: "no such machine". A policy with the word "late."
+ * is set, and the answer to one with the word "hold." given, when any machine is extended, one of them each time.
  * The agent behind a dial is a process of its own that knows rpc (holds the line), exec (its exit status) and tar-out.
  */
 #include "base/cleanup.h"
@@ -24,13 +26,23 @@
 
 enum { FAIL_LIMIT = 4001, FAIL_NOSPACE, FAIL_SILENT, FAIL_AGENT_ERROR, FAIL_AGENT_GARBAGE, FAIL_HANGUP, FAIL_AGENT_EOF,
        FAIL_SYS };
+#define HELD_MEMORY 4009
 
 struct vm {
 	char id[BROKER_ID_MAX];
 	uint32_t memory, flags;
 	uint64_t stop_at;
 	int lease; /* our end */
+	char *policy;
 };
+
+/* A question that is answered later, on the connection that it came by. */
+static struct held {
+	int fd; /* 0: none */
+	struct message_head head;
+	uint8_t mem[MESSAGE_MAX];
+	size_t n;
+} held_create, held_set, held_answer;
 
 static struct vm vms[VMS];
 static struct pollfd fds[4 + CONNS];
@@ -61,6 +73,7 @@ static void vm_drop(struct vm *vm)
 {
 	if (vm->lease >= 0)
 		close(vm->lease);
+	free(vm->policy);
 	memset(vm, 0, sizeof(*vm));
 	vm->lease = -1;
 }
@@ -81,11 +94,21 @@ static void answer(int fd, const struct message_head *head, enum rc rc, const ch
 		packet_send(fd, out, n, pass, n_pass, NULL);
 }
 
-static void create(int fd, const struct message_head *head, struct wire *in)
+static void hold(struct held *h, int fd, const struct message_head *head, const uint8_t *body, size_t n)
 {
+	h->fd = fd;
+	h->head = *head;
+	memcpy(h->mem, body, n);
+	h->n = n;
+}
+
+static void create(int fd, const struct message_head *head, struct wire *in, bool now)
+{
+	const uint8_t *body = in->at;
+	size_t body_n = (size_t)(in->end - in->at);
 	struct broker_vm_create req;
 	struct broker_vm_created done = { 1, 2, 3 };
-	uint8_t body[64];
+	uint8_t text[64];
 	struct wire w;
 	struct vm *vm = NULL;
 	int pair[2];
@@ -105,6 +128,8 @@ static void create(int fd, const struct message_head *head, struct wire *in)
 		return answer(fd, head, RC_SYS, "qemu ended: /secret/path", NULL, NULL, 0);
 	if (req.memory_mib == FAIL_SILENT)
 		return;
+	if (req.memory_mib == HELD_MEMORY && !now)
+		return hold(&held_create, fd, head, body, body_n);
 	if (req.memory_mib == FAIL_HANGUP) {
 		shutdown(fd, SHUT_RDWR);
 		return;
@@ -124,7 +149,8 @@ static void create(int fd, const struct message_head *head, struct wire *in)
 	vm->memory = req.memory_mib;
 	vm->flags = req.flags;
 	vm->stop_at = req.stop_at_ms;
-	wire_init(&w, body, sizeof(body));
+	vm->policy = strndup((const char *)req.policy, req.policy_n);
+	wire_init(&w, text, sizeof(text));
 	broker_vm_created_put(&w, &done);
 	answer(fd, head, RC_OK, "", &w, &pair[1], vm->lease >= 0 ? 1 : 0);
 	if (vm->lease >= 0)
@@ -229,6 +255,72 @@ static void list(int fd, const struct message_head *head)
 	answer(fd, head, RC_OK, "", &w, NULL, 0);
 }
 
+static void policy_set(int fd, const struct message_head *head, struct wire *in, bool now)
+{
+	const uint8_t *body = in->at;
+	size_t body_n = (size_t)(in->end - in->at);
+	struct broker_vm_policy_set req;
+	struct vm *vm;
+
+	broker_vm_policy_set_get(in, &req);
+	vm = vm_find(req.id);
+	if (!vm)
+		return answer(fd, head, RC_ABSENT, "no such machine", NULL, NULL, 0);
+	printf("policy set id=%s\n%.*s\n", req.id, (int)req.policy_n, (const char *)req.policy);
+	if (!now && memmem(req.policy, req.policy_n, "late.", 5))
+		return hold(&held_set, fd, head, body, body_n);
+	free(vm->policy);
+	vm->policy = strndup((const char *)req.policy, req.policy_n);
+	if (memmem(req.policy, req.policy_n, "hold.", 5))
+		return hold(&held_answer, fd, head, body, 0);
+	answer(fd, head, RC_OK, "", NULL, NULL, 0);
+}
+
+static void policy_get(int fd, const struct message_head *head, struct wire *in)
+{
+	static uint8_t body[BROKER_POLICY_MAX + 256];
+	struct broker_vm_policy done = { 0 };
+	struct broker_vm_id req;
+	struct wire w;
+	struct vm *vm;
+
+	broker_vm_id_get(in, &req);
+	vm = vm_find(req.id);
+	if (!vm || !vm->policy)
+		return answer(fd, head, RC_ABSENT, "no such machine", NULL, NULL, 0);
+	memcpy(done.id, vm->id, sizeof(done.id));
+	done.policy = (const uint8_t *)vm->policy;
+	done.policy_n = strlen(vm->policy);
+	wire_init(&w, body, sizeof(body));
+	broker_vm_policy_put(&w, &done);
+	answer(fd, head, RC_OK, "", &w, NULL, 0);
+}
+
+static void release_create(void)
+{
+	struct wire w;
+	int fd = held_create.fd;
+
+	held_create.fd = 0;
+	wire_init(&w, held_create.mem, held_create.n);
+	if (fd)
+		create(fd, &held_create.head, &w, true);
+}
+
+static void release_policy(void)
+{
+	struct held *h = held_set.fd ? &held_set : &held_answer;
+	struct wire w;
+	int fd = h->fd;
+
+	h->fd = 0;
+	wire_init(&w, h->mem, h->n);
+	if (fd && h == &held_set)
+		policy_set(fd, &h->head, &w, true);
+	else if (fd)
+		answer(fd, &h->head, RC_OK, "", NULL, NULL, 0);
+}
+
 static void broker(int fd, const struct message_head *head, struct wire *in)
 {
 	struct broker_vm_kill kill_req;
@@ -240,7 +332,7 @@ static void broker(int fd, const struct message_head *head, struct wire *in)
 
 	switch (head->op) {
 	case BROKER_VM_CREATE:
-		return create(fd, head, in);
+		return create(fd, head, in, false);
 	case BROKER_VM_DIAL:
 		return dial(fd, head, in);
 	case BROKER_VM_LIST:
@@ -251,8 +343,14 @@ static void broker(int fd, const struct message_head *head, struct wire *in)
 		printf("kill id=%s reason=%s found=%d\n", kill_req.id, kill_req.reason, vm != NULL);
 		if (vm)
 			vm_drop(vm);
-		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+		answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+		return release_create();
+	case BROKER_VM_POLICY:
+		return policy_set(fd, head, in, false);
+	case BROKER_VM_POLICY_GET:
+		return policy_get(fd, head, in);
 	case BROKER_VM_EXTEND:
+		release_policy();
 		broker_vm_extend_get(in, &extend);
 		vm = vm_find(extend.id);
 		if (vm)

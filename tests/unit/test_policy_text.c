@@ -145,4 +145,19 @@ TEST(without_secrets_it_is_the_same)
 	CHECK_STR(env, "");
 }
 
+TEST(no_wider_is_judged_by_places_and_rules)
+{
+#define HAD "nestbox-policy 1\nsecret A p s1 a.example,b.example\nsecret-rule A methods=GET\nsecret B p s2 c.example\n"
+	CHECK(policy_secret_no_wider(HAD, HAD, "A"));
+	CHECK(policy_secret_no_wider(HAD, "secret A q kept b.example\nsecret-rule A methods=GET\n", "A"));
+	CHECK(!policy_secret_no_wider(HAD, "secret A q kept b.example\n", "A"));
+	CHECK(!policy_secret_no_wider(HAD, "secret A q kept b.example\nsecret-rule A methods=GET,POST\n", "A"));
+	CHECK(!policy_secret_no_wider(HAD, "secret A q kept b.example,c.example\nsecret-rule A methods=GET\n", "A"));
+	CHECK(!policy_secret_no_wider(HAD, "secret A q kept .example\nsecret-rule A methods=GET\n", "A"));
+	CHECK(!policy_secret_no_wider(HAD, "secret B q kept a.example\n", "B"));
+	CHECK(!policy_secret_no_wider(HAD, "secret B q kept c.example\nsecret-rule B methods=GET\n", "B"));
+	CHECK(!policy_secret_no_wider(HAD, "secret C q kept c.example\n", "C"));
+	CHECK(!policy_secret_no_wider(HAD, HAD, "C"));
+}
+
 CHECK_MAIN()
