@@ -307,7 +307,10 @@ static la_ssize_t on_read(struct archive *a, void *arg, const void **ret)
 	ssize_t n;
 
 	for (;;) {
-		if (fd_wait(in->fd, POLLIN, in->deadline_ms, &in->fault)) {
+		/* Waiting alone would never end for a sender that always has more. */
+		if (now_ms() >= in->deadline_ms)
+			fault_set(&in->fault, RC_TIMEOUT, 0, "deadline passed");
+		if (in->fault.rc || fd_wait(in->fd, POLLIN, in->deadline_ms, &in->fault)) {
 			archive_set_error(a, ETIMEDOUT, "%s", in->fault.text);
 			return -1;
 		}
@@ -385,10 +388,14 @@ static enum rc take_entry(struct archive *in, struct archive_entry *e, struct bu
 static enum rc copy_tar(struct archive *in, struct input *input, struct bundle_writer *w, struct fault *ret_f)
 {
 	struct archive_entry *e;
+	uint64_t seen = 0;
 	int rc;
 
 	while ((rc = archive_read_next_header(in, &e)) == ARCHIVE_OK || rc == ARCHIVE_WARN) {
-		enum rc taken = take_entry(in, e, w, ret_f);
+		/* The root itself is no entry of the bundle, but a stream of nothing else shall end, too. */
+		enum rc taken = seen++ > w->limits.entries ? fault_set(ret_f, RC_LIMIT, 0, "more than %llu entries",
+								       (unsigned long long)w->limits.entries) :
+							     take_entry(in, e, w, ret_f);
 
 		if (taken)
 			return taken;

@@ -27,6 +27,7 @@
 #define RUNNER_HEALTHY_MS 60000        /* a machine that ran so long starts its back-off over */
 #define RUNNER_GC_MS 60000             /* between looks for what is old */
 #define RUNNER_LOG_RATE 2000           /* lines of one instance a second; more are counted, not kept */
+#define RUNNER_RESTARTS_MS 5000        /* restarts of an instance that come sooner are written down together */
 #define GC_INSTANCE_MS 259200000ull    /* ended instances can be asked about for so long */
 #define RUNNER_BACKOFF_MIN_MS 1000
 #define PURGE_KEEP_MS 86400000ull     /* what was deleted can be restored for so long */

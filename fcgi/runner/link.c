@@ -420,10 +420,11 @@ enum rc link_exec(struct link *l, const char *id, struct json_object *request, u
 		rc = fd_wait(fd, POLLIN, now_ms() + 500, ret_f);
 		if (stop && stop(arg))
 			rc = fault_set(ret_f, RC_STATE, 0, "cancelled");
-		else if (rc == RC_TIMEOUT && now_ms() < deadline_ms)
-			rc = RC_OK;
+		else if ((!rc || rc == RC_TIMEOUT) && now_ms() >= deadline_ms)
+			/* Also for one that never stops printing: there is always something to read then. */
+			rc = fault_set(ret_f, RC_TIMEOUT, 0, "the command did not end in time");
 		else if (rc == RC_TIMEOUT)
-			fault_set(ret_f, RC_TIMEOUT, 0, "the command did not end in time");
+			rc = RC_OK;
 		else if (!rc)
 			rc = read_frame(fd, mem, &kind, &n, deadline_ms, ret_f);
 		else

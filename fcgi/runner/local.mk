@@ -21,3 +21,7 @@ EXTRA_DIST += fcgi/runner/static.js
 fcgi/runner/static_js.h: $(srcdir)/fcgi/runner/static.js
 	$(AM_V_GEN)mkdir -p fcgi/runner && { echo 'static const char static_js[] ='; \
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $(srcdir)/fcgi/runner/static.js; echo ';'; } > $@.new && mv $@.new $@
+
+check_PROGRAMS += tests/unit/test_runner
+tests_unit_test_runner_SOURCES = tests/unit/test_runner.c fcgi/runner/keep.c fcgi/runner/keep.h fcgi/runner/link.c fcgi/runner/link.h
+tests_unit_test_runner_LDADD = $(FCGI_BASE_LIBS)

@@ -7,6 +7,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -178,6 +179,55 @@ TEST(bounds_entries_bytes_and_time)
 	close(p[1]);
 	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), now_ms() + 5000, &b, &f), RC_GUEST);
 	close(p[0]);
+}
+
+/* A sender that always has more: a tar header of the root, again and again. It gives up after a while, so that nobody waits for ever. */
+static enum rc feed_endless(const struct bundle_limits *limits, uint64_t deadline_ms, struct bundle *b, struct fault *f)
+{
+	char head[512] = "./";
+	unsigned int sum = 0;
+	int p[2];
+	pid_t pid;
+	enum rc rc;
+
+	memcpy(head + 100, "0000755", 8);
+	memcpy(head + 108, "0000000", 8);
+	memcpy(head + 116, "0000000", 8);
+	memcpy(head + 124, "00000000000", 12);
+	memcpy(head + 136, "00000000000", 12);
+	memset(head + 148, ' ', 8);
+	head[156] = '5';
+	memcpy(head + 257, "ustar\00000", 8);
+	for (size_t i = 0; i < sizeof(head); i++)
+		sum += (unsigned char)head[i];
+	snprintf(head + 148, 8, "%06o", sum);
+	if (pipe2(p, O_CLOEXEC))
+		abort();
+	pid = fork();
+	if (!pid) {
+		uint64_t until = now_ms() + 20000;
+
+		close(p[0]);
+		while (now_ms() < until && write(p[1], head, sizeof(head)) == (ssize_t)sizeof(head))
+			;
+		_exit(0);
+	}
+	close(p[1]);
+	rc = bundle_from_tar(p[0], limits, bundles_dir(), deadline_ms, b, f);
+	close(p[0]);
+	waitpid(pid, NULL, 0);
+	return rc;
+}
+
+TEST(a_stream_that_never_ends_is_ended)
+{
+	struct bundle_limits few = { .entries = 1000, .bytes = 100 }, many = { .entries = UINT64_MAX, .bytes = 100 };
+	struct bundle b;
+	struct fault f;
+
+	signal(SIGPIPE, SIG_IGN);
+	CHECK_EQ(feed_endless(&few, now_ms() + 60000, &b, &f), RC_LIMIT);
+	CHECK_EQ(feed_endless(&many, now_ms() + 300, &b, &f), RC_TIMEOUT);
 }
 
 TEST(nothing_is_left_behind_by_failures)
