@@ -4,6 +4,8 @@
 #define NB_RUNNER_LIMITS_H
 
 #define RUNNER_JOBS_MAX 4              /* revisions at once */
+#define RUNNER_JOBS_ORG_MAX 3          /* of them of one organization */
+#define RUNNER_LOOK_MAX 64             /* of those that wait for a place, looked at each time */
 #define RUNNER_POLL_MS 2000            /* looks for work by itself this often */
 #define RUNNER_RECONCILE_MS 10000      /* compares the database with the broker this often */
 #define RUNNER_JOB_MS 900000           /* a whole revision */
@@ -15,6 +17,7 @@
 #define RUNNER_APP_PORT 8000
 #define RUNNER_APP_MEMORY_MIB 1280
 #define RUNNER_WAKES_MAX 8             /* revisions at once that are started again or woken */
+#define RUNNER_WAKES_ORG_MAX 6         /* of them of one organization */
 #define RUNNER_SLEEPS_MAX 4            /* instances at once that are put to sleep */
 #define RUNNER_DRAINS_MAX 16           /* apps at once whose old machines are waited for */
 #define RUNNER_WAKE_MS 10000           /* a woken machine's server must listen by then */

@@ -32,19 +32,19 @@ enum kind { KIND_JOB, KIND_AGAIN, KIND_SLEEP, KIND_DRAIN, KINDS };
 static const struct {
 	const char *verb; /* of `nestbox-runner VERB ID` */
 	size_t max;       /* at once */
-	bool retries;     /* of a revision: one that fails is tried again later */
+	size_t org_max;   /* of one organization; not 0: of a revision, and one that fails is tried again later */
 } kinds[KINDS] = {
-	[KIND_JOB] = { "job", RUNNER_JOBS_MAX, true },
-	[KIND_AGAIN] = { "again", RUNNER_WAKES_MAX, true },
-	[KIND_SLEEP] = { "sleep", RUNNER_SLEEPS_MAX, false },
-	[KIND_DRAIN] = { "drain", RUNNER_DRAINS_MAX, false },
+	[KIND_JOB] = { "job", RUNNER_JOBS_MAX, RUNNER_JOBS_ORG_MAX },
+	[KIND_AGAIN] = { "again", RUNNER_WAKES_MAX, RUNNER_WAKES_ORG_MAX },
+	[KIND_SLEEP] = { "sleep", RUNNER_SLEEPS_MAX, 0 },
+	[KIND_DRAIN] = { "drain", RUNNER_DRAINS_MAX, 0 },
 };
 
 struct running {
 	struct watch *w;
 	struct running *next;
 	enum kind kind;
-	char id[ROW_ID_MAX];
+	char id[ROW_ID_MAX], org[ROW_ID_MAX];
 	struct source *child;
 };
 
@@ -179,7 +179,7 @@ static void on_child_end(void *arg, int status)
 	if (status)
 		back_off(w, j->id);
 	/* A job that was killed leaves an instance that will never be more. Its machine is ended as one that nobody has. */
-	if (status && kinds[j->kind].retries)
+	if (status && kinds[j->kind].org_max)
 		run(w, "UPDATE instances SET state = 'ended', reason = 'its start failed' WHERE revision_id = ? AND state = 'starting'",
 		    j->id, NULL, 0);
 	while (*at != j)
@@ -208,14 +208,27 @@ static pid_t spawn(struct watch *w, const char *verb, const char *id)
 	_exit(127);
 }
 
+/* False: its organization has as many of this kind as it may. One whose builds hang, or whose apps do not start, leaves places to others. */
+static bool org_has_room(struct watch *w, enum kind kind, const char *revision, char org[ROW_ID_MAX])
+{
+	size_t n = 0;
+
+	if (!list(w, "SELECT a.org_id FROM revisions r JOIN apps a ON a.id = r.app_id WHERE r.id = ?", revision, (char (*)[ROW_ID_MAX])org, 1))
+		return false;
+	for (const struct running *j = w->running; j; j = j->next)
+		n += j->kind == kind && !strcmp(j->org, org);
+	return n < kinds[kind].org_max;
+}
+
 static void start(struct watch *w, enum kind kind, const char *id)
 {
+	char org[ROW_ID_MAX] = "";
 	struct running *j;
 	struct fault f;
 	pid_t pid;
 
 	if (running_of(w, kind, id) || w->n_running[kind] >= kinds[kind].max || !may_start(w, id) ||
-	    (kinds[kind].retries && revision_is_busy(w, id)))
+	    (kinds[kind].org_max && (revision_is_busy(w, id) || !org_has_room(w, kind, id, org))))
 		return;
 	j = calloc(1, sizeof(*j));
 	pid = j ? spawn(w, kinds[kind].verb, id) : -1;
@@ -226,6 +239,7 @@ static void start(struct watch *w, enum kind kind, const char *id)
 	}
 	*j = (struct running){ .w = w, .kind = kind };
 	snprintf(j->id, sizeof(j->id), "%s", id);
+	memcpy(j->org, org, sizeof(j->org));
 	log_info("started kind=%s id=%s pid=%d", kinds[kind].verb, id, (int)pid);
 	if (loop_child(w->loop, pid, on_child_end, j, &j->child, &f)) {
 		log_fault(LOG_LEVEL_ERROR, &f, "watch a process");
@@ -264,11 +278,18 @@ static void requeue_orphans(struct watch *w)
 	}
 }
 
+/*
+ * Organizations take turns: the oldest of each, then the next of each. More are looked at than there are places, since those that wait for
+ * another attempt, or for a place of their organization, must not be in the way of the others.
+ */
 static void start_queued(struct watch *w)
 {
-	char ids[RUNNER_JOBS_MAX][ROW_ID_MAX];
-	size_t n = list(w, "SELECT id FROM revisions WHERE status = 'queued' AND bundle != '' AND deleted_ms IS NULL "
-			   "ORDER BY created_ms", NULL, ids, ARRAY_SIZE(ids));
+	char ids[RUNNER_LOOK_MAX][ROW_ID_MAX];
+	size_t n = list(w,
+		"SELECT id FROM (SELECT r.id, r.created_ms, row_number() OVER (PARTITION BY a.org_id ORDER BY r.created_ms, r.id) AS turn "
+		"FROM revisions r JOIN apps a ON a.id = r.app_id WHERE r.status = 'queued' AND r.bundle != '' AND r.deleted_ms IS NULL "
+		"AND a.deleted_ms IS NULL) ORDER BY turn, created_ms",
+		NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++)
 		start(w, KIND_JOB, ids[i]);
@@ -284,12 +305,13 @@ static void unwant_failed(struct watch *w)
 /* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
 static void start_wanted(struct watch *w)
 {
-	char ids[RUNNER_WAKES_MAX][ROW_ID_MAX];
+	char ids[RUNNER_LOOK_MAX][ROW_ID_MAX];
 	size_t n = list(w,
-		"SELECT DISTINCT t.desired_revision_id FROM timelines t JOIN apps a ON a.id = t.app_id "
+		"SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY org_id ORDER BY id) AS turn FROM ("
+		"SELECT DISTINCT t.desired_revision_id AS id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id "
 		"JOIN revisions r ON r.id = t.desired_revision_id "
 		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT t.desired_revision_id OR NOT EXISTS "
-		"(SELECT 1 FROM instances i WHERE i.revision_id = t.desired_revision_id AND i.state IN ('running', 'asleep', 'starting')))",
+		"(SELECT 1 FROM instances i WHERE i.revision_id = t.desired_revision_id AND i.state IN ('running', 'asleep', 'starting'))))) ORDER BY turn, id",
 		NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++)
@@ -324,8 +346,10 @@ static void wake(struct watch *w, const char *host)
 /* Those whose names nobody has visited for app_idle_ms. The process looks again, under the app's lock. */
 static void start_sleeping(struct watch *w)
 {
-	char ids[64][ROW_ID_MAX], revisions[64][ROW_ID_MAX];
-	uint64_t idle_ms[64];
+	_cleanup_free_ struct idle {
+		char id[ROW_ID_MAX], revision[ROW_ID_MAX];
+		uint64_t ms;
+	} *idle = calloc(w->c->vm_max, sizeof(*idle));
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	size_t n = 0;
 
@@ -334,20 +358,20 @@ static void start_sleeping(struct watch *w)
 		 "i.state = 'running' AND idle > 0 AND i.running_ms < ?2 - idle AND NOT (" DRAIN_SQL ")");
 	db_int(&q, (int64_t)w->c->app_idle_ms);
 	db_int(&q, (int64_t)wall_ms());
-	for (; n < ARRAY_SIZE(ids) && !db_row(&q, NULL); n++) {
-		snprintf(ids[n], ROW_ID_MAX, "%s", db_col_text(&q, 0));
-		snprintf(revisions[n], ROW_ID_MAX, "%s", db_col_text(&q, 1));
-		idle_ms[n] = (uint64_t)db_col_int(&q, 2);
+	for (; idle && n < w->c->vm_max && !db_row(&q, NULL); n++) {
+		snprintf(idle[n].id, ROW_ID_MAX, "%s", db_col_text(&q, 0));
+		snprintf(idle[n].revision, ROW_ID_MAX, "%s", db_col_text(&q, 1));
+		idle[n].ms = (uint64_t)db_col_int(&q, 2);
 	}
 	db_end(&q);
 	for (size_t i = 0; i < n; i++) {
 		_cleanup_names_ struct names names = { .n = 0 };
 		struct gateway_host_stat st;
 
-		if (names_of_revision(w->db, revisions[i], &names, NULL) || names_visits(&w->link, &names, &st, NULL))
+		if (names_of_revision(w->db, idle[i].revision, &names, NULL) || names_visits(&w->link, &names, &st, NULL))
 			return; /* the gateway is away: nobody is put to sleep */
-		if (st.known && !st.open && st.idle_ms >= idle_ms[i])
-			start(w, KIND_SLEEP, ids[i]);
+		if (st.known && !st.open && st.idle_ms >= idle[i].ms)
+			start(w, KIND_SLEEP, idle[i].id);
 	}
 }
 
@@ -377,8 +401,8 @@ static void on_keeper_end(void *arg, int status)
 /* Keepers of an earlier runner go on by themselves and hold their locks. */
 static void start_keepers(struct watch *w)
 {
-	char ids[64][ROW_ID_MAX];
-	size_t n = list(w, "SELECT id FROM instances WHERE state = 'running'", NULL, ids, ARRAY_SIZE(ids));
+	_cleanup_free_ char (*ids)[ROW_ID_MAX] = calloc(w->c->vm_max, ROW_ID_MAX);
+	size_t n = ids ? list(w, "SELECT id FROM instances WHERE state = 'running'", NULL, ids, w->c->vm_max) : 0;
 
 	for (size_t i = 0; i < n; i++) {
 		struct keeper *k = w->keepers;

@@ -385,6 +385,42 @@ test("volumes without storage in the engine: a clear error, no row left", async 
 	equal((await create(acme, { volumes: [{ volume: "no-such", path: "/d" }] })).code, "VOLUME_NOT_FOUND");
 });
 
+test("the runner ends a machine whose create was undone while the broker could not be told", async () => {
+	equal((await create(acme, { memory_mb: 4010 })).code, "SANDBOX_START_FAILED");
+	const id = [...log("fakes").matchAll(/create id=(\S+) memory=4010/g)].at(-1)[1];
+	equal((await ask(acme, "GET", `/api/v2/sandboxes/${id}`)).json.status, "stopped");
+	await withRunner(() => until("its end", () => log("fakes").includes(`kill id=${id} reason=its sandbox has ended found=1`), 30000));
+});
+
+test("builds of one organization do not hold up another's", async () => {
+	fs.writeFileSync(path.join(RUN, "hold"), "");
+	const assets = { "main.ts": { content: "x" } }, ids = [];
+	const theirs = new Client({ token: other, apiEndpoint: `http://127.0.0.1:${PORT}` });
+	await client.apps.create({ slug: "slow-builds" });
+	await theirs.apps.create({ slug: "quick-build" });
+	for (let i = 0; i < 6; i++) ids.push((await client.apps.deploy("slow-builds", { assets })).id);
+	const { id } = await theirs.apps.deploy("quick-build", { assets });
+	const status = async (c, r) => (await c.revisions.get(r)).status;
+	await withRunner(async () => {
+		await until("the other organization's build", async () => await status(theirs, id) === "building", 60000);
+		await until("builds of the first", async () => (await Promise.all(ids.map((r) => status(client, r)))).filter((s) => s === "building").length === 3, 60000);
+		equal(await Promise.all(ids.map((r) => status(client, r))), ["building", "building", "building", "queued", "queued", "queued"], "the oldest first");
+		fs.rmSync(path.join(RUN, "hold"));
+		await until("all of them", async () => (await Promise.all(ids.map((r) => status(client, r)))).every((s) => s === "failed"), 60000);
+	});
+	await client.apps.delete("slow-builds");
+	await theirs.apps.delete("quick-build");
+});
+async function withRunner(fn) {
+	const runner = start("runner", path.join(BUILD, "nestbox-runner"), ["-c", CONF]);
+	try {
+		await fn();
+	} finally {
+		runner.kill("SIGTERM");
+		await runner.done;
+	}
+}
+
 const pids = () => {
 	try {
 		return execFileSync("ps", ["-o", "pid=", "--ppid", `${api.pid}`], { encoding: "utf8" }).trim().split(/\s+/);

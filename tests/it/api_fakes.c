@@ -4,6 +4,7 @@
  * table; what goes wrong is chosen by the memory size a create asks for (FAIL_*). A line per request on standard output.
  * A create of HELD_MEMORY is carried out only when that machine is killed, after the kill was answered: "no such machine". A policy with the word "late."
  * is set, and the answer to one with the word "hold." given, when any machine is extended, one of them each time.
+ * A machine of UNDYING_MEMORY has an agent that refuses and is not ended by the first kill. While there is a file <run_dir>/hold no tar-in ends.
  * The agent behind a dial is a process of its own that knows rpc (holds the line), exec (its exit status) and tar-out.
  */
 #include "base/cleanup.h"
@@ -19,6 +20,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #define VMS 64
 #define CONNS 64
@@ -27,6 +30,7 @@
 enum { FAIL_LIMIT = 4001, FAIL_NOSPACE, FAIL_SILENT, FAIL_AGENT_ERROR, FAIL_AGENT_GARBAGE, FAIL_HANGUP, FAIL_AGENT_EOF,
        FAIL_SYS };
 #define HELD_MEMORY 4009
+#define UNDYING_MEMORY 4010
 
 struct vm {
 	char id[BROKER_ID_MAX];
@@ -34,6 +38,7 @@ struct vm {
 	uint64_t stop_at;
 	int lease; /* our end */
 	char *policy;
+	bool undying;
 };
 
 /* A question that is answered later, on the connection that it came by. */
@@ -149,6 +154,7 @@ static void create(int fd, const struct message_head *head, struct wire *in, boo
 	vm->memory = req.memory_mib;
 	vm->flags = req.flags;
 	vm->stop_at = req.stop_at_ms;
+	vm->undying = req.memory_mib == UNDYING_MEMORY;
 	vm->policy = strndup((const char *)req.policy, req.policy_n);
 	wire_init(&w, text, sizeof(text));
 	broker_vm_created_put(&w, &done);
@@ -185,10 +191,12 @@ static void agent(int fd, uint32_t memory)
 	static const char garbage[] = "{[garbage\n", ok[] = "{\"ok\": true}\n";
 	static const char refuse[] = "{\"error\": {\"code\": \"ENOENT\", \"message\": \"nothing here\"}}\n";
 	static char line[16384];
-	const char *say = memory == FAIL_AGENT_ERROR ? refuse : memory == FAIL_AGENT_GARBAGE ? garbage : ok;
+	bool is_tar_in;
+	const char *say = memory == FAIL_AGENT_ERROR || memory == UNDYING_MEMORY ? refuse : memory == FAIL_AGENT_GARBAGE ? garbage : ok;
 
 	if (memory == FAIL_AGENT_EOF || fd_read_line(fd, line, sizeof(line), UINT64_MAX, NULL))
 		_exit(0);
+	is_tar_in = strstr(line, "tar-in");
 	printf("agent %s", line);
 	fflush(stdout);
 	if (fd_write_all(fd, say, strlen(say), UINT64_MAX, NULL))
@@ -200,6 +208,8 @@ static void agent(int fd, uint32_t memory)
 	else
 		while (read(fd, line, sizeof(line)) > 0)
 			;
+	while (is_tar_in && !access("hold", F_OK))
+		nanosleep(&(struct timespec){ 0, 20000000 }, NULL);
 	_exit(0);
 }
 
@@ -341,6 +351,10 @@ static void broker(int fd, const struct message_head *head, struct wire *in)
 		broker_vm_kill_get(in, &kill_req);
 		vm = vm_find(kill_req.id);
 		printf("kill id=%s reason=%s found=%d\n", kill_req.id, kill_req.reason, vm != NULL);
+		if (vm && vm->undying) {
+			vm->undying = false;
+			return answer(fd, head, RC_SYS, "it does not end", NULL, NULL, 0);
+		}
 		if (vm)
 			vm_drop(vm);
 		answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
@@ -363,6 +377,13 @@ static void broker(int fd, const struct message_head *head, struct wire *in)
 		vm = vm_find(expose.id);
 		printf("expose host=%s id=%s line=%s\n", expose.host, expose.id, expose.line);
 		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+	case BROKER_EXPOSE_LIST:
+	case BROKER_CAPTURE_LIST:
+		/* Nothing, as both have it: a number of rows and their bytes. */
+		wire_init(&w, body, sizeof(body));
+		broker_vm_list_put(&w, &(struct broker_vm_list){ .n = 0, .rows = body });
+		return answer(fd, head, RC_OK, "", &w, NULL, 0);
+	case BROKER_SUBSCRIBE:
 	case BROKER_EXPOSE_DELETE:
 		return answer(fd, head, RC_OK, "", NULL, NULL, 0);
 	default:
