@@ -92,18 +92,23 @@ enum rc env_check_plain(struct json_object *list, struct fault *ret_f)
 	return list_check(list, plain_keys, ret_f);
 }
 
+/* What is there after a change. A sealed value is base64 of itself and 28 bytes, and up to two of padding, which count for nothing. */
+#define COUNT_SQL                                                                                                       \
+	"SELECT count(*), ifnull(sum(length(CAST(key AS BLOB)) + 2 + CASE WHEN secret THEN length(value) / 4 * 3 - 30 " \
+	"ELSE length(CAST(value AS BLOB)) END), 0) FROM env_vars WHERE "
+
 static enum rc count_check(struct db *db, enum env_owner owner, const char *owner_id, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum rc rc;
 
-	db_start(&q, db,
-		 owner == ENV_APP ? "SELECT count(*) FROM env_vars WHERE app_id = ?" :
-				    "SELECT count(*) FROM env_vars WHERE layer_id = ?");
+	db_start(&q, db, owner == ENV_APP ? COUNT_SQL "app_id = ?" : COUNT_SQL "layer_id = ?");
 	db_text(&q, owner_id);
 	rc = db_row(&q, ret_f);
 	if (!rc && db_col_int(&q, 0) > ENV_VARS_MAX)
 		return fault_set(ret_f, RC_INVALID, 0, "at most %d env_vars", ENV_VARS_MAX);
+	if (!rc && db_col_int(&q, 1) > ENV_TOTAL_MAX)
+		return fault_set(ret_f, RC_INVALID, 0, "env_vars are larger than %d bytes together", ENV_TOTAL_MAX);
 	return rc;
 }
 

@@ -30,7 +30,7 @@ enum rc env_update(struct db *db, const struct seal_key *key, enum env_owner own
 /* As clients see it: [{id, key, value?, secret, contexts}]. */
 enum rc env_list(struct db *db, enum env_owner owner, const char *owner_id, struct json_object **ret,
 		 struct fault *ret_f);
-/* {NAME: value} for a process of this revision, secrets opened. */
+/* {NAME: value} for a process of this revision, secrets opened. RC_LIMIT: more than ENV_EFFECTIVE_MAX bytes, replaced ones counted. */
 enum rc env_effective(struct db *db, const struct seal_key *key, const char *revision_id, const char *context,
 		      struct json_object **ret, struct fault *ret_f);
 

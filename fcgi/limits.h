@@ -35,6 +35,7 @@
 #define ENV_VALUE_MAX 32768
 #define ENV_VARS_MAX 256
 #define ENV_TOTAL_MAX 65536
+#define ENV_EFFECTIVE_MAX 131072 /* of an app and its layers; an agent takes no longer line */
 #define LAYERS_MAX 16
 #define APP_DOMAINS_MAX 32 /* of its own, asked for or approved */
 #define LAYER_DEPTH_MAX 8

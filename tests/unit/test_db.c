@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/fd.h"
 #include "fcgi/db.h"
+#include "fcgi/env.h"
+#include "fcgi/limits.h"
 #include "tests/lib/check.h"
 
 #include <fcntl.h>
@@ -250,6 +252,126 @@ TEST(relaxed_only_within_its_scope)
 		CHECK_EQ(count(db, "PRAGMA synchronous"), 1);
 	}
 	CHECK_EQ(count(db, "PRAGMA synchronous"), 2);
+	away(db);
+}
+
+/* --- environment variables, which only need a database ---------------------------------------------------------------- */
+
+static enum rc run_sql(struct db *db, const char *sql)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct fault f = { 0 };
+
+	db_start(&q, db, sql);
+	if (db_run(&q, &f))
+		printf("  %s\n", f.text);
+	return f.rc;
+}
+
+/* Eight levels of `width` layers that each include all of the next level; revision r has those of the first. */
+static bool layers_make(struct db *db, int width, const char *value)
+{
+	char sql[400];
+
+	if (run_sql(db, "INSERT INTO organizations VALUES ('o', 'acme', 1)") ||
+	    run_sql(db, "INSERT INTO apps (id, org_id, slug, created_ms, updated_ms) VALUES ('a', 'o', 'app', 1, 1)"))
+		return false;
+	for (int level = 0; level < LAYER_DEPTH_MAX; level++)
+		for (int i = 0; i < width; i++) {
+			snprintf(sql, sizeof(sql), "INSERT INTO layers VALUES ('l%d_%d', 'o', 'l%d-%d', NULL, 1, 1)", level, i, level, i);
+			if (run_sql(db, sql))
+				return false;
+			snprintf(sql, sizeof(sql), "INSERT INTO env_vars (id, layer_id, key, value, position) VALUES ('e%d_%d', 'l%d_%d', "
+						   "'V%d_%d', '%s', 1), ('f%d_%d', 'l%d_%d', 'SAME', '%d %d', 2)",
+				 level, i, level, i, level, i, value, level, i, level, i, level, i);
+			if (run_sql(db, sql))
+				return false;
+		}
+	snprintf(sql, sizeof(sql), "INSERT INTO layer_layers SELECT x.id, row_number() OVER (PARTITION BY x.id ORDER BY y.id), y.id FROM layers x "
+				   "JOIN layers y ON substr(y.id, 2, 1) + 0 = substr(x.id, 2, 1) + 1");
+	return !run_sql(db, sql) &&
+	       !run_sql(db, "INSERT INTO revisions (id, app_id, status, created_ms, layers) SELECT 'r', 'a', 'queued', 1, "
+			    "json_group_array(json_object('id', id)) FROM layers WHERE id LIKE 'l0%'");
+}
+
+TEST(each_layer_is_taken_once)
+{
+	struct db *db = fresh(schema_dir());
+	static const struct seal_key key;
+	struct json_object *env = NULL, *v;
+	struct fault f = { 0 };
+
+	REQUIRE(db && layers_make(db, LAYERS_MAX, "x"));
+	/* One for each way to a layer would take years. */
+	alarm(300);
+	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_OK);
+	alarm(0);
+	CHECK_EQ(json_object_object_length(env), LAYERS_MAX * LAYER_DEPTH_MAX + 1);
+	CHECK(json_object_object_get_ex(env, "SAME", &v) && !strcmp(json_object_get_string(v), "0 0"));
+	CHECK(json_object_object_get_ex(env, "V7_15", &v));
+	json_object_put(env);
+	away(db);
+}
+
+TEST(variables_of_all_layers_are_bounded)
+{
+	struct db *db = fresh(schema_dir());
+	static const struct seal_key key;
+	struct json_object *env = NULL;
+	struct fault f = { 0 };
+
+	REQUIRE(db && layers_make(db, 4, "x"));
+	CHECK_EQ(run_sql(db, "UPDATE env_vars SET value = printf('%.*c', 4050, 'x') WHERE key != 'SAME'"), RC_OK);
+	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_OK);
+	json_object_put(env);
+	env = NULL;
+	CHECK_EQ(run_sql(db, "UPDATE env_vars SET value = printf('%.*c', 4100, 'x') WHERE key != 'SAME'"), RC_OK);
+	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_LIMIT);
+	CHECK(!env && strstr(f.text, "larger than 131072 bytes"));
+	away(db);
+}
+
+/* {"key", "value" of n letters, "secret"} */
+static struct json_object *one_var(const char *name, int n, bool secret)
+{
+	struct json_object *list = json_object_new_array(), *o = json_object_new_object();
+	char *value = malloc((size_t)n + 1);
+
+	memset(value, 'v', (size_t)n);
+	value[n] = '\0';
+	json_add_str(o, "key", name);
+	json_add_str(o, "value", value);
+	json_add_bool(o, "secret", secret);
+	json_object_array_add(list, o);
+	free(value);
+	return list;
+}
+
+static enum rc update_var(struct db *db, const char *name, int n, bool secret)
+{
+	_cleanup_json_ struct json_object *list = one_var(name, n, secret);
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
+	static const struct seal_key key;
+	enum rc rc = db_begin(&txn, db, NULL);
+
+	if (!rc)
+		rc = env_update(db, &key, ENV_APP, "a", list, NULL);
+	return rc ? rc : db_commit(&txn, NULL);
+}
+
+TEST(variables_of_one_owner_are_bounded)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db && layers_make(db, 1, "x"));
+	/* 65536 = (1 + 2 + 32765) twice. */
+	CHECK_EQ(update_var(db, "A", 32765, true), RC_OK);
+	CHECK_EQ(update_var(db, "B", 32765, false), RC_OK);
+	CHECK_EQ(update_var(db, "C", 1, false), RC_INVALID);
+	CHECK_EQ(update_var(db, "C", 1000, true), RC_INVALID);
+	CHECK_EQ(update_var(db, "A", 32000, true), RC_OK);
+	CHECK_EQ(update_var(db, "C", 600, true), RC_OK);
+	CHECK_EQ(count(db, "SELECT count(*) FROM env_vars WHERE app_id = 'a'"), 3);
 	away(db);
 }
 
