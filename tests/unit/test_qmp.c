@@ -4,7 +4,10 @@
 #include "tests/lib/check.h"
 #include "vmm/engines/qemu/vm.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 static enum rc parse(const char *line, struct qmp_message *m)
 {
@@ -195,6 +198,190 @@ TEST(client_end)
 	CHECK_EQ(seen.closed, 1);
 	CHECK_EQ(seen.fault.rc, RC_CLOSED);
 	talk_end(&t);
+}
+
+static const char *seen_commands(struct talk *t)
+{
+	static char text[4096];
+	size_t n = strlen(text);
+	ssize_t k = recv(t->peer, text + n, sizeof(text) - 1 - n, MSG_DONTWAIT);
+
+	text[n + (k > 0 ? (size_t)k : 0)] = '\0';
+	return text;
+}
+
+/* --- a machine whose QEMU was taken over: what it says, and when, is its own idea ---- */
+
+#define MIB 64
+
+static struct {
+	int done, cuts, exits;
+	enum rc rc;
+} told;
+
+static void on_done(void *arg, enum rc rc, const struct fault *f)
+{
+	(void)arg, (void)f;
+	told.done++;
+	told.rc = rc;
+}
+
+static void on_cut(void *arg)
+{
+	(void)arg;
+	told.cuts++;
+}
+
+static void on_exit_of_child(void *arg, const char *reason)
+{
+	(void)arg, (void)reason;
+	told.exits++;
+}
+
+struct machine {
+	struct engine_ops ops;
+	struct qemu e;
+	struct engine_vm vm;
+	struct talk t;
+	uint8_t *mem;
+	char address[20];
+	int dirfd;
+	char dir[40];
+};
+
+/* Its "process" is this one, its memory some of ours. */
+static bool machine_start(struct machine *m)
+{
+	int fds[2];
+
+	memset(m, 0, sizeof(*m));
+	memset(&told, 0, sizeof(told));
+	strcpy(m->dir, "/tmp/nbqemu.XXXXXX");
+	m->dirfd = mkdtemp(m->dir) ? open(m->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	m->mem = mmap(NULL, MIB << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m->dirfd < 0 || m->mem == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ||
+	    loop_new(&m->t.loop, NULL))
+		return false;
+	memset(m->mem, 7, MIB << 20);
+	snprintf(m->address, sizeof(m->address), "0x%llx", (unsigned long long)(uintptr_t)m->mem);
+	m->t.peer = fds[1];
+	m->ops.name = "qemu-tcg";
+	m->e = (struct qemu){ .base = { .ops = &m->ops, .loop = m->t.loop }, .version = "x" };
+	m->vm = (struct engine_vm){ .e = &m->e, .memory_mib = MIB, .dirfd = -1, .process = PROCESS_INIT, .id = "m" };
+	m->vm.process.pid = getpid();
+	m->e.vms = &m->vm;
+	return !memory_file("ram", MIB << 20, &m->vm.ram_fd, NULL) && !memory_seal(m->vm.ram_fd, NULL) &&
+	       !qmp_new(m->t.loop, fds[0], vm_on_greeting, vm_on_event, vm_on_closed, &m->vm, &m->vm.qmp, NULL);
+}
+
+static void machine_end(struct machine *m)
+{
+	char cmd[80];
+
+	save_free(&m->vm);
+	source_drop(&m->vm.timer);
+	qmp_free(m->vm.qmp);
+	close(m->vm.ram_fd);
+	loop_free(m->t.loop);
+	close(m->t.peer);
+	close(m->dirfd);
+	munmap(m->mem, MIB << 20);
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", m->dir);
+	CHECK(!system(cmd));
+}
+
+static void turns(struct machine *m, uint64_t ms, const int *until, int is)
+{
+	for (uint64_t end = now_ms() + ms; now_ms() < end && !(until && *until >= is);)
+		loop_once(m->t.loop, 10, NULL);
+}
+
+static int snapshot_dir(const struct machine *m, const char *name)
+{
+	return mkdirat(m->dirfd, name, 0700) ? -1 : openat(m->dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void say_address(struct machine *m, int id, const char *address)
+{
+	char line[200];
+
+	snprintf(line, sizeof(line), "{\"return\":\"Host virtual address for 0x0 (ram) is %s\\r\\n\",\"id\":%d}\n", address, id);
+	talk_say(&m->t, line);
+}
+
+/* The answers to a save that failed come when the next one is under way: each would begin a copy, of which only the last is known. */
+TEST(answers_that_were_held_back_begin_nothing)
+{
+	struct machine m;
+	struct fault f;
+	struct stat st;
+	int first, second;
+
+	REQUIRE(machine_start(&m));
+	first = snapshot_dir(&m, "first");
+	second = snapshot_dir(&m, "second");
+	m.vm.state = VM_PAUSED;
+	talk_say(&m.t, "{\"QMP\":{}}\n{\"return\":{},\"id\":0}\n");
+	REQUIRE(!qemu_save(&m.vm, first, on_done, &f));
+	talk_say(&m.t, "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"failed\"}}\n");
+	CHECK_EQ(told.done, 1);
+	CHECK_EQ(told.rc, RC_SYS);
+	REQUIRE(!qemu_save(&m.vm, second, on_done, &f));
+	say_address(&m, 1, m.address);
+	talk_say(&m.t, "{\"return\":{},\"id\":2}\n");
+	turns(&m, 300, NULL, 0);
+	CHECK(!fstatat(second, QEMU_MEMORY_FILE, &st, 0) && !st.st_size);
+	say_address(&m, 3, "0x10000");
+	talk_say(&m.t, "{\"return\":{},\"id\":4}\n{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n");
+	turns(&m, 20000, &told.done, 2);
+	CHECK_EQ(told.done, 2);
+	CHECK_EQ(told.rc, RC_GUEST); /* it has written no state */
+	CHECK(!m.vm.save);
+	/* A second copy would end now, and whatever belongs to it is gone. */
+	turns(&m, 1500, NULL, 0);
+	CHECK_EQ(told.done, 2);
+	close(first);
+	close(second);
+	machine_end(&m);
+}
+
+/* Whoever cuts the disks starts programs for it, each of which has one place. */
+TEST(disks_are_cut_once_however_often_the_state_is_complete)
+{
+	static const char completed[] = "{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n";
+	struct engine_spec spec = { .id = "child", .memory_mib = MIB, .vcpus = 1, .kernel_fd = -1, .initrd_fd = -1, .log_fd = -1 };
+	struct engine_vm *child = NULL;
+	void *args[1] = { NULL };
+	struct machine m;
+	struct fault f;
+
+	REQUIRE(machine_start(&m));
+	spec.vm_dirfd = m.dirfd;
+	REQUIRE(!args_shape(&spec, false, m.vm.shape, sizeof(m.vm.shape), &f));
+	m.vm.state = VM_RUNNING;
+	talk_say(&m.t, "{\"QMP\":{}}\n{\"return\":{},\"id\":0}\n");
+	REQUIRE(!qemu_fork(&m.vm, 1, &spec, on_cut, NULL, on_done, on_exit_of_child, args, &child, &f));
+	say_address(&m, 1, m.address);
+	/* getfd, stop, migrate; answered before they are asked they would end the connection. */
+	for (int id = 2; id <= 4; id++) {
+		char line[64];
+
+		snprintf(line, sizeof(line), "{\"return\":{},\"id\":%d}\n", id);
+		for (uint64_t end = now_ms() + 20000; now_ms() < end && !strstr(seen_commands(&m.t), id == 2 ? "getfd" : "migrate\"");)
+			loop_once(m.t.loop, 10, NULL);
+		talk_say(&m.t, line);
+	}
+	talk_say(&m.t, completed);
+	turns(&m, 20000, &told.cuts, 1);
+	CHECK_EQ(told.cuts, 1);
+	talk_say(&m.t, completed);
+	talk_say(&m.t, completed);
+	CHECK_EQ(told.cuts, 1);
+	fault_set(&f, RC_STATE, 0, "enough");
+	qemu_fork_go(&m.vm, &f);
+	CHECK_EQ(told.exits, 1);
+	qemu_vm_free(child);
+	machine_end(&m);
 }
 
 CHECK_MAIN()

@@ -158,7 +158,8 @@ static void fork_proceed(struct fork *k)
 {
 	struct fault f;
 
-	if (!k->memory_done || !k->state_done)
+	/* Once, however often QEMU says that it is done. */
+	if (k->cutting || !k->memory_done || !k->state_done)
 		return;
 	k->cutting = true;
 	fault_set(&f, RC_STATE, 0, "no child of machine '%s' is left", k->parent->id);

@@ -274,19 +274,19 @@ enum rc memory_copy_own(const struct memory_source *from, int out_fd, bool (*rea
 	return rc;
 }
 
-enum rc memory_digest_file(int fd, uint8_t out[MEMORY_DIGEST], struct fault *ret_f)
+enum rc memory_digest_file(int fd, uint64_t bytes, uint8_t out[MEMORY_DIGEST], struct fault *ret_f)
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
 	uint8_t chunk[16384];
-	off_t at = 0;
+	uint64_t at = 0;
 	ssize_t got = 0;
 	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
 
-	while (ok && (got = pread(fd, chunk, sizeof(chunk), at)) > 0) {
+	while (ok && at < bytes && (got = pread(fd, chunk, (size_t)MIN_OF(bytes - at, (uint64_t)sizeof(chunk)), (off_t)at)) > 0) {
 		ok = EVP_DigestUpdate(md, chunk, (size_t)got);
-		at += got;
+		at += (uint64_t)got;
 	}
-	ok = ok && !got && EVP_DigestFinal_ex(md, out, NULL);
+	ok = ok && at == bytes && EVP_DigestFinal_ex(md, out, NULL);
 	EVP_MD_CTX_free(md);
 	return ok ? RC_OK : fault_set(ret_f, RC_SYS, got < 0 ? errno : 0, "SHA-256 of a file");
 }

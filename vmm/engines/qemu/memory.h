@@ -44,7 +44,8 @@ enum rc memory_copy(const struct memory_source *from, int out_fd, bool summed, s
  */
 enum rc memory_copy_own(const struct memory_source *from, int out_fd, bool (*ready)(void *arg), void *arg,
 			uint64_t *ret_pages, struct fault *ret_f);
-enum rc memory_digest_file(int fd, uint8_t out[MEMORY_DIGEST], struct fault *ret_f);
+/* Of the first `bytes`, which it must have, whatever it grows to meanwhile: QEMU has a state file open as well. */
+enum rc memory_digest_file(int fd, uint64_t bytes, uint8_t out[MEMORY_DIGEST], struct fault *ret_f);
 
 /*
  * A job is a child process that does one blocking thing and reports. It is forked without exec: it runs our own code

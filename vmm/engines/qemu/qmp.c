@@ -121,6 +121,12 @@ static enum rc message_answer(struct qmp *q, const struct qmp_message *m, struct
 	return RC_OK;
 }
 
+void qmp_forget(struct qmp *q)
+{
+	for (uint64_t i = q->answered; i < q->sent; i++)
+		q->pending[i % QMP_PENDING_MAX] = NULL;
+}
+
 static enum rc message_handle(struct qmp *q, const struct qmp_message *m, struct fault *ret_f)
 {
 	switch (m->kind) {

@@ -48,5 +48,7 @@ void qmp_free(struct qmp *q);
 /* args: JSON object text, or NULL. pass_fd: -1 or a descriptor that travels with the command (borrowed). */
 enum rc qmp_send(struct qmp *q, const char *command, const char *args, int pass_fd, qmp_reply_fn *fn,
 		 struct fault *ret_f);
+/* What is still to be answered gets no callback any more: whoever asked has given up. */
+void qmp_forget(struct qmp *q);
 
 #endif

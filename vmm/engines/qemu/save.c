@@ -86,7 +86,7 @@ static enum rc manifest_write(struct engine_vm *vm, struct fault *ret_f)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "size of the device state");
 	if (st.st_size <= 0 || st.st_size > QEMU_STATE_MAX)
 		return fault_set(ret_f, RC_GUEST, 0, "QEMU wrote %lld bytes of state", (long long)st.st_size);
-	rc = memory_digest_file(s->state_fd, digest, ret_f);
+	rc = memory_digest_file(s->state_fd, (uint64_t)st.st_size, digest, ret_f);
 	if (rc)
 		return rc;
 	hex(state_sum, digest);
@@ -345,7 +345,7 @@ static enum rc state_load(int dirfd, const struct manifest *m, struct engine_sna
 			left -= (uint64_t)n;
 	}
 	if (!rc)
-		rc = memory_digest_file(snap->state_fd, digest, ret_f);
+		rc = memory_digest_file(snap->state_fd, m->state_bytes, digest, ret_f);
 	if (!rc)
 		rc = sum_check("state", digest, m->state_sum, ret_f);
 	return rc ? rc : memory_seal(snap->state_fd, ret_f);

@@ -51,6 +51,9 @@ void vm_op_end(struct engine_vm *vm, const struct fault *f)
 	if (!vm->op)
 		return;
 	loop_timer_set(vm->timer, UINT64_MAX);
+	/* An answer that was held back must not be taken for one to the next operation. */
+	if (vm->qmp)
+		qmp_forget(vm->qmp);
 	vm->op = OP_NONE;
 	vm->done = NULL;
 	if (done)
