@@ -267,6 +267,22 @@ static enum rc vm_new(const struct engine_spec *spec, engine_exit_fn *on_exit, v
 	return RC_OK;
 }
 
+/* As a VM process that was taken over: what it sets on a descriptor holds for all that share its description. */
+static void disks_mark(const struct engine_spec *spec)
+{
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t i = 0; i < spec->n_disks; i++) {
+			int flags = spec->disks[i].read_only ? fcntl(spec->disks[i].fd, F_GETFL) : -1;
+
+			if (flags < 0)
+				continue;
+			if (!pass && flags & O_NONBLOCK)
+				fake.marked++;
+			else if (pass)
+				fcntl(spec->disks[i].fd, F_SETFL, flags | O_NONBLOCK);
+		}
+}
+
 static enum rc fake_start(struct engine *e, const struct engine_spec *spec, struct engine_snapshot *snap,
 			  engine_done_fn *done, engine_exit_fn *on_exit, void *arg, struct engine_vm **ret,
 			  struct fault *ret_f)
@@ -292,6 +308,7 @@ static enum rc fake_start(struct engine *e, const struct engine_spec *spec, stru
 
 		fake.disk_mib[i] = fstat(spec->disks[i].fd, &st) ? -1 : (int)(st.st_size >> 20);
 	}
+	disks_mark(spec);
 	if (spec->log_fd >= 0 && write(spec->log_fd, "kernel log\n", 11) < 0)
 		return RC_SYS;
 	loop_timer_set(vm->turn, now_ms());

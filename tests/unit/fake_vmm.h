@@ -23,6 +23,7 @@ struct fake {
 	char last_line[65536];  /* what an agent was asked last */
 	unsigned int forks, boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines;
 	unsigned int bad_boots; /* so many cold boots fail */
+	unsigned int marked;    /* read-only disks of a machine whose descriptor had flags that another machine's process set */
 	bool refuse_snapshots;  /* snapshot_open says RC_STATE */
 	bool slow_saves;        /* a save takes until its machine dies */
 };

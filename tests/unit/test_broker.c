@@ -106,6 +106,16 @@ TEST(create_stat_list_kill)
 	teardown();
 }
 
+TEST(no_machine_shares_an_open_file_with_another)
+{
+	setup();
+	CHECK_EQ(create("sbx_one", 0), RC_OK);
+	CHECK_EQ(create("sbx_two", 0), RC_OK);
+	CHECK(fake.restores >= 2);
+	CHECK_EQ(fake.marked, 0);
+	teardown();
+}
+
 TEST(bad_creates_are_refused)
 {
 	static const uint8_t bad_env[] = "NOVALUE";

@@ -193,14 +193,30 @@ static enum rc base_make(struct machine *m, struct fault *ret_f)
 	return m->disks[DISK_BASE] < 0 ? fault_set(ret_f, RC_SYS, errno, "open placeholder") : RC_OK;
 }
 
+/*
+ * An open file of its own for each machine. A duplicate would share the flags that a VM process may set: one that was taken over
+ * could make every other machine's reads of the image bypass the page cache, or fail (O_DIRECT).
+ */
+static enum rc image_reopen(int image_fd, int *ret_fd, struct fault *ret_f)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", image_fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "open the image again");
+	*ret_fd = fd;
+	return RC_OK;
+}
+
 static enum rc disks_make(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
 	uint64_t bytes = overlay_fd < 0 ? m->b->config->vm_disk_mib << 20 : 0;
-	enum rc rc = RC_OK;
+	enum rc rc = image_reopen(image_fd, &m->disks[DISK_IMAGE], ret_f);
 
-	m->disks[DISK_IMAGE] = fcntl(image_fd, F_DUPFD_CLOEXEC, 3);
-	if (m->disks[DISK_IMAGE] < 0)
-		return fault_set(ret_f, RC_SYS, errno, "duplicate image");
+	if (rc)
+		return rc;
 	if (m->disks[DISK_OVERLAY] < 0) {
 		rc = disk_make_at(m->dirfd, "overlay", bytes, &m->disks[DISK_OVERLAY], ret_f);
 		if (!rc && overlay_fd >= 0)
@@ -214,7 +230,7 @@ static enum rc disks_make(struct machine *m, int image_fd, int overlay_fd, struc
 	if (overlay_fd < 0)
 		return base_make(m, ret_f);
 	/* The guest has learnt its size when the template was made; what is in it matters to nobody. */
-	m->disks[DISK_BASE] = fcntl(image_fd, F_DUPFD_CLOEXEC, 3);
+	m->disks[DISK_BASE] = fcntl(m->disks[DISK_IMAGE], F_DUPFD_CLOEXEC, 3);
 	return m->disks[DISK_BASE] < 0 ? fault_set(ret_f, RC_SYS, errno, "duplicate image") : RC_OK;
 }
 

@@ -572,23 +572,13 @@ static enum rc check_in_jail(struct kvm_engine *e, int memory, int state, int to
 	return rc;
 }
 
-/* The machine state without the file's head, which the jailed process has checked. */
-static enum rc state_object(int file, int *ret_fd, struct fault *ret_f)
+/* What was read and checked, and not the file once more: whoever wrote it may still have it open. */
+static enum rc state_object(const uint8_t *state, size_t n, int *ret_fd, struct fault *ret_f)
 {
 	_cleanup_fd_ int fd = memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	off_t at = 24;
-	struct stat st;
 
-	if (fd < 0 || fstat(file, &st) < 0)
+	if (fd < 0 || write(fd, state, n) != (ssize_t)n)
 		return fault_set(ret_f, RC_SYS, errno, "state object");
-	while (at < st.st_size) {
-		uint8_t chunk[16384];
-		ssize_t n = pread(file, chunk, sizeof(chunk), at);
-
-		if (n <= 0 || write(fd, chunk, (size_t)n) != n)
-			return fault_set(ret_f, RC_SYS, errno, "copy state");
-		at += n;
-	}
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "seal state");
 	*ret_fd = take_fd(&fd);
@@ -622,7 +612,7 @@ static enum rc kvm_snapshot_map(struct engine *base, int dirfd, struct engine_sn
 	if (!s)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	*s = (struct engine_snapshot){ .memory_fd = -1, .state_fd = -1, .bytes = (uint64_t)st.st_size };
-	rc = state_object(state, &s->state_fd, ret_f);
+	rc = state_object(checked, n, &s->state_fd, ret_f);
 	if (rc) {
 		kvm_snapshot_free(s);
 		return rc;
@@ -636,8 +626,10 @@ static enum rc kvm_snapshot_open(struct engine *base, int dirfd, struct engine_s
 {
 	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	_cleanup_fd_ int state = openat(dirfd, VMM_STATE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_free_ uint8_t *checked = NULL;
 	struct engine_snapshot *s;
 	struct stat st;
+	size_t n;
 	enum rc rc;
 
 	if (memory < 0 || state < 0 || fstat(memory, &st) < 0)
@@ -651,7 +643,9 @@ static enum rc kvm_snapshot_open(struct engine *base, int dirfd, struct engine_s
 	rc = s->memory_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "memory object") :
 				check_in_jail((struct kvm_engine *)base, memory, state, s->memory_fd, ret_f);
 	if (!rc)
-		rc = state_object(state, &s->state_fd, ret_f);
+		rc = savefile_state(state, s->bytes, &checked, &n, ret_f);
+	if (!rc)
+		rc = state_object(checked, n, &s->state_fd, ret_f);
 	if (rc) {
 		kvm_snapshot_free(s);
 		return rc;
