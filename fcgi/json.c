@@ -29,6 +29,26 @@ static bool has_nul(const char *text, size_t n)
 	return false;
 }
 
+/* At least as many values as the parser will make before it fails: what begins a list or an object, or follows a comma. An empty object
+ * takes 700 bytes of memory for three of text. */
+static bool too_many_values(const char *text, size_t n)
+{
+	bool in_string = false;
+	size_t values = 1;
+
+	for (size_t i = 0; i < n && values <= JSON_VALUES_MAX; i++) {
+		char c = text[i];
+
+		if (in_string && c == '\\')
+			i++;
+		else if (c == '"')
+			in_string = !in_string;
+		else if (!in_string && (c == ',' || c == '[' || c == '{'))
+			values++;
+	}
+	return values > JSON_VALUES_MAX;
+}
+
 enum rc json_parse(const char *text, size_t n, int depth, struct json_object **ret, struct fault *ret_f)
 {
 	_cleanup_(tokener_cleanup) struct json_tokener *t = json_tokener_new_ex(depth);
@@ -39,6 +59,8 @@ enum rc json_parse(const char *text, size_t n, int depth, struct json_object **r
 		return fault_set(ret_f, RC_NOMEM, 0, "JSON parser");
 	if (n >= INT_MAX || has_nul(text, n))
 		return fault_set(ret_f, RC_INVALID, 0, "not JSON: a NUL in the text");
+	if (too_many_values(text, n))
+		return fault_set(ret_f, RC_INVALID, 0, "more than %d JSON values", JSON_VALUES_MAX);
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
 	while (n && strchr(" \t\r\n", text[n - 1]))
 		n--;

@@ -19,6 +19,7 @@
 
 #define JSON_DEPTH_MAX 32
 #define JSON_DEPTH_CONFIG 8
+#define JSON_VALUES_MAX 65536 /* lists, objects and elements of a text; ASSETS_MAX files are some 40000 */
 
 #define TOKEN_MAX 128
 

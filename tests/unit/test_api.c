@@ -369,6 +369,35 @@ TEST(json_is_strict)
 	free(deep);
 }
 
+/* '[', n times the part, ']' */
+static enum rc json_of(const char *part, size_t n)
+{
+	size_t k = strlen(part);
+	char *text = malloc(n * k + 3);
+	enum rc rc;
+
+	if (!text)
+		return RC_NOMEM;
+	text[0] = '[';
+	for (size_t i = 0; i < n; i++)
+		memcpy(text + 1 + i * k, part, k);
+	memcpy(text + n * k, "]", 2); /* over the last comma */
+	rc = json_try(text, 8);
+	free(text);
+	return rc;
+}
+
+TEST(json_values_are_bounded)
+{
+	CHECK_EQ(json_of("0,", JSON_VALUES_MAX - 1), RC_OK);
+	CHECK_EQ(json_of("0,", JSON_VALUES_MAX), RC_INVALID);
+	CHECK_EQ(json_of("{},", JSON_VALUES_MAX / 2 - 1), RC_OK);
+	CHECK_EQ(json_of("{},", JSON_VALUES_MAX / 2 + 1), RC_INVALID);
+	CHECK_EQ(json_of("[],", JSON_VALUES_MAX / 2 + 1), RC_INVALID);
+	CHECK_EQ(json_of("\"a\\\",[{,\",", JSON_VALUES_MAX - 1), RC_OK);
+	CHECK_EQ(json_of("\"\\\\\",", JSON_VALUES_MAX), RC_INVALID);
+}
+
 static enum api_code uri(struct request *r, const char *text)
 {
 	memset(r, 0, sizeof(*r));
