@@ -6,6 +6,7 @@
  * and then only forks and reaps. It never reads a byte of a client. Every worker opens its own database handle. A
  * worker that ends unasked is replaced, with a growing pause if it did not live long.
  */
+#include "base/cleanup.h"
 #include "base/config.h"
 #include "base/fd.h"
 #include "base/harden.h"
@@ -85,8 +86,10 @@ static enum rc ids_get(const struct config *c, struct ids *ret, struct fault *re
 	return RC_OK;
 }
 
+/* Owner and mode are set by descriptor and follow no link: what lies in a directory of ours may have been put there by one of us. */
 static enum rc dir_make(const char *base, const char *name, mode_t mode, uid_t uid, gid_t gid, struct fault *ret_f)
 {
+	_cleanup_fd_ int fd = -1;
 	char path[PATH_MAX];
 	enum rc rc = *name ? path_join(path, sizeof(path), base, name, ret_f) : RC_OK;
 
@@ -100,7 +103,10 @@ static enum rc dir_make(const char *base, const char *name, mode_t mode, uid_t u
 		if (!*name)
 			return RC_OK; /* shared with the other daemons: as it was made */
 	}
-	if (getuid() == 0 && (chown(path, uid, gid) < 0 || chmod(path, mode) < 0))
+	if (getuid() != 0)
+		return RC_OK;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "owner and mode of %s", path);
 	return RC_OK;
 }
@@ -115,21 +121,26 @@ static enum rc own_file(const char *base, const char *name, uid_t uid, gid_t gid
 	return rc;
 }
 
-/* The state directory itself belongs to root. SQLite makes files beside its own, so the database has a directory. */
+/*
+ * The state directory itself belongs to root, and so does each in which root makes or opens something. SQLite makes files beside its own,
+ * so the database has a directory.
+ */
 static enum rc dirs_make(const struct config *c, const struct ids *ids, struct fault *ret_f)
 {
 	static const struct {
 		const char *name;
 		mode_t mode;
-	} dirs[] = { { "keys", 0711 }, { "db", 0700 }, { "bundles", 0700 }, { "logs", 0755 }, { "logs/revisions", 0750 },
-		     { "logs/apps", 0750 } };
+		bool ours;
+	} dirs[] = { { "keys", 0711, false }, { "db", 0700, true }, { "bundles", 0700, true }, { "logs", 0755, false },
+		     { "logs/revisions", 0750, true }, { "logs/apps", 0750, true } };
 	static const char *const files[] = { DB_FILE, DB_FILE "-wal", DB_FILE "-shm" };
 	enum rc rc = dir_make(c->state_dir, "", 0755, 0, 0, ret_f);
 
 	if (!rc)
 		rc = dir_make(c->run_dir, "", 0755, 0, 0, ret_f);
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(dirs); i++)
-		rc = dir_make(c->state_dir, dirs[i].name, dirs[i].mode, ids->api, ids->api_gid, ret_f);
+		rc = dir_make(c->state_dir, dirs[i].name, dirs[i].mode, dirs[i].ours ? ids->api : 0, dirs[i].ours ? ids->api_gid : 0,
+			      ret_f);
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(files); i++)
 		rc = own_file(c->state_dir, files[i], ids->api, ids->api_gid, ret_f);
 	if (!rc)

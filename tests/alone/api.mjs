@@ -484,6 +484,20 @@ test("SIGTERM ends it cleanly", async () => {
 	equal(await api.done, 0);
 });
 
+test("root sets owner and mode of its own directories only", async () => {
+	if (process.getuid()) return;
+	for (const d of ["keys", "logs"]) equal(fs.statSync(path.join(STATE, d)).uid, 0, d);
+	for (const d of ["db", "bundles", "logs/apps", "logs/revisions"]) must(fs.statSync(path.join(STATE, d)).uid, d);
+	const victim = path.join(DIR, "victim"), apps = path.join(STATE, "logs/apps");
+	fs.mkdirSync(victim);
+	fs.renameSync(apps, apps + ".away");
+	fs.symlinkSync(victim, apps);
+	equal(await Promise.race([start("again", path.join(BUILD, "nestbox-api"), ["-c", CONF]).done,
+		until("not to go on", () => fs.statSync(victim).uid, 60000)]), 1);
+	must(log("again").includes("owner and mode of"), log("again"));
+	equal(fs.statSync(victim).uid, 0, "what the link led to");
+});
+
 // --- run -----------------------------------------------------------------------------------------------------------
 let api, fakesChild;
 async function fakes(what) {
