@@ -40,6 +40,8 @@ static const char rules[] =
 	"table inet nestbox {\n"
 	" chain early {\n"
 	"  type filter hook prerouting priority raw; policy drop;\n"
+	/* To everybody's MAC: TCP would be silent about it, and what is not answered is remembered for long. */
+	"  meta pkttype != host drop\n"
 	"  iifname " MGMT_IF " ether saddr " AGENT_MGMT_MAC " ip saddr " AGENT_MGMT_GUEST_ADDR
 	" ip daddr " AGENT_MGMT_HOST_ADDR " tcp sport " STR(AGENT_PORT) " accept\n"
 	"  iifname != " TRAFFIC_IF " drop\n"
@@ -62,6 +64,9 @@ static const char rules[] =
 	" chain input {\n"
 	"  type filter hook input priority filter; policy drop;\n"
 	"  iifname " MGMT_IF " ct state established accept\n"
+	/* Any segment begins an entry of connection tracking; one that is dropped here never gets into its table. */
+	"  iifname " TRAFFIC_IF " ct state new tcp flags & (fin|syn|rst|ack) != syn limit rate over " STR(NET_STALE_PER_S)
+	"/second burst " STR(NET_STALE_BURST) " packets drop\n"
 	"  iifname " TRAFFIC_IF " ip daddr " AGENT_NET_HOST_ADDR " tcp dport { " STR(NET_DNS_PORT) ", "
 	STR(NET_TCP_PORT) " } accept\n"
 	"  iifname " TRAFFIC_IF " ip daddr " AGENT_NET_HOST_ADDR " udp dport " STR(NET_DNS_PORT) " accept\n"

@@ -6,6 +6,9 @@
 /* Packets that the namespace lets in before the proxy sees anything: they bound conntrack and the listeners' queues. */
 #define NET_SYN_PER_S 400
 #define NET_SYN_BURST 800
+/* Of connections that the namespace does not know: what a clone has left of its parent's is answered with a reset. */
+#define NET_STALE_PER_S 100
+#define NET_STALE_BURST 1024
 #define NET_DNS_PER_S 500
 #define NET_DNS_BURST 1000
 /* Answers to datagrams that are refused. */
