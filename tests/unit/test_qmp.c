@@ -384,4 +384,42 @@ TEST(disks_are_cut_once_however_often_the_state_is_complete)
 	machine_end(&m);
 }
 
+/* Of a listener that its process has made short: the broker does not wait for a place. */
+TEST(a_process_that_takes_no_connections_holds_nobody_up)
+{
+	char path[] = "/tmp/nbqemu.XXXXXX";
+	int dirfd = mkdtemp(path) ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1, listener, fds[8], n = 0;
+	enum rc rc = RC_OK;
+	struct fault f;
+
+	REQUIRE(dirfd >= 0 && !process_listen(dirfd, QEMU_SOCKET, SOCK_STREAM, &listener, &f));
+	CHECK(!listen(listener, 0));
+	alarm(30);
+	while (!rc && n < 8)
+		if (!(rc = process_connect(dirfd, QEMU_SOCKET, SOCK_STREAM, &fds[n], &f)))
+			n++;
+	alarm(0);
+	CHECK_EQ(rc, RC_AGAIN);
+	fds_close(fds, (size_t)n);
+	close(listener);
+	unlinkat(dirfd, QEMU_SOCKET, 0);
+	close(dirfd);
+	rmdir(path);
+}
+
+TEST(last_words_are_plain)
+{
+	struct process p = PROCESS_INIT;
+	char why[160];
+	int fds[2];
+
+	REQUIRE(!pipe(fds));
+	CHECK(write(fds[1], "first\na\x1b[2J\xc2\x9b" "b\n", 15) == 15);
+	p.err_fd = fds[0];
+	process_last_words(&p, 0, why, sizeof(why));
+	CHECK_STR(why, "a?[2J??b");
+	close(fds[0]);
+	close(fds[1]);
+}
+
 CHECK_MAIN()

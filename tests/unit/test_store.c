@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -144,6 +145,34 @@ TEST(copies_where_extents_are_shared)
 	close(v.fd);
 	close(store);
 	CHECK_EQ(system("umount xfs"), 0);
+}
+
+/* A file that says it has no blocks and has data all the same: as a disk that is written while it is copied. */
+TEST(a_quick_copy_is_bounded_by_what_it_reads)
+{
+	_cleanup_fd_ int from = open("/sys/kernel/uevent_seqnum", O_RDONLY | O_CLOEXEC), to = memfd_create("to", MFD_CLOEXEC);
+	struct stat st;
+	struct fault f;
+	bool done = true;
+
+	if (from < 0 || fstat(from, &st) < 0 || st.st_blocks || st.st_size < 4096)
+		SKIP("sysfs has no such file");
+	CHECK_EQ(copy_disk_quick(from, to, 100, &done, &f), RC_OK);
+	CHECK(!done);
+}
+
+TEST(a_quick_copy_of_little_is_one)
+{
+	_cleanup_fd_ int a = disk("a", ""), b = open("quick", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct sum x, y;
+	struct fault f;
+	bool done = false;
+
+	CHECK_EQ(copy_disk_quick(a, b, SIZE, &done, &f), RC_OK);
+	CHECK(done);
+	x = sum_of(a);
+	y = sum_of(b);
+	CHECK_EQ(sum_compare(&x, &y, &f), RC_OK);
 }
 
 int main(int argc, char **argv)

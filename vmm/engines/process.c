@@ -174,7 +174,8 @@ enum rc process_connect(int dirfd, const char *name, int type, int *ret_fd, stru
 	char path[96];
 
 	socket_path(dirfd, name, path);
-	return unix_connect(path, type, ret_fd, ret_f);
+	/* A process that takes no connections any more must not hold up whoever asks: RC_AGAIN. */
+	return unix_connect(path, type | SOCK_NONBLOCK, ret_fd, ret_f);
 }
 
 uint64_t process_file_bytes(const struct engine_spec *spec, uint64_t least)
@@ -203,8 +204,9 @@ void process_last_words(struct process *p, int status, char *out, size_t size)
 		n--;
 	if (n > 0) {
 		text[n] = '\0';
+		/* It ends up in logs, answers and on terminals, some of which take bytes from 0x80 for control characters. */
 		for (ssize_t i = 0; i < n; i++)
-			if (((unsigned char)text[i] < 0x20 && text[i] != '\n') || text[i] == 0x7f)
+			if ((text[i] < 0x20 || text[i] > 0x7e) && text[i] != '\n')
 				text[i] = '?';
 		line = strrchr(text, '\n');
 		snprintf(out, size, "%.150s", line ? line + 1 : text);

@@ -55,23 +55,15 @@ static enum rc copy_range(int from, int to, off_t at, off_t end, struct fault *r
 	return RC_OK;
 }
 
-enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f)
+/* At most `max` bytes of data: *ret_over, if there are more, and then the copy is of no use. */
+static enum rc copy_data(int from, int to, off_t size, uint64_t max, bool *ret_over, struct fault *ret_f)
 {
-	struct stat st;
 	off_t at = 0;
 
-	if (fstat(from, &st) < 0)
-		return fault_set(ret_f, RC_SYS, errno, "stat disk");
-	if (ret_shared)
-		*ret_shared = false;
-	if (ioctl(to, FICLONE, from) == 0) {
-		if (ret_shared)
-			*ret_shared = true;
-		return RC_OK;
-	}
-	if (ftruncate(to, st.st_size) < 0)
+	*ret_over = false;
+	if (ftruncate(to, size) < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "size of disk");
-	while (at < st.st_size) {
+	while (at < size) {
 		off_t data = lseek(from, at, SEEK_DATA), hole;
 		enum rc rc;
 
@@ -82,6 +74,11 @@ enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f)
 		hole = lseek(from, data, SEEK_HOLE);
 		if (hole < 0)
 			return fault_set(ret_f, RC_SYS, errno, "seek disk");
+		if ((uint64_t)(hole - data) > max) {
+			*ret_over = true;
+			return RC_OK;
+		}
+		max -= (uint64_t)(hole - data);
 		rc = copy_range(from, to, data, hole, ret_f);
 		if (rc)
 			return rc;
@@ -90,20 +87,41 @@ enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f)
 	return RC_OK;
 }
 
+enum rc copy_disk(int from, int to, bool *ret_shared, struct fault *ret_f)
+{
+	struct stat st;
+	bool over;
+
+	if (fstat(from, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "stat disk");
+	if (ret_shared)
+		*ret_shared = false;
+	if (ioctl(to, FICLONE, from) == 0) {
+		if (ret_shared)
+			*ret_shared = true;
+		return RC_OK;
+	}
+	return copy_data(from, to, st.st_size, UINT64_MAX, &over, ret_f);
+}
+
 enum rc copy_disk_quick(int from, int to, uint64_t max_bytes, bool *ret_done, struct fault *ret_f)
 {
 	struct stat st;
+	bool over;
 	enum rc rc;
 
 	*ret_done = false;
 	if (fstat(from, &st) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "stat disk");
-	if ((uint64_t)st.st_blocks * 512 > max_bytes) {
-		*ret_done = ioctl(to, FICLONE, from) == 0;
+	if (ioctl(to, FICLONE, from) == 0) {
+		*ret_done = true;
 		return RC_OK;
 	}
-	rc = copy_disk(from, to, NULL, ret_f);
-	*ret_done = !rc;
+	if ((uint64_t)st.st_blocks * 512 > max_bytes)
+		return RC_OK;
+	/* Counted as well: a process that was to stand still and does not may write on. */
+	rc = copy_data(from, to, st.st_size, max_bytes, &over, ret_f);
+	*ret_done = !rc && !over;
 	return rc;
 }
 
