@@ -42,6 +42,7 @@
 	N(create_timeout_ms,  60000,  1000, 600000,  "deadline of a create")                                    \
 	N(stop_max_s,         0,      0, 31536000,   "longest lifetime a client may ask for; 0: no bound")      \
 	N(api_workers,        8,      1, 256,        "FastCGI processes")                                       \
+	N(tenant_captures,    16,     0, 65536,      "captures of one organization's sandboxes")                  \
 	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \

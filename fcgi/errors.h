@@ -30,6 +30,10 @@
 	X(SANDBOX_STOPPED,          409, "the sandbox has stopped")                                              \
 	X(SANDBOX_PAUSED,           409, "the sandbox is paused")                                                \
 	X(SANDBOX_NOT_FORKABLE,     409, "the sandbox cannot be forked")                                         \
+	X(SANDBOX_NOT_CAPTURABLE,   409, "the sandbox cannot be captured")                                       \
+	X(CAPTURE_NOT_FOUND,        404, "no such capture")                                                      \
+	X(CAPTURE_UNUSABLE,         409, "no machine can start from this capture any more")                      \
+	X(CAPTURE_QUOTA_EXCEEDED,   429, "the organization has as many captures as it may")                      \
 	X(SANDBOX_QUOTA_EXCEEDED,   429, "the organization has as many running sandboxes as it may")             \
 	X(EXPOSURE_QUOTA_EXCEEDED,  429, "the sandbox has as many exposed services as it may")                   \
 	X(CAPACITY_EXCEEDED,        503, "the host has no room for another machine")                             \

@@ -19,6 +19,12 @@ enum api_code sandbox_expose_vscode(struct request *r);
 enum api_code sandbox_fork(struct request *r);
 enum api_code sandbox_pause(struct request *r);
 enum api_code sandbox_resume(struct request *r);
+/* sandbox_capture.c */
+enum api_code sandbox_capture(struct request *r);
+enum api_code sandbox_capture_list(struct request *r);
+enum api_code capture_list(struct request *r);
+enum api_code capture_get(struct request *r);
+enum api_code capture_delete(struct request *r);
 /* sandbox_list.c */
 enum api_code sandbox_list(struct request *r);
 enum api_code sandbox_get(struct request *r);

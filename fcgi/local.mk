@@ -16,7 +16,7 @@ libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi
 	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/policy_text.c fcgi/policy_text.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
 	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
-	fcgi/sandbox_config.h fcgi/sandbox_fork.c fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
+	fcgi/sandbox_capture.c fcgi/sandbox_capture.h fcgi/sandbox_config.h fcgi/sandbox_fork.c fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
 	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
 API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
@@ -36,6 +36,8 @@ nestboxschema_DATA += schema/migrations/001-initial.sql
 EXTRA_DIST += schema/migrations/001-initial.sql
 nestboxschema_DATA += schema/migrations/004-fork.sql
 EXTRA_DIST += schema/migrations/004-fork.sql
+nestboxschema_DATA += schema/migrations/010-promotions-captures.sql
+EXTRA_DIST += schema/migrations/010-promotions-captures.sql
 
 check_PROGRAMS += tests/unit/test_db
 tests_unit_test_db_SOURCES = tests/unit/test_db.c

@@ -78,6 +78,9 @@ GET(broker_vm_created)
 PUT(broker_vm_kill)
 GET(broker_none)
 PUT(broker_vm_fork)
+PUT(broker_vm_capture)
+GET(broker_vm_captured)
+PUT(broker_capture_name)
 GET(broker_vm_forked)
 PUT(broker_vm_extend)
 GET(broker_vm_extend)
@@ -157,6 +160,26 @@ enum rc broker_fork(struct api *api, const struct broker_vm_fork *req, struct br
 {
 	CALL(api, VM_FORK, req, broker_vm_fork, ret, broker_vm_forked);
 	return call_none(api, api->config.create_timeout_ms + 2000, ret_f);
+}
+
+enum rc broker_capture(struct api *api, const char *id, const char *name, struct broker_vm_captured *ret, struct fault *ret_f)
+{
+	struct broker_vm_capture req = { 0 };
+
+	snprintf(req.id, sizeof(req.id), "%s", id);
+	snprintf(req.name, sizeof(req.name), "%s", name);
+	CALL(api, VM_CAPTURE, &req, broker_vm_capture, ret, broker_vm_captured);
+	return call_none(api, VOLUME_CALL_MS, ret_f);
+}
+
+enum rc broker_capture_remove(struct api *api, const char *name, struct fault *ret_f)
+{
+	struct broker_capture_name req = { 0 };
+	struct broker_none none;
+
+	snprintf(req.name, sizeof(req.name), "%s", name);
+	CALL(api, CAPTURE_DELETE, &req, broker_capture_name, &none, broker_none);
+	return call_none(api, VOLUME_CALL_MS, ret_f);
 }
 
 enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint64_t *ret_stop_at_ms,

@@ -20,6 +20,9 @@ enum rc broker_vm_start(struct api *api, const struct broker_vm_create *req, str
 enum rc broker_kill(struct api *api, const char *id, const char *reason, struct fault *ret_f);
 /* Stands still, or goes on; done already is fine. */
 enum rc broker_pause(struct api *api, const char *id, bool pause, struct fault *ret_f);
+/* Kept below that name. RC_STATE: it cannot be, with the reason. */
+enum rc broker_capture(struct api *api, const char *id, const char *name, struct broker_vm_captured *ret, struct fault *ret_f);
+enum rc broker_capture_remove(struct api *api, const char *name, struct fault *ret_f);
 /* ret's children point into api->call. */
 enum rc broker_fork(struct api *api, const struct broker_vm_fork *req, struct broker_vm_forked *ret, struct fault *ret_f);
 enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint64_t *ret_stop_at_ms,

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "fcgi/handlers.h"
 #include "fcgi/peers.h"
+#include "fcgi/sandbox_capture.h"
 #include "fcgi/sandbox_config.h"
 #include "fcgi/sandbox_store.h"
 #include "fcgi/volumes.h"
@@ -91,6 +92,7 @@ struct creation {
 	struct sandbox_policy policy;
 	char id[ID_MAX], hostname[64];
 	struct json_object *record;
+	struct capture_use capture;
 	struct volume_use root, mounts[VOLUMES_MAX];
 	char *mount_blob, *env_blob;
 	size_t mount_n, env_n;
@@ -129,10 +131,23 @@ static enum api_code create_parse(struct creation *c)
 	return API_OK;
 }
 
+/* Memory is part of what is kept, and so is the root; there were no volumes. */
+static enum api_code create_from_capture(struct creation *c)
+{
+	if (c->config.n_mounts)
+		return api_fail(c->r, API_INVALID_CONFIG, "a sandbox that starts from a capture has no volumes");
+	if (json_get(c->config.json, "memory_mb") && c->config.memory_mib != c->capture.memory_mib)
+		return api_fail(c->r, API_INVALID_MEMORY, "the capture is of a sandbox with %u MiB", c->capture.memory_mib);
+	c->config.memory_mib = c->capture.memory_mib;
+	return API_OK;
+}
+
 static enum api_code create_volumes(struct creation *c)
 {
-	enum api_code code = API_OK;
+	enum api_code code = c->config.root ? capture_resolve(c->r, c->config.root, &c->capture) : API_OK;
 
+	if (code || *c->capture.id)
+		return code ? code : create_from_capture(c);
 	if (c->config.root)
 		code = volume_resolve(c->r, c->config.root, true, &c->root);
 	for (size_t i = 0; !code && i < c->config.n_mounts; i++) {
@@ -184,7 +199,7 @@ static enum api_code create_row(struct creation *c)
 	c->record = sandbox_config_record(&c->config);
 	row.config = c->record ? json_text(c->record) : "{}";
 	row.labels = c->config.labels ? json_text(c->config.labels) : "{}";
-	if (c->config.root && !c->root.snapshot) {
+	if (c->config.root && !*c->capture.id && !c->root.snapshot) {
 		row.volumes[row.n_volumes].volume_id = c->root.id;
 		row.volumes[row.n_volumes++].path = "/";
 	}
@@ -221,10 +236,14 @@ static enum api_code create_machine(struct creation *c)
 
 	snprintf(req.id, sizeof(req.id), "%s", c->id);
 	snprintf(req.hostname, sizeof(req.hostname), "%s", c->hostname);
-	if (c->config.root)
+	snprintf(req.capture, sizeof(req.capture), "%s", c->capture.id);
+	if (c->config.root && !*c->capture.id)
 		snprintf(req.root_volume, sizeof(req.root_volume), "%s%s", c->root.snapshot ? "snapshot:" : "", c->root.id);
-	if (broker_vm_start(c->r->api, &req, &created, &c->lease, &f))
+	if (broker_vm_start(c->r->api, &req, &created, &c->lease, &f)) {
+		if (*c->capture.id && (f.rc == RC_STATE || f.rc == RC_ABSENT || f.rc == RC_DAMAGED))
+			return api_refuse(c->r, API_CAPTURE_UNUSABLE, &f);
 		return broker_code(c->r, &f, API_SANDBOX_START_FAILED);
+	}
 	log_info("created id=%s restore_us=%u agent_us=%u total_us=%u trace=%s", c->id, created.restore_us,
 		 created.agent_us, created.total_us, c->r->trace);
 	if (broker_service(c->r->api, c->id, RPC_LINE, &c->agent, NULL, &f))

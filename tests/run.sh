@@ -139,6 +139,7 @@ if [ $need_system = yes ]; then
 	export NESTBOX_EGRESS_CERTS=$OUT/egress-certs
 	"$SRC/tests/lib/egress-certs.sh" "$NESTBOX_EGRESS_CERTS" || exit 1
 	export NESTBOX_CONF_EXTRA="tenant_vms = 16
+tenant_captures = 2
 lease_grace_ms = 1000
 egress_resolver = 10.199.77.2
 egress_allow_private = 10.199.77.8/29 10.199.77.16/28

@@ -13,7 +13,9 @@
 #include <string.h>
 
 #define FORM "1" /* changes when machines of apps are started differently */
-#define PREFIX "rev-" /* the broker keeps captures of others, too */
+#define PREFIX "rev-" /* of revisions */
+#define SANDBOX_PREFIX "cap_" /* of sandboxes: the API takes and removes them, fcgi/sandbox_capture.h */
+#define TAKEN_MS 600000       /* a row without its capture is a dead worker's by then */
 
 enum rc capture_name(const char *revision, const struct seal_key *key, struct json_object *env, struct json_object *config,
 		     char ret[BROKER_CAPTURE_MAX], struct fault *ret_f)
@@ -118,6 +120,7 @@ void capture_drop(struct db *db, struct link *l, const char *name)
 
 struct kept {
 	struct broker_capture_row *rows;
+	const char *prefix;
 	size_t n;
 };
 
@@ -126,7 +129,7 @@ static void on_capture(void *arg, const struct broker_capture_row *row)
 	struct kept *k = arg;
 	struct broker_capture_row *more;
 
-	if (strncmp(row->name, PREFIX, strlen(PREFIX)))
+	if (strncmp(row->name, k->prefix, strlen(k->prefix)))
 		return;
 	more = reallocarray(k->rows, k->n + 1, sizeof(*row));
 	if (!more)
@@ -159,7 +162,7 @@ static bool is_wanted(struct db *db, const char *name)
 
 void capture_collect(const struct config *c, struct db *db, struct link *l)
 {
-	struct kept k = { .n = 0 };
+	struct kept k = { .prefix = PREFIX };
 	uint64_t total = 0;
 
 	if (link_captures(l, on_capture, &k, NULL)) {
@@ -179,5 +182,36 @@ void capture_collect(const struct config *c, struct db *db, struct link *l)
 		total -= k.rows[i].bytes;
 		capture_drop(db, l, k.rows[i].name);
 	}
+	free(k.rows);
+}
+
+static bool sandbox_capture_is_known(struct db *db, const char *name)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, "SELECT 1 FROM sandbox_captures WHERE id = ?");
+	db_text(&q, name);
+	return db_row(&q, NULL) != RC_ABSENT;
+}
+
+void capture_collect_sandboxes(struct db *db, struct link *l)
+{
+	struct kept k = { .prefix = SANDBOX_PREFIX };
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct fault f;
+
+	db_start(&q, db, "DELETE FROM sandbox_captures WHERE bytes = 0 AND created_ms < ?");
+	db_int(&q, (int64_t)(wall_ms() - TAKEN_MS));
+	if (db_run(&q, &f))
+		log_fault(LOG_LEVEL_WARN, &f, "captures of sandboxes");
+	if (!link_captures(l, on_capture, &k, NULL))
+		for (size_t i = 0; i < k.n; i++) {
+			if (sandbox_capture_is_known(db, k.rows[i].name))
+				continue;
+			if (link_capture_delete(l, k.rows[i].name, &f))
+				log_fault(LOG_LEVEL_WARN, &f, "capture %s", k.rows[i].name);
+			else
+				log_info("capture removed, nobody has it name=%s", k.rows[i].name);
+		}
 	free(k.rows);
 }

@@ -24,5 +24,7 @@ enum rc capture_take(const struct config *c, struct db *db, struct link *l, cons
 void capture_drop(struct db *db, struct link *l, const char *name);
 /* Removes what no revision has, then the longest unused until the rest is within captures_max_mib. */
 void capture_collect(const struct config *c, struct db *db, struct link *l);
+/* Of sandboxes: what the broker has and no row does, and rows of captures that were never finished. */
+void capture_collect_sandboxes(struct db *db, struct link *l);
 
 #endif

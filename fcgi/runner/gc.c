@@ -249,4 +249,5 @@ void gc_old(const struct config *c, struct db *db, struct link *l)
 	}
 	bundles_collect(c, db);
 	capture_collect(c, db, l);
+	capture_collect_sandboxes(db, l);
 }

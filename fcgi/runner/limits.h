@@ -27,6 +27,8 @@
 #define RUNNER_WANTED_MS 200           /* a host that is wanted again within this is not looked up again */
 #define RUNNER_NAMES_MAX 1024          /* names of one app */
 #define RUNNER_TARGETS_MAX 8           /* timelines that one revision is led to at once */
+#define RUNNER_ROUTE_TRIES 3           /* looks at where names shall lead, if that changes while they are moved */
+#define RUNNER_LOOK_MAX 1024           /* rows of one kind that one look at the database considers */
 #define RUNNER_HEALTHY_MS 60000        /* a machine that ran so long starts its back-off over */
 #define RUNNER_GC_MS 60000             /* between looks for what is old */
 #define RUNNER_LOG_RATE 2000           /* lines of one instance a second; more are counted, not kept */

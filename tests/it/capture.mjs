@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Node only: captures have no API, only the broker has them.
+// Node only: it asks the broker (it/captures asks the API).
 // A running machine kept on disk and started again: what goes on, what is new, what is replaced, what is left.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
