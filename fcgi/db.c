@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "fcgi/limits.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -172,6 +173,22 @@ void db_null(struct db_q *q)
 		bound(q, sqlite3_bind_null(q->stmt, ++q->n_bound));
 }
 
+/* A statement that has rows left keeps the connection at the state of its first one. */
+static bool is_reading(struct db *db)
+{
+	for (sqlite3_stmt *s = sqlite3_next_stmt(db->handle, NULL); s; s = sqlite3_next_stmt(db->handle, s))
+		if (sqlite3_stmt_busy(s))
+			return true;
+	return false;
+}
+
+/* Refused at once, whatever DB_BUSY_MS is, if another process wrote since that first row: rarely, so it is caught here, always. */
+static void write_check(struct db_q *q)
+{
+	assert(sqlite3_stmt_readonly(q->stmt) || sqlite3_stmt_busy(q->stmt) || !sqlite3_get_autocommit(q->db->handle) ||
+	       !is_reading(q->db));
+}
+
 static enum rc step(struct db_q *q, bool *ret_row)
 {
 	int code;
@@ -182,6 +199,7 @@ static enum rc step(struct db_q *q, bool *ret_row)
 				  sqlite3_bind_parameter_count(q->stmt), sqlite3_sql(q->stmt));
 	if (q->rc)
 		return q->rc;
+	write_check(q);
 	code = sqlite3_step(q->stmt);
 	if (code == SQLITE_ROW)
 		*ret_row = true;
@@ -264,8 +282,10 @@ const void *db_col_blob(const struct db_q *q, int column, size_t *ret_n)
 
 enum rc db_begin(struct db_txn *txn, struct db *db, struct fault *ret_f)
 {
-	enum rc rc = exec(db, "BEGIN IMMEDIATE", ret_f);
+	enum rc rc;
 
+	assert(!is_reading(db));
+	rc = exec(db, "BEGIN IMMEDIATE", ret_f);
 	txn->db = rc ? NULL : db;
 	return rc;
 }

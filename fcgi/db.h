@@ -11,6 +11,9 @@
  *	rc = db_row(&q, ret_f);            RC_OK: a row; RC_ABSENT: none (left)
  *	slug = db_col_text(&q, 0);         valid until the next db_row() or db_end()
  *
+ * Writing, or beginning a transaction, while a query of the same connection still has rows to give is a mistake: another
+ * process's write in between would make it fail (SQLITE_BUSY_SNAPSHOT). db_end() the query first, or begin before it.
+ *
  * The SQL text must come from fixed fragments; values are always bound. One connection is one thread's, and must not be
  * carried over a fork.
  */

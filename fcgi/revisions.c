@@ -95,64 +95,67 @@ enum api_code revision_cancel_handler(struct request *r)
 	return revision_reply(r, r->args[0]);
 }
 
-/* Production becomes this revision, older or newer, as soon as the runner has it answering. */
+/* An UPDATE of one row: what it was told holds at the moment of the change, not only when it was looked up. */
+static enum api_code change(struct request *r, const char *sql, int64_t *ret_changes)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct fault f = { 0 };
+
+	db_start(&q, r->api->db, sql);
+	db_text(&q, r->args[0]);
+	db_int(&q, (int64_t)wall_ms());
+	if (db_run(&q, &f))
+		return api_fault(r, &f);
+	*ret_changes = q.changes;
+	return API_OK;
+}
+
+/*
+ * Production becomes this revision, older or newer, as soon as the runner has it answering. The row is what counts, and what is
+ * acknowledged is in it: one promotion replaces another, a deployment that was asked for before does not (promoted_ms).
+ */
 enum api_code revision_promote(struct request *r)
 {
-	_cleanup_db_q_ struct db_q row = DB_Q_INIT, q = DB_Q_INIT;
-	struct fault f = { 0 };
+	_cleanup_db_q_ struct db_q row = DB_Q_INIT;
+	int64_t n = 0;
 	enum api_code code = revision_row(r, r->args[0], &row);
 
 	if (code)
 		return code;
 	if (strcmp(db_col_text(&row, 1), "succeeded") != 0)
 		return api_fail(r, API_REVISION_NOT_READY, "only a revision that succeeded can become production");
-	db_start(&q, r->api->db,
-		 "UPDATE timelines SET desired_revision_id = ?1, updated_ms = ?2 WHERE slug = 'production' AND "
-		 "app_id = (SELECT app_id FROM revisions WHERE id = ?1)");
-	db_text(&q, r->args[0]);
-	db_int(&q, (int64_t)wall_ms());
-	if (db_run(&q, &f))
-		return api_fault(r, &f);
 	db_end(&row);
+	code = change(r,
+		      "UPDATE timelines SET desired_revision_id = ?1, updated_ms = ?2, promoted_ms = ?2 WHERE slug = 'production' AND "
+		      "app_id = (SELECT app_id FROM revisions WHERE id = ?1 AND deleted_ms IS NULL)", &n);
+	if (!code && !n)
+		code = API_REVISION_NOT_FOUND;
+	if (code)
+		return code;
 	runner_kick(r->api);
 	return revision_reply(r, r->args[0]);
 }
 
 /* A revision that serves, or is about to, stays. */
-static enum api_code serving_check(struct request *r, const char *id)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	struct fault f = { 0 };
-	enum rc rc;
-
-	db_start(&q, r->api->db,
-		 "SELECT 1 FROM timelines t WHERE t.context = 'production' AND "
-		 "?1 IN (t.revision_id, t.desired_revision_id) LIMIT 1");
-	db_text(&q, id);
-	rc = db_row(&q, &f);
-	if (!rc)
-		return API_REVISION_ACTIVE;
-	return rc == RC_ABSENT ? API_OK : api_fault(r, &f);
-}
-
 enum api_code revision_delete(struct request *r)
 {
-	_cleanup_db_q_ struct db_q row = DB_Q_INIT, q = DB_Q_INIT;
+	_cleanup_db_q_ struct db_q row = DB_Q_INIT;
 	struct fault f = { 0 };
+	int64_t n = 0;
 	bool done;
 	enum api_code code = revision_row(r, r->args[0], &row);
 
+	db_end(&row);
 	if (!code)
-		code = serving_check(r, r->args[0]);
+		code = change(r,
+			      "UPDATE revisions SET deleted_ms = ?2 WHERE id = ?1 AND deleted_ms IS NULL AND NOT EXISTS (SELECT 1 FROM "
+			      "timelines t WHERE t.app_id = revisions.app_id AND t.context = 'production' AND "
+			      "?1 IN (t.revision_id, t.desired_revision_id))", &n);
+	if (!code && !n)
+		code = API_REVISION_ACTIVE;
 	if (code)
 		return code;
-	db_end(&row);
 	if (revision_cancel(r->api->db, r->args[0], r->api->logs_fd, &done, &f))
-		return api_fault(r, &f);
-	db_start(&q, r->api->db, "UPDATE revisions SET deleted_ms = ? WHERE id = ?");
-	db_int(&q, (int64_t)wall_ms());
-	db_text(&q, r->args[0]);
-	if (db_run(&q, &f))
 		return api_fault(r, &f);
 	runner_kick(r->api);
 	return reply_empty(r, 204);

@@ -331,6 +331,7 @@ static enum api_code unused_check(struct request *r, const char *volume_id)
 		db_start(&q, r->api->db, "SELECT 1 FROM sandbox_volumes WHERE volume_id = ?");
 		db_text(&q, volume_id);
 		rc = db_row(&q, &f);
+		db_end(&q);
 		if (rc)
 			return rc == RC_ABSENT ? API_OK : api_fault(r, &f);
 		/* Its sandbox may have ended unnoticed. */
@@ -373,19 +374,25 @@ enum api_code volume_delete(struct request *r)
 enum api_code snapshot_delete(struct request *r)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	char id[ID_MAX];
 	struct fault f = { 0 };
 	enum api_code code = kind_row(r, &snapshot_kind, r->args[0], &q);
 
 	if (code)
 		return code;
-	if (mark_deleted(r, "UPDATE snapshots SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL",
-			 db_col_text(&q, 1), &f))
+	snprintf(id, sizeof(id), "%s", db_col_text(&q, 1));
+	db_end(&q);
+	if (mark_deleted(r, "UPDATE snapshots SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL", id, &f))
 		return api_fault(r, &f);
 	return reply_empty(r, 204);
 }
 
-static enum rc snapshot_insert(struct request *r, const char *id, const char *slug, const struct db_q *volume,
-			       struct fault *ret_f)
+struct origin { /* what a snapshot has of its volume */
+	char id[ID_MAX], slug[HTTP_SEGMENT_MAX + 1], region[HTTP_SEGMENT_MAX + 1];
+	int64_t bootable;
+};
+
+static enum rc snapshot_insert(struct request *r, const char *id, const char *slug, const struct origin *from, struct fault *ret_f)
 {
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
@@ -401,10 +408,10 @@ static enum rc snapshot_insert(struct request *r, const char *id, const char *sl
 	db_text(&q, id);
 	db_text(&q, r->org_id);
 	db_text(&q, slug);
-	db_text(&q, db_col_text(volume, 3));
-	db_text(&q, db_col_text(volume, 1));
-	db_text(&q, db_col_text(volume, 2));
-	db_int(&q, db_col_int(volume, 5));
+	db_text(&q, from->region);
+	db_text(&q, from->id);
+	db_text(&q, from->slug);
+	db_int(&q, from->bootable);
 	db_int(&q, (int64_t)wall_ms());
 	rc = db_run(&q, ret_f);
 	return rc ? rc : db_commit(&txn, ret_f);
@@ -435,7 +442,8 @@ enum api_code volume_snapshot(struct request *r)
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct json_object *body = NULL;
 	const char *slug = NULL;
-	char id[ID_MAX], volume_id[ID_MAX];
+	char id[ID_MAX];
+	struct origin from;
 	struct fault f = { 0 };
 	enum api_code code = kind_row(r, &volume_kind, r->args[0], &q);
 	enum rc rc;
@@ -448,11 +456,14 @@ enum api_code volume_snapshot(struct request *r)
 		return api_refuse(r, API_INVALID_REQUEST, &f);
 	if (!slug || !slug_is_valid(slug))
 		return API_INVALID_SLUG;
-	snprintf(volume_id, sizeof(volume_id), "%s", db_col_text(&q, 1));
-	id_regional(id, "snp", db_col_text(&q, 3));
-	rc = snapshot_insert(r, id, slug, &q, &f);
+	snprintf(from.id, sizeof(from.id), "%s", db_col_text(&q, 1));
+	snprintf(from.slug, sizeof(from.slug), "%s", db_col_text(&q, 2));
+	snprintf(from.region, sizeof(from.region), "%s", db_col_text(&q, 3));
+	from.bootable = db_col_int(&q, 5);
+	db_end(&q);
+	id_regional(id, "snp", from.region);
+	rc = snapshot_insert(r, id, slug, &from, &f);
 	if (rc)
 		return rc == RC_EXISTS ? API_SLUG_TAKEN : api_fault(r, &f);
-	db_end(&q);
-	return snapshot_make(r, id, volume_id);
+	return snapshot_make(r, id, from.id);
 }

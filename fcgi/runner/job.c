@@ -28,7 +28,7 @@ struct job {
 	struct link link;
 	struct progress progress;
 	enum stage stage;
-	bool again, cancelled, superseded, production, preview, adopted, sleeps;
+	bool again, cancelled, superseded, passed_over, production, preview, adopted, sleeps;
 	uint64_t deadline_ms, last_cancel_check_ms;
 	char revision[64], app_id[64], slug[128], org[64], bundle[BUNDLE_NAME_MAX], vm[BROKER_ID_MAX];
 	struct json_object *config; /* RevisionConfig */
@@ -89,15 +89,36 @@ static enum rc update(struct job *j, const char *sql, const char *a, const char 
 	return db_run(&q, ret_f);
 }
 
+/* What a revision that is started again shall serve: NULL if nothing any more. A rollback may make production of what was a preview. */
+static const char *wanted_as(struct job *j)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, j->db, "SELECT max(context = 'production') FROM timelines WHERE desired_revision_id = ?");
+	db_text(&q, j->revision);
+	return db_row(&q, NULL) || db_col_null(&q, 0) ? NULL : db_col_int(&q, 0) ? "production" : "preview";
+}
+
+/* Another one was chosen, or it was for something else: with other variables. */
+static bool superseded(struct job *j)
+{
+	const char *as = wanted_as(j);
+
+	j->superseded = !as || strcmp(as, j->context) != 0;
+	return j->superseded;
+}
+
 /* Asked at most twice a second. */
 static bool cancelled(void *arg)
 {
 	struct job *j = arg;
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	if (j->again || j->cancelled || now_ms() - j->last_cancel_check_ms < 500)
+	if (j->cancelled || now_ms() - j->last_cancel_check_ms < 500)
 		return j->cancelled;
 	j->last_cancel_check_ms = now_ms();
+	if (j->again)
+		return superseded(j);
 	db_start(&q, j->db, "SELECT 1 FROM revisions WHERE id = ? AND cancel_requested_ms IS NULL AND deleted_ms IS NULL");
 	db_text(&q, j->revision);
 	j->cancelled = db_row(&q, NULL) == RC_ABSENT;
@@ -384,16 +405,16 @@ static bool newer_serves(struct job *j, const char *timeline)
 	return !db_row(&q, NULL);
 }
 
-/* A rollback may make production of what was a preview. */
-static const char *context(struct job *j)
+/* Somebody chose another revision after this one was asked for: it is made all the same, and waits to be chosen itself. */
+static bool promoted_since(struct job *j)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	if (!j->again)
-		return j->production ? "production" : "preview";
-	db_start(&q, j->db, "SELECT 1 FROM timelines WHERE desired_revision_id = ? AND context = 'production'");
+	db_start(&q, j->db, "SELECT 1 FROM timelines t JOIN revisions m ON m.id = ? WHERE t.app_id = ? AND t.slug = 'production' AND "
+			    "t.promoted_ms > m.created_ms");
 	db_text(&q, j->revision);
-	return db_row(&q, NULL) ? "preview" : "production";
+	db_text(&q, j->app_id);
+	return !db_row(&q, NULL);
 }
 
 struct target {
@@ -415,23 +436,21 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
 			snprintf(out[n].context, sizeof(out[n].context), "%s", db_col_text(&q, 1));
 		}
 		*ret_n = n;
-		if (!n)
-			return fault_set(ret_f, RC_STATE, 0, "no name shall lead to this revision any more");
-		/* Promoted while it was started as a preview, or the other way round: its variables are not those it shall have. */
-		if (strcmp(context(j), j->context))
-			return fault_set(ret_f, RC_STATE, 0, "what it shall serve has changed meanwhile");
-		return RC_OK;
+		return superseded(j) ? fault_set(ret_f, RC_STATE, 0, "another revision was chosen meanwhile") : RC_OK;
 	}
 	if (j->preview || !j->production) {
 		snprintf(out[n].slug, sizeof(out[n].slug), "preview/%s", j->revision);
 		snprintf(out[n++].context, sizeof(out[0].context), "preview");
 	}
-	if (j->production && newer_serves(j, "production")) {
+	j->passed_over = j->production && promoted_since(j);
+	if (j->passed_over)
+		note(j, false, "Another revision was made production since this one was asked for; it stays.");
+	if (j->production && !j->passed_over && newer_serves(j, "production")) {
 		if (!n) {
 			j->superseded = true;
 			return fault_set(ret_f, RC_STATE, 0, "a newer revision serves already");
 		}
-	} else if (j->production) {
+	} else if (j->production && !j->passed_over) {
 		snprintf(out[n].slug, sizeof(out[n].slug), "production");
 		snprintf(out[n++].context, sizeof(out[0].context), "production");
 	}
@@ -439,7 +458,10 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
 	return RC_OK;
 }
 
-/* In step with the exposures: a visitor who meets the new machine finds its log kept, too. */
+/*
+ * After the exposures, so that a death in between leaves a row that says there is something to do. RC_AGAIN: a promotion came
+ * between the look at the targets and now, and nothing is recorded. RC_ABSENT: the machine was ended meanwhile.
+ */
 static enum rc record_route(struct job *j, const struct target *t, size_t n, struct fault *ret_f)
 {
 	/* A promotion that came this moment is not undone by one that it overtook; a new deployment is the last word. */
@@ -464,6 +486,8 @@ static enum rc record_route(struct job *j, const struct target *t, size_t n, str
 		db_text(&q, j->revision);
 		db_int(&q, now);
 		rc = db_run(&q, ret_f);
+		if (!rc && !q.changes)
+			rc = fault_set(ret_f, RC_AGAIN, 0, "another revision was chosen this moment");
 	}
 	if (!rc)
 		rc = update(j, "UPDATE instances SET state = 'ended', reason = 'woken' WHERE revision_id = ? AND state = 'asleep'",
@@ -471,10 +495,13 @@ static enum rc record_route(struct job *j, const struct target *t, size_t n, str
 	if (!rc) {
 		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-		db_start(&q, j->db, "UPDATE instances SET state = 'running', running_ms = max(running_ms, ?) WHERE id = ?");
+		db_start(&q, j->db, "UPDATE instances SET state = 'running', running_ms = max(running_ms, ?) WHERE id = ? AND "
+				    "state IN ('starting', 'running')");
 		db_int(&q, now);
 		db_text(&q, j->vm);
 		rc = db_run(&q, ret_f);
+		if (!rc && !q.changes)
+			rc = fault_set(ret_f, RC_ABSENT, 0, "the machine was ended meanwhile");
 	}
 	return rc ? rc : db_commit(&txn, ret_f);
 }
@@ -495,6 +522,18 @@ static enum rc route(struct job *j, const struct target *t, struct fault *ret_f)
 	return rc ? rc : names_point(&j->link, &s, j->vm, ret_f);
 }
 
+/* Names lead again to what the database says they do. What cannot be done is left to the next visitor, who wakes it. */
+static void route_back(struct job *j, const struct target *t)
+{
+	_cleanup_names_ struct names s = { .n = 0 };
+	char app[64], revision[64], vm[64];
+	struct fault f;
+
+	if (!names_of_timeline(j->db, j->app_id, t->slug, &s, NULL) && s.n && !names_target(j->db, s.hosts[0], app, revision, vm, NULL) &&
+	    names_point(&j->link, &s, vm, &f))
+		log_fault(LOG_LEVEL_WARN, &f, "names of timeline %s of %s", t->slug, j->app_id);
+}
+
 static enum rc route_all(struct job *j, struct fault *ret_f)
 {
 	struct target t[RUNNER_TARGETS_MAX];
@@ -502,11 +541,19 @@ static enum rc route_all(struct job *j, struct fault *ret_f)
 	size_t n = 0;
 	enum rc rc = names_lock(j->c, j->app_id, now_ms() + RUNNER_LOCK_MS, &lock, ret_f);
 
-	if (!rc)
-		rc = targets(j, t, &n, ret_f);
-	for (size_t i = 0; !rc && i < n; i++)
-		rc = route(j, &t[i], ret_f);
-	return rc ? rc : record_route(j, t, n, ret_f);
+	/* Another promotion each time: whoever goes on like that is served by the next attempt. */
+	for (int tries = 0; tries < RUNNER_ROUTE_TRIES && (!tries || rc == RC_AGAIN); tries++) {
+		rc = rc == RC_AGAIN ? RC_OK : rc;
+		if (!rc)
+			rc = targets(j, t, &n, ret_f);
+		for (size_t i = 0; !rc && i < n; i++)
+			rc = route(j, &t[i], ret_f);
+		if (!rc)
+			rc = record_route(j, t, n, ret_f);
+		for (size_t i = 0; rc && i < n; i++)
+			route_back(j, &t[i]);
+	}
+	return rc;
 }
 
 /* --- all of it ----------------------------------------------------------------------------------------------------- */
@@ -548,11 +595,16 @@ static void env_default(struct job *j, const char *name, const char *value)
 
 static enum rc load_env(struct job *j, struct fault *ret_f)
 {
-	const char *in = j->context = context(j);
+	const char *in = j->again ? wanted_as(j) : j->production ? "production" : "preview";
 	struct seal_key key;
 	char port[16], address[48];
-	enum rc rc = seal_key_load(&key, j->c->state_dir, SEAL_API_KEY_FILE, ret_f);
+	enum rc rc;
 
+	j->superseded = !in;
+	if (j->superseded)
+		return fault_set(ret_f, RC_STATE, 0, "another revision was chosen meanwhile");
+	j->context = in;
+	rc = seal_key_load(&key, j->c->state_dir, SEAL_API_KEY_FILE, ret_f);
 	if (!rc)
 		rc = env_effective(j->db, &key, j->revision, in, &j->env, ret_f);
 	if (!rc && !j->again)
@@ -641,7 +693,7 @@ static void finish(struct job *j, enum rc rc, const struct fault *f)
 		return;
 	if (rc)
 		note(j, true, f->text);
-	else
+	else if (!j->passed_over)
 		note(j, false, "The server answers; the app's names lead to it now.");
 	db_start(&q, j->db,
 		 "UPDATE revisions SET status = ?, stage = 'done', failure_reason = ?, failure = ?, build_finished_ms = ? WHERE id = ?");
@@ -674,6 +726,9 @@ enum rc job_run(const struct config *c, struct db *db, const char *revision, boo
 		rc = steps(&j, &f);
 		finish(&j, rc, &f);
 	}
+	/* What was chosen instead is started by itself: nothing failed that would have to wait before its next attempt. */
+	if (j.again && j.superseded)
+		rc = RC_OK;
 	if (rc && ret_f)
 		*ret_f = f;
 	link_close(&j.link);

@@ -5,7 +5,7 @@
 
 #define RUNNER_JOBS_MAX 4              /* revisions at once */
 #define RUNNER_JOBS_ORG_MAX 3          /* of them of one organization */
-#define RUNNER_LOOK_MAX 64             /* of those that wait for a place, looked at each time */
+#define RUNNER_LOOK_MAX 1024           /* of those that wait for a place, looked at each time */
 #define RUNNER_POLL_MS 2000            /* looks for work by itself this often */
 #define RUNNER_RECONCILE_MS 10000      /* compares the database with the broker this often */
 #define RUNNER_JOB_MS 900000           /* a whole revision */
@@ -28,7 +28,6 @@
 #define RUNNER_NAMES_MAX 1024          /* names of one app */
 #define RUNNER_TARGETS_MAX 8           /* timelines that one revision is led to at once */
 #define RUNNER_ROUTE_TRIES 3           /* looks at where names shall lead, if that changes while they are moved */
-#define RUNNER_LOOK_MAX 1024           /* rows of one kind that one look at the database considers */
 #define RUNNER_HEALTHY_MS 60000        /* a machine that ran so long starts its back-off over */
 #define RUNNER_GC_MS 60000             /* between looks for what is old */
 #define RUNNER_LOG_RATE 2000           /* lines of one instance a second; more are counted, not kept */

@@ -18,10 +18,10 @@
 enum rc sleep_run(const struct config *c, struct db *db, const char *instance, struct fault *ret_f);
 enum rc drain_run(const struct config *c, struct db *db, const char *app, struct fault *ret_f);
 
-/* A running instance that no name leads to, or that a younger one of its revision has replaced: rows of i. */
+/* A running instance that no name leads to or is about to, or that a younger one of its revision has replaced: rows of i. */
 #define DRAIN_SQL                                                                                                            \
 	"i.state = 'running' AND (NOT EXISTS (SELECT 1 FROM timelines t WHERE t.app_id = i.app_id AND "                      \
-	"t.revision_id = i.revision_id) OR EXISTS (SELECT 1 FROM instances y WHERE y.revision_id = i.revision_id AND "       \
+	"i.revision_id IN (t.revision_id, t.desired_revision_id)) OR EXISTS (SELECT 1 FROM instances y WHERE y.revision_id = i.revision_id AND "       \
 	"y.state = 'running' AND y.created_ms > i.created_ms))"
 
 #endif

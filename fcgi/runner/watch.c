@@ -139,16 +139,23 @@ static bool revision_is_busy(struct watch *w, const char *id)
 	return running_of(w, KIND_JOB, id) || running_of(w, KIND_AGAIN, id);
 }
 
-static struct retry *retry_of(struct watch *w, const char *revision)
+static struct retry *retry_find(struct watch *w, const char *revision)
 {
-	struct retry *oldest = &w->retries[0];
-
-	for (size_t i = 0; i < RETRIES_MAX; i++) {
+	for (size_t i = 0; i < RETRIES_MAX; i++)
 		if (!strcmp(w->retries[i].revision, revision))
 			return &w->retries[i];
+	return NULL;
+}
+
+static struct retry *retry_of(struct watch *w, const char *revision)
+{
+	struct retry *oldest = &w->retries[0], *r = retry_find(w, revision);
+
+	if (r)
+		return r;
+	for (size_t i = 0; i < RETRIES_MAX; i++)
 		if (w->retries[i].at_ms < oldest->at_ms)
 			oldest = &w->retries[i];
-	}
 	*oldest = (struct retry){ .wait_ms = 0 };
 	snprintf(oldest->revision, sizeof(oldest->revision), "%s", revision);
 	return oldest;
@@ -166,7 +173,9 @@ static void back_off(struct watch *w, const char *id)
 
 static bool may_start(struct watch *w, const char *id)
 {
-	return retry_of(w, id)->at_ms <= loop_now_ms(w->loop);
+	const struct retry *r = retry_find(w, id);
+
+	return !r || r->at_ms <= loop_now_ms(w->loop);
 }
 
 static void on_child_end(void *arg, int status)
@@ -377,7 +386,7 @@ static void start_sleeping(struct watch *w)
 
 static void start_draining(struct watch *w)
 {
-	char ids[RUNNER_DRAINS_MAX][ROW_ID_MAX];
+	char ids[RUNNER_LOOK_MAX][ROW_ID_MAX];
 	size_t n = list(w, "SELECT DISTINCT app_id FROM instances i WHERE " DRAIN_SQL, NULL, ids, ARRAY_SIZE(ids));
 
 	run(w, "UPDATE instances SET state = 'ended', reason = 'replaced' WHERE state = 'asleep' AND NOT EXISTS (SELECT 1 FROM timelines t "

@@ -67,9 +67,39 @@ await check("forth and back again at once ends where it was asked to", async () 
 	const stop = hammer();
 	for (const r of [two, one, two]) same((await promote(r.id))[0], 200);
 	await serves("two");
-	await promote(one.id);
+	same((await promote(one.id))[0], 200);
 	await serves("one");
 	await stop();
+});
+// As many at a time as there are workers: whoever reads a row, lets another one write, and then writes himself would be refused. And names
+// are being moved all the while, so that every moment of it is hit by a promotion to what serves and to what does not.
+let late;
+await check("of 120 promotions, eight at a time, each is taken, and the last one is what serves", async () => {
+	const refused = [];
+	late = await deploy(app, source("late")); // made meanwhile
+	for (const last of [two, one]) {
+		let n = 60;
+		await Promise.all(Array.from({ length: 8 }, async () => {
+			while (n-- > 0) {
+				const [status, body] = await promote((n % 2 ? one : two).id);
+				if (status !== 200) refused.push(`${status} ${JSON.stringify(body)}`);
+			}
+		}));
+		same(refused.length, 0, `refused, as ${refused[0]}:`);
+		same((await promote(last.id))[0], 200);
+		await serves(last === two ? "two" : "one");
+		same((await client.revisions.timelines(last.id))[0]?.slug, "production", "timeline");
+	}
+});
+await check("a deployment that was asked for before a promotion does not undo it, and can be chosen later", async () => {
+	const done = await settled(late);
+	same(done.status, "succeeded", done.failure_message);
+	same((await client.revisions.timelines(late.id)).length, 0, "timelines of the deployment");
+	same(await text(), "hello from one in production");
+	same((await promote(late.id))[0], 200);
+	await serves("late");
+	same((await promote(one.id))[0], 200);
+	await serves("one");
 });
 let preview;
 await check("a preview that is promoted becomes production, with production's variables", async () => {
@@ -77,10 +107,10 @@ await check("a preview that is promoted becomes production, with production's va
 	same(preview.status, "succeeded", preview.failure_message);
 	same(await text(url(`${app.slug}-${preview.id}`)), "hello from preview in preview");
 	same(await text(), "hello from one in production");
-	await promote(preview.id);
+	same((await promote(preview.id))[0], 200);
 	await serves("preview");
 	must(/^hello from preview/.test(await text(url(`${app.slug}-${preview.id}`))), "its own name serves it, too");
-	await promote(one.id);
+	same((await promote(one.id))[0], 200);
 	await serves("one");
 });
 await check("a revision that serves cannot be deleted, another can", async () => {

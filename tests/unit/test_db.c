@@ -6,7 +6,9 @@
 #include "tests/lib/check.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char dir[64];
@@ -225,6 +227,40 @@ TEST(same_statement_nested)
 	CHECK_STR(db_col_text(&a, 0), "two");
 	db_end(&a);
 	db_end(&b);
+	away(db);
+}
+
+/* In a process of its own, because that is what a mistake ends. */
+static int ends_by(struct db *db, bool in_transaction)
+{
+	pid_t pid = fork();
+	int status = 0;
+
+	if (!pid) {
+		_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+		_cleanup_db_txn_ struct db_txn txn = { 0 };
+
+		if (!freopen("/dev/null", "w", stderr) || (in_transaction && db_begin(&txn, db, NULL)))
+			_exit(2);
+		db_start(&q, db, "SELECT name FROM organizations");
+		if (db_row(&q, NULL))
+			_exit(3);
+		_exit(org_add(db, "o3", "three", NULL) ? 4 : 0);
+	}
+	waitpid(pid, &status, 0);
+	return WIFSIGNALED(status) ? WTERMSIG(status) : -WEXITSTATUS(status);
+}
+
+/* What another process writes between the two would make the second fail, now and then. */
+TEST(a_write_beside_an_open_read_is_caught)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db);
+	CHECK_EQ(org_add(db, "o1", "one", NULL), RC_OK);
+	CHECK_EQ(org_add(db, "o2", "two", NULL), RC_OK);
+	CHECK_EQ(ends_by(db, false), SIGABRT);
+	CHECK_EQ(ends_by(db, true), 0);
 	away(db);
 }
 
