@@ -5,6 +5,7 @@
 #include "fcgi/egress_scan.h"
 #include "fcgi/limits.h"
 #include "tests/lib/check.h"
+#include "vmm/egress/ledger.h"
 #include "vmm/egress/ledger_files.h"
 #include "vmm/egress/limits.h"
 
@@ -348,6 +349,55 @@ TEST(strange_cursors_and_organizations)
 		CHECK_STR(cursor, "");
 	}
 	CHECK_EQ(got.n, 0);
+}
+
+/* --- what a guest has a say in ------------------------------------------------------------------------------------ */
+
+struct paths {
+	size_t n;
+	char text[8][64];
+};
+
+static bool on_path(void *arg, struct json_object *row)
+{
+	struct paths *p = arg;
+	struct json_object *path = json_get(row, "path");
+
+	if (p->n < ARRAY_SIZE(p->text))
+		snprintf(p->text[p->n], sizeof(p->text[0]), "%s", path ? json_object_get_string(path) : "");
+	p->n++;
+	return true;
+}
+
+/* Or a guest could keep a request of its own out of what its owner is shown. */
+TEST(a_row_is_found_whatever_bytes_its_path_has)
+{
+	static const char *const in[] = { "/plain", "/\xff", "/\xc3\xa4", "/cut\xc3", "/\xed\xa0\x80", "/\xf0\x80\x80\x80", "/\xc0\xaf" };
+	static const char *const out[] = { "/plain", "/?", "/\xc3\xa4", "/cut?", "/???", "/????", "/??" };
+	static struct config c = { .egress_keep_mib = 100, .egress_keep_days = 1 };
+	char cursor[EGRESS_CURSOR_MAX] = "", path[sizeof(c.state_dir) + 16];
+	_cleanup_fd_ int dir = -1, made = fresh_dir();
+	struct egress_query q = { 0 };
+	struct paths got = { 0 };
+	struct ledger *l = NULL;
+	struct fault f;
+
+	REQUIRE(made >= 0);
+	snprintf(c.state_dir, sizeof(c.state_dir), "%s/state", dir_path);
+	snprintf(c.user_egress, sizeof(c.user_egress), "root");
+	mkdir(c.state_dir, 0755);
+	REQUIRE(!ledger_new(&c, &l, &f) && !ledger_start(l, &f));
+	for (size_t i = 0; i < ARRAY_SIZE(in); i++)
+		CHECK(ledger_add(l, &(struct ledger_row){ .sandbox = "s", .org = "acme", .protocol = "https", .name = "example.com",
+							  .decision = "allow", .method = "GET", .path = in[i] }));
+	ledger_free(l);
+	snprintf(path, sizeof(path), "%s/logs/egress", c.state_dir);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_path, &got, &f), RC_OK);
+	CHECK_EQ(got.n, ARRAY_SIZE(in));
+	/* The newest is the first. */
+	for (size_t i = 0; i < ARRAY_SIZE(in) && got.n == ARRAY_SIZE(in); i++)
+		CHECK_STR(got.text[got.n - 1 - i], out[i]);
 }
 
 CHECK_MAIN()

@@ -221,10 +221,36 @@ static bool enqueue(struct ledger *l, const char *org, const char *line, size_t 
 	return fits;
 }
 
+/* Bytes of the UTF-8 sequence at p (RFC 3629), 0: there is none. */
+static size_t utf8_at(const unsigned char *p)
+{
+	size_t n = *p < 0x80 ? 1 : *p >= 0xc2 && *p < 0xe0 ? 2 : *p >= 0xe0 && *p < 0xf0 ? 3 : *p >= 0xf0 && *p < 0xf5 ? 4 : 0;
+
+	for (size_t i = 1; i < n; i++)
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	/* No overlong forms, no surrogates, nothing above U+10FFFF. */
+	if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+/* A path is a guest's bytes, and may be cut within a character. A row that is not UTF-8 is no JSON: nobody would ever be shown it. */
 static void add_str(struct json_object *o, const char *key, const char *value)
 {
-	if (value && *value)
-		json_object_object_add(o, key, json_object_new_string(value));
+	char text[LEDGER_ROW_MAX];
+	size_t n = 0, k;
+
+	if (!value || !*value)
+		return;
+	for (const unsigned char *p = (const unsigned char *)value; *p; p += k ? k : 1) {
+		k = utf8_at(p);
+		if (n + MAX_OF(k, (size_t)1) >= sizeof(text))
+			break;
+		memcpy(text + n, k ? (const char *)p : "?", MAX_OF(k, (size_t)1));
+		n += MAX_OF(k, (size_t)1);
+	}
+	json_object_object_add(o, key, json_object_new_string_len(text, (int)n));
 }
 
 static void add_num(struct json_object *o, const char *key, uint64_t value)

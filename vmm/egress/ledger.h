@@ -15,7 +15,8 @@
 
 struct ledger;
 
-/* Strings may be NULL or empty: the key is then left out. Host names and rules are ours; nothing else of a guest is in here. */
+/* Strings may be NULL or empty: the key is then left out. Host names and rules are ours; a path is the guest's, and
+ * what is no UTF-8 in it is written as '?'. */
 struct ledger_row {
 	const char *sandbox, *org;
 	const char *protocol; /* "tcp", "tls", "http", "https" (intercepted), "dns" */

@@ -43,7 +43,7 @@ tests_fuzz_fuzz_http1_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_http1_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 
 check_PROGRAMS += tests/unit/test_ledger
-tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c
+tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c vmm/egress/ledger.c vmm/egress/ledger.h
 tests_unit_test_ledger_LDADD = libnbegress.a $(API_LIBS)
 
 check_PROGRAMS += tests/unit/test_policy tests/unit/test_dns tests/unit/test_hello
