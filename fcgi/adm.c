@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* nestboxadm: organizations and tokens, straight in the database; for whoever may read and write that file. */
+/* nestboxadm: organizations and tokens, straight in the database, and the egress ledger; for whoever may read and write these files. */
 #include "base/config.h"
 #include "base/fd.h"
 #include "base/harden.h"
+#include "fcgi/adm.h"
 #include "fcgi/auth.h"
 #include "fcgi/domains.h"
 
@@ -11,14 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define ORGS_MAX 16
-
-struct options {
-	const char *conf, *name, *orgs[ORGS_MAX];
-	size_t n_orgs;
-	bool json, personal;
-};
 
 static int usage(FILE *to, int status)
 {
@@ -35,7 +28,10 @@ static int usage(FILE *to, int status)
 	      "  domain approve HOST [APP]                           once you know that the name is theirs\n"
 	      "  domain remove HOST APP\n"
 	      "  app list\n"
-	      "  app idle APP MS|default                             an idle app sleeps after so long; 0: never\n",
+	      "  app idle APP MS|default                             an idle app sleeps after so long; 0: never\n"
+	      "  egress list|tail|learn [--org NAME]... [--sandbox ID] [--host HOST] [--decision allow|deny|error|dropped]\n"
+	      "                         [--since TIME] [--limit N]   what left, what was refused; what would have been enough\n"
+	      "  egress evaluate --policy FILE|--sandbox ID HOST [PORT [METHOD [PATH]]]   what a policy decides, and why\n",
 	      to);
 	return status;
 }
@@ -63,7 +59,7 @@ static void print_list(struct json_object *list, const char *const *columns, boo
 		print_row(json_object_array_get_idx(list, i), columns);
 }
 
-static enum rc org_list(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc org_list(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	static const char *const columns[] = { "id", "name", "created", "running", NULL };
 	_cleanup_json_ struct json_object *list = json_object_new_array();
@@ -88,7 +84,7 @@ static enum rc org_list(struct db *db, const struct options *o, struct fault *re
 	return RC_OK;
 }
 
-static enum rc token_list(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc token_list(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	static const char *const columns[] = { "id", "orgs", "kind", "created", "revoked", "name", NULL };
 	_cleanup_json_ struct json_object *list = json_object_new_array();
@@ -118,7 +114,7 @@ static enum rc token_list(struct db *db, const struct options *o, struct fault *
 	return RC_OK;
 }
 
-static enum rc org_create_print(struct db *db, const char *name, const struct options *o, struct fault *ret_f)
+static enum rc org_create_print(struct db *db, const char *name, const struct adm_options *o, struct fault *ret_f)
 {
 	char id[ID_MAX];
 	enum rc rc = org_create(db, name, id, ret_f);
@@ -128,7 +124,7 @@ static enum rc org_create_print(struct db *db, const char *name, const struct op
 	return rc;
 }
 
-static enum rc token_create_print(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc token_create_print(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	char token[TOKEN_MAX], id[ID_MAX];
 	enum rc rc = token_create(db, o->personal, o->orgs, o->n_orgs, o->name, token, id, ret_f);
@@ -142,7 +138,7 @@ static enum rc token_create_print(struct db *db, const struct options *o, struct
 	return RC_OK;
 }
 
-static enum rc volume_deleted(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc volume_deleted(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	static const char *const columns[] = { "id", "org", "slug", "deleted", NULL };
 	_cleanup_json_ struct json_object *list = json_object_new_array();
@@ -191,7 +187,7 @@ static enum rc volume_restore(struct db *db, const char *id, struct fault *ret_f
 	return rc == RC_ABSENT ? fault_set(ret_f, RC_ABSENT, 0, "no deleted volume or snapshot '%.60s'", id) : rc;
 }
 
-static enum rc domain_list(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc domain_list(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	static const char *const columns[] = { "app", "org", "asked", "approved", "domain", NULL };
 	_cleanup_json_ struct json_object *list = json_object_new_array();
@@ -242,7 +238,7 @@ static enum rc domain_change(struct db *db, bool approve, const char *host, cons
 	return approve ? domain_approve(db, host, app ? id : NULL, ret_f) : domain_remove(db, host, id, ret_f);
 }
 
-static enum rc app_list_print(struct db *db, const struct options *o, struct fault *ret_f)
+static enum rc app_list_print(struct db *db, const struct adm_options *o, struct fault *ret_f)
 {
 	static const char *const columns[] = { "id", "slug", "org", "idle_ms", "instances", NULL };
 	_cleanup_json_ struct json_object *list = json_object_new_array();
@@ -291,7 +287,7 @@ static enum rc app_idle(struct db *db, const char *app, const char *ms, struct f
 	return db_run(&q, ret_f);
 }
 
-static enum rc run(struct db *db, int argc, char **argv, const struct options *o, struct fault *ret_f)
+static enum rc run(const struct config *c, struct db *db, int argc, char **argv, const struct adm_options *o, struct fault *ret_f)
 {
 	const char *noun = argc > 0 ? argv[0] : "", *verb = argc > 1 ? argv[1] : "";
 	bool org = !strcmp(noun, "org"), token = !strcmp(noun, "token"), volume = !strcmp(noun, "volume");
@@ -321,16 +317,32 @@ static enum rc run(struct db *db, int argc, char **argv, const struct options *o
 		return app_list_print(db, o, ret_f);
 	if (app && !strcmp(verb, "idle") && argc == 4)
 		return app_idle(db, argv[2], argv[3], ret_f);
+	if (!strcmp(noun, "egress"))
+		return adm_egress(c, db, argc - 1, argv + 1, o, ret_f);
 	return fault_set(ret_f, RC_INVALID, 0, "no such command; nestboxadm --help lists them");
 }
 
-static int parse(int argc, char **argv, struct options *o)
+/* Options with a text, numbered from 256 in the order of parse(). */
+static const char **text_option(struct adm_options *o, int opt)
+{
+	const char **const texts[] = { &o->sandbox, &o->host, &o->decision, &o->since, &o->limit, &o->policy };
+
+	return opt >= 256 && (size_t)opt < 256 + ARRAY_SIZE(texts) ? texts[opt - 256] : NULL;
+}
+
+static int parse(int argc, char **argv, struct adm_options *o)
 {
 	static const struct option longs[] = { { "json", no_argument, NULL, 'j' },
 					       { "org", required_argument, NULL, 'o' },
 					       { "name", required_argument, NULL, 'n' },
 					       { "personal", no_argument, NULL, 'p' },
 					       { "help", no_argument, NULL, 'h' },
+					       { "sandbox", required_argument, NULL, 256 },
+					       { "host", required_argument, NULL, 257 },
+					       { "decision", required_argument, NULL, 258 },
+					       { "since", required_argument, NULL, 259 },
+					       { "limit", required_argument, NULL, 260 },
+					       { "policy", required_argument, NULL, 261 },
 					       { 0 } };
 	int opt;
 
@@ -343,7 +355,9 @@ static int parse(int argc, char **argv, struct options *o)
 			o->personal = true;
 		else if (opt == 'n')
 			o->name = optarg;
-		else if (opt == 'o' && o->n_orgs < ORGS_MAX)
+		else if (text_option(o, opt))
+			*text_option(o, opt) = optarg;
+		else if (opt == 'o' && o->n_orgs < ADM_ORGS_MAX)
 			o->orgs[o->n_orgs++] = optarg;
 		else
 			return opt == 'h' ? usage(stdout, 0) : usage(stderr, 2);
@@ -353,7 +367,7 @@ static int parse(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = { 0 };
+	struct adm_options o = { 0 };
 	_cleanup_db_ struct db *db = NULL;
 	struct config config;
 	struct fault f = { 0 };
@@ -372,7 +386,7 @@ int main(int argc, char **argv)
 	if (!rc)
 		rc = db_migrate(db, NULL, &f);
 	if (!rc)
-		rc = run(db, argc - optind, argv + optind, &o, &f);
+		rc = run(&config, db, argc - optind, argv + optind, &o, &f);
 	if (rc) {
 		fprintf(stderr, "nestboxadm: %s\n", f.text);
 		return rc == RC_INVALID ? 2 : 1;

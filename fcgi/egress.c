@@ -2,6 +2,7 @@
 /* The egress ledger as clients see it: pages, lines, a live tail, and what can be learnt from it. */
 #include "base/buf.h"
 #include "base/fd.h"
+#include "fcgi/egress_learn.h"
 #include "fcgi/egress_scan.h"
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
@@ -190,7 +191,7 @@ enum api_code egress_sandbox_list(struct request *r)
 static enum api_code tail(struct request *r, const char *sandbox)
 {
 	const char *format = request_query(r, "format");
-	char since[ISO_MAX] = "", match[ID_MAX + 16] = "";
+	char since[ISO_MAX] = "", match[ID_MAX + 16] = "", name[LEDGER_NAME_MAX];
 	_cleanup_fd_ int fd = -1, dir = ledger_dir(r);
 	struct fault f = { 0 };
 	uint64_t offset = 0;
@@ -198,7 +199,7 @@ static enum api_code tail(struct request *r, const char *sandbox)
 
 	if (code)
 		return code;
-	if (egress_newest(dir, r->org_name, *since ? since : NULL, &fd, &offset, &f))
+	if (egress_newest(dir, r->org_name, *since ? since : NULL, name, &fd, &offset, &f))
 		return f.rc == RC_ABSENT ? api_fail(r, API_NOT_FOUND, "nothing was recorded yet") : api_fault(r, &f);
 	if (*sandbox)
 		snprintf(match, sizeof(match), "\"sandbox\":\"%s\"", sandbox);
@@ -220,65 +221,20 @@ enum api_code egress_sandbox_tail(struct request *r)
 
 /* --- learning --------------------------------------------------------------------------------------------------- */
 
-/* One entry for each host and port that was reached: nothing smaller would have allowed the same. */
-static bool on_learnt(void *arg, struct json_object *row)
-{
-	struct json_object *found = arg;
-	const char *name = NULL, *address = NULL;
-	char pattern[300];
-	int64_t port = 0, n = 0;
-
-	if (json_object_object_length(found) >= EGRESS_LEARN_MAX)
-		return false;
-	if (json_get_str(row, "name", 260, &name, NULL) || json_get_str(row, "address", 64, &address, NULL) ||
-	    json_get_int(row, "port", &port, NULL) || (!name && !address) || port <= 0)
-		return true;
-	if (name)
-		snprintf(pattern, sizeof(pattern), "%s:%lld", name, (long long)port);
-	else
-		snprintf(pattern, sizeof(pattern), strchr(address, ':') ? "[%s]:%lld" : "%s:%lld", address, (long long)port);
-	json_get_int(found, pattern, &n, NULL);
-	json_add_int(found, pattern, n + 1);
-	return true;
-}
-
-static int by_text(const void *a, const void *b)
-{
-	return strcmp(json_object_get_string(*(struct json_object *const *)a), json_object_get_string(*(struct json_object *const *)b));
-}
-
 static enum api_code learn(struct request *r, const char *sandbox)
 {
-	_cleanup_json_ struct json_object *found = json_object_new_object();
 	_cleanup_(listing_free) struct listing l = { 0 };
 	_cleanup_fd_ int dir = ledger_dir(r);
-	char cursor[EGRESS_CURSOR_MAX] = "";
-	struct json_object *list, *uses, *o;
+	struct json_object *o = NULL;
 	struct fault f = { 0 };
 	enum api_code code;
-	uint64_t rounds = 0;
 
 	snprintf(l.q.sandbox, sizeof(l.q.sandbox), "%s", sandbox);
 	code = query_parse(r, &l);
 	if (code)
 		return code;
-	l.q.decision = "allow";
-	do {
-		if (egress_scan(dir, r->org_name, &l.q, cursor, on_learnt, found, &f))
-			return api_fault(r, &f);
-	} while (*cursor && ++rounds < EGRESS_LEARN_SCANS && json_object_object_length(found) < EGRESS_LEARN_MAX);
-	list = json_object_new_array();
-	uses = json_object_new_object();
-	json_object_object_foreach(found, pattern, n)
-	{
-		json_object_array_add(list, json_object_new_string(pattern));
-		json_add(uses, pattern, json_object_get(n));
-	}
-	json_object_array_sort(list, by_text);
-	o = json_object_new_object();
-	json_add(o, "allow_net", list);
-	json_add(o, "uses", uses);
-	json_add_bool(o, "complete", !*cursor);
+	if (egress_learn_from(dir, r->org_name, &l.q, &o, &f))
+		return api_fault(r, &f);
 	return reply_json(r, 200, o);
 }
 

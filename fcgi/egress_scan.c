@@ -109,7 +109,7 @@ static bool host_fits(struct json_object *row, const char *host)
 	return n > k - 1 && !strcmp(s + n - (k - 1), host + 1);
 }
 
-static bool row_fits(const struct egress_query *q, struct json_object *row)
+bool egress_row_fits(const struct egress_query *q, struct json_object *row)
 {
 	return (!*q->sandbox || str_is(row, "sandbox", q->sandbox)) && (!q->decision || str_is(row, "decision", q->decision)) &&
 	       (!q->protocol || str_is(row, "protocol", q->protocol)) && (!q->host || host_fits(row, q->host));
@@ -133,7 +133,7 @@ static bool line_take(struct scan *s, const char *line, size_t n)
 		return false;
 	}
 	if (!has(line, n, s->sandbox_part) || !has(line, n, s->decision_part) ||
-	    json_parse_object(line, n, JSON_DEPTH_CONFIG, &row, NULL) || !row_fits(s->q, row))
+	    json_parse_object(line, n, JSON_DEPTH_CONFIG, &row, NULL) || !egress_row_fits(s->q, row))
 		return true;
 	if (s->fn(s->arg, row))
 		return true;
@@ -269,7 +269,33 @@ enum rc egress_scan(int dirfd, const char *org, const struct egress_query *q, ch
 	return RC_OK;
 }
 
-enum rc egress_newest(int dirfd, const char *org, const char *since, int *ret_fd, uint64_t *ret_offset, struct fault *ret_f)
+bool egress_file_after(int dirfd, const char *org, const char *name, char ret[LEDGER_NAME_MAX])
+{
+	_cleanup_fd_ int dir = -1;
+	struct dirent **names;
+	int n = org_names(dirfd, org, &dir, &names);
+	bool found = false;
+
+	for (int i = 0; i < n; i++) {
+		if (!found && strcmp(names[i]->d_name, name) > 0) {
+			snprintf(ret, LEDGER_NAME_MAX, "%.*s", LEDGER_NAME_LEN, names[i]->d_name);
+			found = true;
+		}
+		free(names[i]);
+	}
+	free(names);
+	return found;
+}
+
+int egress_file_open(int dirfd, const char *org, const char *name)
+{
+	_cleanup_fd_ int dir = slug_is_valid(org) ? openat(dirfd, org, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+
+	return dir < 0 || !name_is_ours(name) ? -1 : openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+enum rc egress_newest(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
+		      struct fault *ret_f)
 {
 	_cleanup_fd_ int dir = -1, fd = -1;
 	struct dirent **names;
@@ -277,8 +303,10 @@ enum rc egress_newest(int dirfd, const char *org, const char *since, int *ret_fd
 	struct stat st;
 	uint64_t at;
 
-	if (n)
+	if (n) {
 		fd = openat(dir, names[n - 1]->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+		snprintf(ret_name, LEDGER_NAME_MAX, "%.*s", LEDGER_NAME_LEN, names[n - 1]->d_name);
+	}
 	for (int i = 0; i < n; i++)
 		free(names[i]);
 	free(names);

@@ -31,7 +31,13 @@ typedef bool egress_row_fn(void *arg, struct json_object *row);
 enum rc egress_scan(int dirfd, const char *org, const struct egress_query *q, char cursor[EGRESS_CURSOR_MAX],
 		    egress_row_fn *fn, void *arg, struct fault *ret_f);
 
+bool egress_row_fits(const struct egress_query *q, struct json_object *row); /* but for its times */
+
 /* The newest file, and where in it the rows after `since` begin (NULL: behind the last). RC_ABSENT: nothing was ever recorded. */
-enum rc egress_newest(int dirfd, const char *org, const char *since, int *ret_fd, uint64_t *ret_offset, struct fault *ret_f);
+enum rc egress_newest(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
+		      struct fault *ret_f);
+/* The file that follows this one ("": the first). Once there is one, nothing is added to those before. */
+bool egress_file_after(int dirfd, const char *org, const char *name, char ret[LEDGER_NAME_MAX]);
+int egress_file_open(int dirfd, const char *org, const char *name); /* -1: none */
 
 #endif

@@ -11,7 +11,7 @@ FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LI
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
 	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/egress.c fcgi/egress_config.c fcgi/egress_config.h \
-	fcgi/egress_evaluate.c fcgi/egress_policy.c \
+	fcgi/egress_evaluate.c fcgi/egress_judge.c fcgi/egress_judge.h fcgi/egress_learn.c fcgi/egress_learn.h fcgi/egress_policy.c \
 	fcgi/egress_scan.c fcgi/egress_scan.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
 	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/policy_text.c fcgi/policy_text.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
@@ -27,7 +27,7 @@ nestbox_api_LDADD = $(API_LIBS) $(FCGI_LIBS) $(HARDEN_LIBS)
 
 sbin_PROGRAMS += nestboxadm
 nestboxadm_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-nestboxadm_SOURCES = fcgi/adm.c
+nestboxadm_SOURCES = fcgi/adm.c fcgi/adm.h fcgi/adm_egress.c
 nestboxadm_LDADD = $(API_LIBS) $(HARDEN_LIBS)
 
 dist_man_MANS += doc/man/nestbox-api.8 doc/man/nestboxadm.8

@@ -220,6 +220,45 @@ test("without broker and gateway: clear errors, and the lists still answer", asy
 	for (const s of await running(acme)) await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`);
 });
 
+test("the operator's egress commands", async () => {
+	const dir = path.join(STATE, "logs/egress/acme");
+	fs.mkdirSync(dir, { recursive: true });
+	const line = (time, more) => JSON.stringify({ time, sandbox: "sbx_ord_1", org: "acme", protocol: "tls", name: "x.test", port: 443, decision: "allow", rule: "allow x.test", ...more }) + "\n";
+	const put = (day, text) => fs.appendFileSync(path.join(dir, `${day}-000.jsonl`), text);
+	put("2026-01-01", line("2026-01-01T10:00:00.000Z") + line("2026-01-01T11:00:00.000Z", { name: "y.test", decision: "deny", rule: "none\u001b[2J" }));
+	must(adm("egress", "list", "--org", "acme") === `[${fs.readFileSync(path.join(dir, "2026-01-01-000.jsonl"), "utf8").trim().replace("\n", ",")}]\n`, "all rows, the newest last");
+	equal(JSON.parse(adm("egress", "list", "--decision", "deny")).map((r) => r.name).join(), "y.test");
+	equal(JSON.parse(adm("egress", "list", "--limit", "1")).map((r) => r.name).join(), "y.test");
+	equal(JSON.parse(adm("egress", "list", "--since", "2026-01-01T10:30:00Z")).length, 1);
+	const table = execFileSync(path.join(BUILD, "nestboxadm"), ["-c", CONF, "egress", "list"], { env, encoding: "utf8" });
+	must(/^time +decision .*\n.*allow +tls +x\.test:443 +\(allow x\.test\)\n.*deny +tls +y\.test:443 +\(none\?\[2J\)\n$/.test(table), table);
+	equal(adm("egress", "learn", "--org", "acme"), '{"allow_net":["x.test:443"],"uses":{"x.test:443":1},"complete":true}\n');
+	fs.writeFileSync(path.join(DIR, "policy.json"), JSON.stringify({ allow_net: ["x.test", "10.0.0.1"] }), { mode: 0o644 });
+	const said = (...more) => JSON.parse(adm("egress", "evaluate", "--policy", path.join(DIR, "policy.json"), ...more));
+	equal(said("x.test").decision, "allow");
+	equal(said("y.test", "80").decision, "deny");
+	equal(said("10.0.0.1", "80").rule, "private address");
+	for (const wrong of [["learn"], ["evaluate", "x.test"], ["list", "--decision", "maybe"], ["list", "--limit", "0"], ["list", "--since", "noon"], ["list", "--org", "../x"], ["list", "more"]]) {
+		let status = 0;
+		try { execFileSync(path.join(BUILD, "nestboxadm"), ["-c", CONF, "egress", ...wrong, ...(wrong[0] === "learn" ? ["--org", "acme", "--org", "beta"] : [])], { env, stdio: "pipe" }); } catch (e) { status = e.status; }
+		equal(status, 2, wrong.join(" "));
+	}
+	// A tail goes on in the next file, whether the last one's end was marked or not.
+	const tail = spawn(path.join(BUILD, "nestboxadm"), ["-c", CONF, "--json", "egress", "tail", "--org", "acme", "--since", "2026-01-01T10:00:00Z"], { env, stdio: ["ignore", "pipe", "inherit"] });
+	let text = "";
+	tail.stdout.on("data", (d) => text += d);
+	const names = () => text.trim().split("\n").map((l) => l && JSON.parse(l).name).join();
+	await until("the row after that time", () => names() === "y.test", 30000);
+	put("2026-01-01", "\x04\n");
+	put("2026-01-02", line("2026-01-02T00:00:00.000Z", { name: "z.test" }));
+	await until("the next day", () => names() === "y.test,z.test", 30000);
+	put("2026-01-03", line("2026-01-03T00:00:00.000Z", { name: "w.test" }).slice(0, 20));
+	put("2026-01-03", line("2026-01-03T00:00:00.000Z", { name: "w.test" }).slice(20));
+	await until("and the one after", () => names() === "y.test,z.test,w.test", 30000);
+	tail.kill();
+	fs.rmSync(path.join(STATE, "logs/egress"), { recursive: true });
+});
+
 test("secrets reach the policy sealed and the guest as placeholders only", async () => {
 	await create(acme, { allow_net: ["Example.com", "10.1.0.0/16"], secrets: { KEY: { hosts: ["api.example.com"], value: "hush-hush" } } });
 	await create(acme, { egress: { deny: ["Bad.example"], rules: [{ host: "Api.example", methods: ["GET"], paths: ["/v1/"] }],

@@ -309,11 +309,12 @@ TEST(a_tail_begins_where_it_is_told)
 	}
 	for (int i = first + 1; i < ROWS; i++) {
 		_cleanup_fd_ int fd = -1;
-		char since[ISO_MAX], line[64] = "", want[ISO_MAX];
+		char since[ISO_MAX], line[64] = "", want[ISO_MAX], name[LEDGER_NAME_MAX], next[LEDGER_NAME_MAX];
 		uint64_t offset = 0;
 
 		time_to_iso(model[i].ms, since);
-		CHECK_EQ(egress_newest(dir, "acme", since, &fd, &offset, NULL), RC_OK);
+		CHECK_EQ(egress_newest(dir, "acme", since, name, &fd, &offset, NULL), RC_OK);
+		CHECK(!egress_file_after(dir, "acme", name, next)); /* the newest */
 		if (i + 1 == ROWS)
 			break;
 		CHECK(pread(fd, line, 63, (off_t)offset) > 0);
