@@ -939,6 +939,32 @@ TEST(a_new_machine_is_told_the_proxys_certificate)
 	teardown();
 }
 
+/* EGRESS_CA_MS: a proxy that hangs holds a machine up for so long, and nobody else; what it says later still arrives. */
+TEST(a_proxy_that_hangs_holds_a_machine_up_for_a_bounded_time)
+{
+	struct broker_vm_create q = create_request("late", 0);
+	struct broker_egress_ca ca = { .id = "late", .pem = "-----BEGIN LATE-----" };
+	struct broker_vm_created created;
+	struct wire w;
+	enum rc rc;
+	uint64_t begun;
+	int egress;
+
+	setup();
+	egress = peer_open(PEER_EGRESS);
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_ATTACH, NULL, NULL, NULL, NULL), RC_OK);
+	begun = now_ms();
+	CHECK_EQ(ask_send(client, BROKER_VM_CREATE, (message_put_fn *)broker_vm_create_put, &q), RC_OK);
+	UNTIL(receive(egress, 0, &rc, &w, NULL) || strstr(events, "egress vm late "));
+	CHECK_EQ(ask_receive(client, BROKER_VM_CREATE, (message_get_fn *)broker_vm_created_get, &created), RC_OK);
+	CHECK(now_ms() - begun >= EGRESS_CA_MS);
+	CHECK(!strstr(fake.last_line, "ca_pem"));
+	CHECK_EQ(ask_on(egress, BROKER_EGRESS_CA, (message_put_fn *)broker_egress_ca_put, &ca, NULL, NULL), RC_OK);
+	UNTIL(strstr(fake.last_line, "\"ca_pem\":\"-----BEGIN LATE-----\"") && strstr(fake.last_line, "\"trust\""));
+	close(egress);
+	teardown();
+}
+
 /* Only what the table says: for each kind of peer, the operations that it is not refused. */
 TEST(who_may_ask_what)
 {

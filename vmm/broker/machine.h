@@ -53,6 +53,7 @@ struct machine {
 	struct net net;
 	bool has_net, egress_told;
 	char *ca_pem;                /* the proxy's answer: what the guest has to trust; NULL: none yet, "": nothing */
+	bool missed_ca;              /* its guest was told who it is before that answer came, and has to be told it when it comes */
 	void (*on_ca)(void *arg);    /* whoever is building it and waits for that answer */
 	void *on_ca_arg;
 	struct cgroup cgroup;

@@ -73,7 +73,7 @@ void newborn_free(struct newborn *n)
 	free(n);
 }
 
-static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
+static void on_trusted(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
 {
 	struct newborn *n = arg;
 
@@ -81,6 +81,27 @@ static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answe
 	(void)answer;
 	n->call = NULL;
 	n->done(n->arg, rc, f);
+}
+
+/* The certificate came while the guest was being told the rest. False: it was not sent. */
+static bool trust_send(struct newborn *n)
+{
+	_cleanup_free_ char *line = NULL;
+
+	n->m->missed_ca = false;
+	return *n->m->ca_pem && !trust_line(NULL, 0, n->m->ca_pem, &line, NULL) &&
+	       !agent_call(n->m->b->loop, &n->m->net, AGENT_ASK, line, now_ms() + n->answer_ms, on_trusted, n, &n->call, NULL);
+}
+
+static void on_identity(void *arg, enum rc rc, int fd, struct json_object *answer, const struct fault *f)
+{
+	struct newborn *n = arg;
+
+	(void)fd;
+	(void)answer;
+	n->call = NULL;
+	if (rc || !n->m->missed_ca || !n->m->ca_pem || !trust_send(n))
+		n->done(n->arg, rc, f);
 }
 
 static void identity_send(struct newborn *n)
@@ -105,12 +126,16 @@ static void on_ca(void *arg)
 	identity_send(arg);
 }
 
-/* The proxy is down or slow: the machine comes up without its certificate, and intercepted hosts fail there. */
+/*
+ * The proxy hangs or is slow: nobody waits for it any longer, the machine comes up without its certificate. Intercepted hosts fail there
+ * until it comes; then the guest is told.
+ */
 static void on_ca_late(void *arg)
 {
 	struct newborn *n = arg;
 
 	log_warn("no certificate from the egress proxy in time id=%s", n->m->id);
+	n->m->missed_ca = true;
 	identity_send(n);
 }
 

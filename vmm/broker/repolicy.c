@@ -12,7 +12,7 @@
 
 struct repolicy {
 	struct machine *m;
-	struct request *r;
+	struct request *r; /* NULL: a late certificate, which nobody waits for */
 	struct source *late;
 	struct agent_call *call;
 	uint8_t *env;
@@ -32,10 +32,12 @@ static void finish(struct repolicy *p, const struct fault *f)
 {
 	struct request *r = p->r;
 
+	if (!r && f)
+		log_warn("a guest does not know its egress certificate id=%s rc=%s: %s", p->m->id, rc_name(f->rc), f->text);
 	repolicy_free(p);
-	if (f)
+	if (r && f)
 		request_fail(r, f);
-	else
+	else if (r)
 		request_reply(r, NULL, NULL, NULL, 0);
 }
 
@@ -69,6 +71,15 @@ void repolicy_ca(struct machine *m, const char *pem)
 {
 	struct repolicy *p = m->repolicy;
 
+	if (!p && m->missed_ca && *pem && m->state == BROKER_VM_RUNNING) {
+		/* Nobody asked: the machine is up since before the proxy answered. */
+		m->missed_ca = false;
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return;
+		*p = (struct repolicy){ .m = m };
+		m->repolicy = p;
+	}
 	if (!p || p->call)
 		return;
 	source_drop(&p->late);

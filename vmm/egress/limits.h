@@ -31,7 +31,7 @@
 #define EGRESS_RELAY_ROUNDS 4          /* reads of EGRESS_BUFFER in a row */
 #define EGRESS_HELLO_MAX 16384         /* TLS records up to and with the ClientHello */
 #define EGRESS_HEAD_MAX 65536          /* HTTP/1 head */
-#define EGRESS_FIRST_MS 10000          /* for the ClientHello, or the head of a request that is refused */
+#define EGRESS_FIRST_MS 20000          /* for the ClientHello, or the head of a request that is refused; an emulated machine is slow */
 #define EGRESS_RESOLVE_MS 8000
 #define EGRESS_CONNECT_MS 15000        /* all addresses together */
 #define EGRESS_CONNECT_ONE_MS 5000
