@@ -29,7 +29,7 @@ static inline size_t buf_len(const struct buf *b)
 
 static inline uint8_t *buf_data(const struct buf *b)
 {
-	return b->mem + b->head;
+	return b->head ? b->mem + b->head : b->mem; /* NULL + 0 is not defined */
 }
 
 static inline size_t buf_room(const struct buf *b)
