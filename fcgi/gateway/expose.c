@@ -199,7 +199,7 @@ static void list_next(struct gateway *gw)
 	struct fault f;
 
 	snprintf(cursor.after, sizeof(cursor.after), "%s", hosts.after);
-	if (link_ask(gw->link, BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor, on_list, gw, NULL, &f))
+	if (link_ask(gw->link, NULL, BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor, on_list, gw, NULL, &f))
 		log_fault(LOG_LEVEL_WARN, &f, "the broker's exposures cannot be listed");
 }
 
@@ -225,7 +225,7 @@ void expose_link_state(struct gateway *gw, bool up)
 			h->listed = false;
 	hosts.after[0] = '\0';
 	/* Subscribed first: what appears while the list is read arrives as an event. */
-	if (link_ask(gw->link, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, gw, NULL, &f))
+	if (link_ask(gw->link, NULL, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, gw, NULL, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "the broker sends no events");
 	list_next(gw);
 }

@@ -42,7 +42,10 @@
 
 #define LINK_RETRY_FIRST_MS 100
 #define LINK_RETRY_MAX_MS 2000
-#define LINK_CALLS_MAX 2048          /* questions asked and not answered */
-#define LINK_FLIGHT_MAX 32           /* of them at the broker; the others wait here */
+#define LINK_CALLS_MAX 4096          /* questions asked and not answered */
+#define LINK_FLIGHT_MAX 56           /* of them at the broker; the others wait here */
+#define LINK_GROUP_CALLS_MAX 1024    /* questions about one host, asked and not answered */
+#define LINK_GROUP_FLIGHT_MAX 8      /* of them at the broker */
+#define LINK_SLOW_MS 2500            /* a host whose dial took so long has one */
 
 #endif

@@ -16,13 +16,16 @@
 struct link_call {
 	struct link *link;
 	struct link_call *next;
-	uint32_t sequence;
+	uint32_t sequence, group; /* 0: of none */
 	bool sent;
+	uint64_t sent_ms;
 	link_reply_fn *fn; /* NULL: cancelled, but the answer is still to come */
 	void *arg;
 	size_t n;
 	uint8_t packet[];
 };
+
+#define SLOW_SLOTS 1024
 
 struct link {
 	struct loop *loop;
@@ -33,6 +36,8 @@ struct link {
 	uint64_t pause_ms;
 	struct link_call *calls, **last; /* in the order asked */
 	size_t n_calls, n_flight;
+	struct { uint32_t group; unsigned int n; } flights[LINK_FLIGHT_MAX];
+	uint32_t slow[SLOW_SLOTS]; /* groups, by their lowest bits */
 	uint32_t sequence;
 	bool told_down;
 	uint8_t mem[MESSAGE_MAX]; /* what arrives; a reply's BLOBs point in here while it is handled */
@@ -40,6 +45,50 @@ struct link {
 };
 
 static void link_flush(struct link *l);
+
+/* The group's row, or a free one: there are as many as there are places. */
+static unsigned int *flights_of(struct link *l, uint32_t group)
+{
+	unsigned int *free_row = NULL;
+
+	for (size_t i = 0; i < LINK_FLIGHT_MAX; i++) {
+		if (l->flights[i].n && l->flights[i].group == group)
+			return &l->flights[i].n;
+		if (!l->flights[i].n && !free_row) {
+			free_row = &l->flights[i].n;
+			l->flights[i].group = group;
+		}
+	}
+	return free_row;
+}
+
+static bool group_may_fly(struct link *l, uint32_t group)
+{
+	unsigned int max = l->slow[group % SLOW_SLOTS] == group ? 1 : LINK_GROUP_FLIGHT_MAX;
+
+	return !group || *flights_of(l, group) < max;
+}
+
+static void call_sent(struct link_call *c)
+{
+	c->sent = true;
+	c->sent_ms = now_ms();
+	c->link->n_flight++;
+	if (c->group)
+		++*flights_of(c->link, c->group);
+}
+
+static void call_landed(struct link_call *c)
+{
+	c->link->n_flight--;
+	if (!c->group)
+		return;
+	--*flights_of(c->link, c->group);
+	if (now_ms() - c->sent_ms >= LINK_SLOW_MS)
+		c->link->slow[c->group % SLOW_SLOTS] = c->group;
+	else if (c->link->slow[c->group % SLOW_SLOTS] == c->group)
+		c->link->slow[c->group % SLOW_SLOTS] = 0;
+}
 
 static void call_unlink(struct link_call *c)
 {
@@ -53,7 +102,7 @@ static void call_unlink(struct link_call *c)
 		l->last = at;
 	l->n_calls--;
 	if (c->sent)
-		l->n_flight--;
+		call_landed(c);
 }
 
 static void link_drop(struct link *l, const struct fault *why)
@@ -147,7 +196,7 @@ static void link_flush(struct link *l)
 	for (struct link_call *c = l->calls; c && l->n_flight < LINK_FLIGHT_MAX; c = c->next) {
 		enum rc rc;
 
-		if (c->sent)
+		if (c->sent || !group_may_fly(l, c->group))
 			continue;
 		rc = packet_send(l->fd, c->packet, c->n, NULL, 0, &f);
 		if (rc == RC_AGAIN) {
@@ -158,8 +207,7 @@ static void link_flush(struct link *l)
 			/* The receiving side reports the end; it also knows what else arrived before. */
 			break;
 		}
-		c->sent = true;
-		l->n_flight++;
+		call_sent(c);
 	}
 	if (loop_fd_events(l->source, events, &f))
 		link_drop(l, &f);
@@ -272,9 +320,28 @@ static enum rc call_new(struct link *l, uint16_t op, message_put_fn *put, const 
 	return RC_OK;
 }
 
-enum rc link_ask(struct link *l, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn, void *arg,
-		 struct link_call **ret, struct fault *ret_f)
+static uint32_t group_hash(const char *s)
 {
+	uint32_t hash = 2166136261u;
+
+	for (; *s; s++)
+		hash = (hash ^ (unsigned char)*s) * 16777619u;
+	return hash ? hash : 1;
+}
+
+static bool group_has_room(const struct link *l, uint32_t group)
+{
+	size_t n = 0;
+
+	for (const struct link_call *c = l->calls; c; c = c->next)
+		n += c->group == group;
+	return n < LINK_GROUP_CALLS_MAX;
+}
+
+enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
+		 void *arg, struct link_call **ret, struct fault *ret_f)
+{
+	uint32_t hash = group ? group_hash(group) : 0;
 	struct link_call *c;
 	enum rc rc;
 
@@ -282,9 +349,12 @@ enum rc link_ask(struct link *l, uint16_t op, message_put_fn *put, const void *r
 		return fault_set(ret_f, RC_CLOSED, 0, "no connection to the broker");
 	if (l->n_calls >= LINK_CALLS_MAX)
 		return fault_set(ret_f, RC_LIMIT, 0, "%d questions wait for the broker", LINK_CALLS_MAX);
+	if (hash && l->n_calls >= LINK_GROUP_CALLS_MAX && !group_has_room(l, hash))
+		return fault_set(ret_f, RC_LIMIT, 0, "%d questions about one host wait for the broker", LINK_GROUP_CALLS_MAX);
 	rc = call_new(l, op, put, request, &c, ret_f);
 	if (rc)
 		return rc;
+	c->group = hash;
 	c->fn = fn;
 	c->arg = arg;
 	*l->last = c;

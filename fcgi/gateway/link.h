@@ -4,6 +4,8 @@
  * them are at the broker at a time, answers are matched by sequence. When the connection breaks, every open question is
  * answered RC_CLOSED and a new connection is tried with growing pauses; when it is up (again), up() is called, which is
  * the place to subscribe and to compare lists.
+ * Questions of one group (what is asked about one host) have LINK_GROUP_FLIGHT_MAX of the places at the broker, and one after the
+ * broker took LINK_SLOW_MS to answer such: a machine that lets its dials hang is the concern of its own visitors.
  */
 #ifndef NB_GATEWAY_LINK_H
 #define NB_GATEWAY_LINK_H
@@ -33,9 +35,10 @@ enum rc link_new(struct loop *loop, const char *path, const struct link_client *
 void link_free(struct link *l); /* open questions get no answer */
 bool link_is_up(const struct link *l);
 
-/* *ret lives until fn was called or it was cancelled. RC_CLOSED when there is no connection, RC_LIMIT when too many wait. */
-enum rc link_ask(struct link *l, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn, void *arg,
-		 struct link_call **ret, struct fault *ret_f);
+/* group: NULL: of none. *ret lives until fn was called or it was cancelled. RC_CLOSED when there is no connection, RC_LIMIT when too
+ * many wait, in all or of the group. */
+enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
+		 void *arg, struct link_call **ret, struct fault *ret_f);
 /* fn will not be called; descriptors of a late answer are closed. NULL is fine. */
 void link_cancel(struct link_call *call);
 

@@ -247,7 +247,7 @@ static void visit_dial(struct visit *v)
 
 	snprintf(m.host, sizeof(m.host), "%s", v->host);
 	v->since_ms = now_ms();
-	rc = link_ask(v->gw->link, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &m, on_dialled, v, &v->call,
+	rc = link_ask(v->gw->link, v->host, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &m, on_dialled, v, &v->call,
 		      &f);
 	if (!rc)
 		loop_timer_set(v->timer, now_ms() + EXPOSE_DIAL_MS);

@@ -463,6 +463,19 @@ test("expose: what the agent says no to", async () => {
 	is(Date.now() - t0 < 8000, "within the deadline");
 });
 
+test("expose: a machine whose dials hang keeps nobody else waiting", async () => {
+	const agent = await exposeAgent((req, res) => res.end("quick")), other = `other.${DOMAIN}`;
+	await bed.ok(`host ${APP} 1`);
+	await bed.ok(`host ${other} ${portOf(agent)}`);
+	const stuck = Array.from({ length: 200 }, () => ask(APP, "/"));
+	await until("they wait", async () => (await bed.stat()).streams === 200);
+	for (let i = 0; i < 20; i++) same((await ask(other, "/")).body, "quick");
+	is((await Promise.all(stuck)).every((r) => r.status === 504), "who waits for it is told so");
+	// What the stand-in owes an answer would stay in the way of this host.
+	await bed.ok("drop");
+	await bed.ok(`unhost ${other}`);
+});
+
 test("expose: an answer line in two pieces", async () => {
 	const app = http.createServer((req, res) => res.end("fine"));
 	const agent = await listen((s) => { s.setNoDelay(true); s.write('{"ok":'); setTimeout(() => { s.write("true}\n"); app.emit("connection", s); }, 50); });

@@ -5,7 +5,7 @@
  * loopback where the test listens. Usage: gateway_bed RUN_DIR
  *
  *   ws TOKEN TTL_MS PORT [lease]     log TOKEN TTL_MS OFFSET FORMAT PATH     stat
- *   host NAME PORT (0: no machine)   unhost NAME     drop (the broker's connections)    lease (ends the last lease)
+ *   host NAME PORT (0: no machine; 1: dials are never answered)   unhost NAME     drop (the broker's connections)    lease (ends the last lease)
  *
  * Each line is answered by one line: "ok ..." or "error NAME text".
  */
@@ -110,7 +110,9 @@ static void answer_dial(struct peer *p, struct wire *in, uint32_t sequence)
 
 	broker_host_get(in, &m);
 	for (size_t i = 0; i < n_hosts; i++)
-		if (!strcmp(hosts[i].name, m.host) && hosts[i].port)
+		if (!strcmp(hosts[i].name, m.host) && hosts[i].port == 1)
+			return;
+		else if (!strcmp(hosts[i].name, m.host) && hosts[i].port)
 			fd = dial(hosts[i].port);
 	message_begin(&w, out, sizeof(out));
 	message_put_result(&w, fd < 0 ? RC_ABSENT : RC_OK, fd < 0 ? "no machine" : "");
