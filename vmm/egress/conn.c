@@ -318,6 +318,7 @@ static void on_resolved(void *arg, const struct address *addrs, size_t n, uint32
 static void begin_upstream(struct conn *c)
 {
 	struct name_entry *e;
+	struct fault f;
 
 	if (!c->name[0]) {
 		/* Judged already; once more is the price of one path for all. */
@@ -331,8 +332,8 @@ static void begin_upstream(struct conn *c)
 	}
 	c->state = CONN_RESOLVING;
 	set_deadline(c, EGRESS_RESOLVE_MS);
-	if (resolver_lookup(c->sb->eg->resolver, c->name, on_resolved, c, &c->lookup, NULL))
-		conn_end(c, "error", "out of memory", true);
+	if (resolver_lookup(c->sb->eg->resolver, c->sb->lookups, c->name, on_resolved, c, &c->lookup, &f))
+		conn_refuse(c, 502, "error", f.rc == RC_LIMIT ? "too many names are being resolved" : "out of memory");
 }
 
 /* --- the guest's side ---------------------------------------------------------------------------------------- */

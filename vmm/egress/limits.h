@@ -26,6 +26,9 @@
 #define EGRESS_ACCEPT_PAUSE_MS 200     /* after running out of descriptors */
 #define EGRESS_DNS_BATCH 32
 
+#define EGRESS_LOOKUPS_MAX 8192        /* names being resolved: two questions each, and their numbers have 16 bits */
+#define EGRESS_LOOKUPS_SANDBOX_MAX 256 /* of one sandbox, those that nobody waits for any more included */
+
 /* One connection. */
 #define EGRESS_BUFFER 65536            /* bytes held in each direction while the other side does not take them */
 #define EGRESS_RELAY_ROUNDS 4          /* reads of EGRESS_BUFFER in a row */

@@ -46,6 +46,11 @@ check_PROGRAMS += tests/unit/test_ledger
 tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c vmm/egress/ledger.c vmm/egress/ledger.h
 tests_unit_test_ledger_LDADD = libnbegress.a $(API_LIBS)
 
+check_PROGRAMS += tests/unit/test_resolve
+tests_unit_test_resolve_CFLAGS = $(AM_CFLAGS) $(CARES_CFLAGS)
+tests_unit_test_resolve_SOURCES = tests/unit/test_resolve.c vmm/egress/resolve.c vmm/egress/resolve.h
+tests_unit_test_resolve_LDADD = $(UNIT_LIBS) $(CARES_LIBS)
+
 check_PROGRAMS += tests/unit/test_policy tests/unit/test_dns tests/unit/test_hello
 tests_unit_test_policy_SOURCES = tests/unit/test_policy.c
 tests_unit_test_policy_LDADD = $(EGRESS_UNIT_LIBS)

@@ -24,8 +24,14 @@ struct watch {
 	struct source *source;
 };
 
+struct lookup_share {
+	size_t n;    /* under way */
+	bool orphan; /* the last lookup frees it */
+};
+
 struct lookup {
 	struct resolver *r;
+	struct lookup_share *share;
 	struct lookup *next_early;
 	resolved_fn *fn; /* NULL: cancelled */
 	void *arg;
@@ -40,18 +46,52 @@ struct resolver {
 	struct loop *loop;
 	ares_channel channel;
 	bool open;
+	size_t n; /* lookups under way */
 	struct source *timer;
+	uint64_t at_ms; /* what it is set to */
 	struct lookup *early;
 	struct watch watches[WATCHES_MAX];
 };
+
+enum rc lookup_share_new(struct lookup_share **ret, struct fault *ret_f)
+{
+	*ret = calloc(1, sizeof(**ret));
+	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+}
+
+void lookup_share_free(struct lookup_share *s)
+{
+	if (!s)
+		return;
+	s->orphan = true;
+	if (!s->n)
+		free(s);
+}
+
+static void lookup_free(struct lookup *l)
+{
+	struct lookup_share *s = l->share;
+
+	l->r->n--;
+	if (!--s->n && s->orphan)
+		free(s);
+	free(l);
+}
 
 static void lookup_deliver(struct lookup *l)
 {
 	if (l->fn)
 		l->fn(l->arg, l->addrs, l->n, l->ttl_s, l->why);
-	free(l);
+	lookup_free(l);
 }
 
+static void arm_at(struct resolver *r, uint64_t at_ms)
+{
+	r->at_ms = at_ms;
+	loop_timer_set(r->timer, at_ms);
+}
+
+/* c-ares looks at every question that is open. */
 static void arm(struct resolver *r)
 {
 	struct timeval tv;
@@ -62,7 +102,7 @@ static void arm(struct resolver *r)
 		at = loop_now_ms(r->loop);
 	else if (t)
 		at = loop_now_ms(r->loop) + (uint64_t)t->tv_sec * 1000 + (uint64_t)t->tv_usec / 1000 + 1;
-	loop_timer_set(r->timer, at);
+	arm_at(r, at);
 }
 
 static void on_timer(void *arg)
@@ -163,23 +203,31 @@ static void on_answer(void *arg, int status, int timeouts, struct ares_addrinfo 
 	l->r->early = l;
 }
 
-enum rc resolver_lookup(struct resolver *r, const char *name, resolved_fn *fn, void *arg, struct lookup **ret,
-			struct fault *ret_f)
+enum rc resolver_lookup(struct resolver *r, struct lookup_share *share, const char *name, resolved_fn *fn, void *arg,
+			struct lookup **ret, struct fault *ret_f)
 {
 	struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
 					     .ai_flags = ARES_AI_NOSORT };
-	struct lookup *l = calloc(1, sizeof(*l));
+	struct lookup *l;
 
+	/* c-ares looks for a number that no question has, for as long as it takes. */
+	if (r->n >= EGRESS_LOOKUPS_MAX || share->n >= EGRESS_LOOKUPS_SANDBOX_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "too many names are being resolved");
+	l = calloc(1, sizeof(*l));
 	if (!l)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	l->r = r;
+	l->share = share;
+	share->n++;
+	r->n++;
 	l->fn = fn;
 	l->arg = arg;
 	l->asking = true;
 	*ret = l;
 	ares_getaddrinfo(r->channel, name, NULL, &hints, on_answer, l);
 	l->asking = false;
-	arm(r);
+	/* The first try of a new question ends after QUERY_MS, whatever the others are waiting for. */
+	arm_at(r, r->early ? loop_now_ms(r->loop) : MIN_OF(r->at_ms, loop_now_ms(r->loop) + QUERY_MS + 1));
 	return RC_OK;
 }
 
@@ -200,6 +248,7 @@ enum rc resolver_new(struct loop *loop, const char *server, struct resolver **re
 	if (!r)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	r->loop = loop;
+	r->at_ms = UINT64_MAX;
 	o.sock_state_cb_data = r;
 	if (ares_library_init(ARES_LIB_INIT_ALL) ||
 	    ares_init_options(&r->channel, &o, ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS |
@@ -231,7 +280,7 @@ void resolver_free(struct resolver *r)
 		struct lookup *l = r->early;
 
 		r->early = l->next_early;
-		free(l);
+		lookup_free(l);
 	}
 	source_drop(&r->timer);
 	ares_library_cleanup();

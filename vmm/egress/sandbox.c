@@ -90,9 +90,12 @@ static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **r
 	sb->tcp.fd = sb->dns_udp.fd = sb->dns_tcp.fd = -1;
 	rc = names_new(&sb->names, ret_f);
 	if (!rc)
+		rc = lookup_share_new(&sb->lookups, ret_f);
+	if (!rc)
 		rc = loop_timer(eg->loop, UINT64_MAX, conn_meter_tick, sb, &sb->meter.timer, ret_f);
 	if (rc) {
 		names_free(sb->names);
+		lookup_share_free(sb->lookups);
 		free(sb);
 		return rc;
 	}
@@ -194,6 +197,7 @@ void sandbox_free(struct sandbox *sb)
 	sb->eg->n_sandboxes--;
 	source_drop(&sb->meter.timer);
 	names_free(sb->names);
+	lookup_share_free(sb->lookups);
 	secrets_unref(sb->secrets);
 	ca_free(sb->ca);
 	policy_free(sb->policy);

@@ -59,6 +59,7 @@ struct sandbox {
 	struct secrets *secrets; /* NULL: none, or no key */
 	struct ca *ca;           /* NULL: not needed so far */
 	struct names *names;
+	struct lookup_share *lookups;
 	struct port tcp, dns_udp, dns_tcp;
 	struct conn *conns;
 	size_t n_conns, n_tls;
