@@ -42,12 +42,15 @@ static enum rc insert_volume(struct db *db, const char *id, const char *volume_i
 			     struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
 
-	db_start(&q, db, "INSERT INTO sandbox_volumes (sandbox_id, volume_id, path) VALUES (?, ?, ?)");
+	/* It may have been deleted since it was looked up. */
+	db_start(&q, db, "INSERT INTO sandbox_volumes (sandbox_id, volume_id, path) SELECT ?, id, ? FROM volumes WHERE id = ? AND deleted_ms IS NULL");
 	db_text(&q, id);
-	db_text(&q, volume_id);
 	db_text(&q, path);
-	return db_run(&q, ret_f);
+	db_text(&q, volume_id);
+	rc = db_run(&q, ret_f);
+	return !rc && !q.changes ? fault_set(ret_f, RC_ABSENT, 0, "volume %s was deleted", volume_id) : rc;
 }
 
 enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t quota, struct fault *ret_f)

@@ -26,7 +26,8 @@ struct sandbox_row {
 	size_t n_volumes;
 };
 
-/* Inserted as 'starting' unless the organization has `quota` live ones: RC_LIMIT. RC_EXISTS: a volume is attached elsewhere. */
+/* Inserted as 'starting' unless the organization has `quota` live ones: RC_LIMIT. RC_EXISTS: a volume is attached elsewhere. RC_ABSENT: one
+ * is deleted. */
 enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t quota, struct fault *ret_f);
 /* RC_STATE: somebody has ended it meanwhile, and its machine is to go. */
 enum rc sandbox_set_running(struct db *db, const char *id, struct fault *ret_f);

@@ -215,6 +215,8 @@ static enum api_code create_row(struct creation *c)
 		return api_refuse(r, API_SANDBOX_QUOTA_EXCEEDED, &f);
 	if (rc == RC_EXISTS)
 		return API_VOLUME_IN_USE;
+	if (rc == RC_ABSENT)
+		return API_VOLUME_NOT_FOUND;
 	return rc ? api_fault(r, &f) : API_OK;
 }
 

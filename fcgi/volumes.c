@@ -341,14 +341,17 @@ static enum api_code unused_check(struct request *r, const char *volume_id)
 	return API_VOLUME_IN_USE;
 }
 
+/* RC_STATE: nothing was to be marked. */
 static enum rc mark_deleted(struct request *r, const char *sql, const char *id, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
 
 	db_start(&q, r->api->db, sql);
 	db_int(&q, (int64_t)wall_ms());
 	db_text(&q, id);
-	return db_run(&q, ret_f);
+	rc = db_run(&q, ret_f);
+	return !rc && !q.changes ? fault_set(ret_f, RC_STATE, 0, "nothing to delete") : rc;
 }
 
 /* Gone for requests at once; the storage goes a day later, so that an operator can bring it back. */
@@ -366,8 +369,10 @@ enum api_code volume_delete(struct request *r)
 	code = unused_check(r, id);
 	if (code)
 		return code;
-	if (mark_deleted(r, "UPDATE volumes SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL", id, &f))
-		return api_fault(r, &f);
+	/* A create may have attached it since. */
+	if (mark_deleted(r, "UPDATE volumes SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL AND NOT EXISTS "
+			    "(SELECT 1 FROM sandbox_volumes v WHERE v.volume_id = volumes.id)", id, &f))
+		return f.rc == RC_STATE ? API_VOLUME_IN_USE : api_fault(r, &f);
 	return reply_empty(r, 204);
 }
 
@@ -382,7 +387,7 @@ enum api_code snapshot_delete(struct request *r)
 		return code;
 	snprintf(id, sizeof(id), "%s", db_col_text(&q, 1));
 	db_end(&q);
-	if (mark_deleted(r, "UPDATE snapshots SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL", id, &f))
+	if (mark_deleted(r, "UPDATE snapshots SET deleted_ms = ? WHERE id = ? AND deleted_ms IS NULL", id, &f) && f.rc != RC_STATE)
 		return api_fault(r, &f);
 	return reply_empty(r, 204);
 }

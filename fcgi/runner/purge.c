@@ -7,12 +7,13 @@
 
 #include <stdio.h>
 
+/* Any of those that are due: one that cannot be removed must not be in the way of the others. */
 static const struct {
 	const char *due, *claim, *drop, *prefix;
 } kinds[] = {
-	{ "SELECT id FROM volumes WHERE deleted_ms < ? LIMIT 1",
+	{ "SELECT id FROM volumes WHERE deleted_ms < ? ORDER BY random() LIMIT 1",
 	  "UPDATE volumes SET deleted_ms = 1 WHERE id = ? AND deleted_ms IS NOT NULL", "DELETE FROM volumes WHERE id = ?", "" },
-	{ "SELECT id FROM snapshots WHERE deleted_ms < ? LIMIT 1",
+	{ "SELECT id FROM snapshots WHERE deleted_ms < ? ORDER BY random() LIMIT 1",
 	  "UPDATE snapshots SET deleted_ms = 1 WHERE id = ? AND deleted_ms IS NOT NULL", "DELETE FROM snapshots WHERE id = ?",
 	  "snapshot:" },
 };

@@ -3,6 +3,7 @@
 #include "fcgi/db.h"
 #include "fcgi/env.h"
 #include "fcgi/limits.h"
+#include "fcgi/sandbox_store.h"
 #include "tests/lib/check.h"
 
 #include <fcntl.h>
@@ -408,6 +409,35 @@ TEST(variables_of_one_owner_are_bounded)
 	CHECK_EQ(update_var(db, "A", 32000, true), RC_OK);
 	CHECK_EQ(update_var(db, "C", 600, true), RC_OK);
 	CHECK_EQ(count(db, "SELECT count(*) FROM env_vars WHERE app_id = 'a'"), 3);
+	away(db);
+}
+
+/* --- sandboxes --------------------------------------------------------------------------------------------------------- */
+
+static enum rc attach(struct db *db, const char *id, const char *volume)
+{
+	struct sandbox_row row = { .id = id, .org_id = "o", .region = "ord", .node = "n", .memory_mib = 1280, .labels = "{}", .config = "{}",
+				   .volumes = { { volume, "/data" } }, .n_volumes = 1 };
+	struct fault f = { 0 };
+
+	return sandbox_insert(db, &row, 10, &f);
+}
+
+TEST(a_sandbox_gets_volumes_that_are_there)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db && !run_sql(db, "INSERT INTO organizations VALUES ('o', 'acme', 1)"));
+	CHECK_EQ(run_sql(db, "INSERT INTO volumes (id, org_id, slug, region, capacity, created_ms, deleted_ms) VALUES "
+			     "('v1', 'o', 'one', 'ord', 1, 1, NULL), ('v2', 'o', 'two', 'ord', 1, 1, 5)"), RC_OK);
+	CHECK_EQ(attach(db, "s1", "v1"), RC_OK);
+	CHECK_EQ(attach(db, "s2", "v1"), RC_EXISTS);
+	CHECK_EQ(attach(db, "s3", "v2"), RC_ABSENT);
+	CHECK_EQ(count(db, "SELECT count(*) FROM sandboxes"), 1);
+	CHECK_EQ(sandbox_set_running(db, "s1", NULL), RC_OK);
+	CHECK_EQ(sandbox_set_running(db, "s1", NULL), RC_STATE);
+	CHECK_EQ(sandbox_set_stopped(db, "s1", "test", NULL), RC_OK);
+	CHECK_EQ(attach(db, "s2", "v1"), RC_OK);
 	away(db);
 }
 
