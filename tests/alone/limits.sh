@@ -22,7 +22,7 @@ for h in $(find fcgi guest vmm -name '*limits.h' | sort); do
 		}
 		END { for (c in doc) if (!(c in seen)) print "  no longer there: " c }' h="$h" doc/limits.md "$h")"
 done
-result "every test that is named exists" "$(grep -oP '\b(unit|fuzz|sec|it|sdk|alone)/[a-z0-9_]+\b(?!\*)' doc/limits.md | sort -u | while read -r t; do
+result "every test that is named exists" "$(grep -oP '\b(unit|fuzz|sec|it|sdk|alone)/[a-z0-9_-]+\b(?!\*)' doc/limits.md | sort -u | while read -r t; do
 	ls tests/"$t".* >/dev/null 2>&1 || echo "  tests/$t"
 done)"
 result "every case that is named exists" "$(grep -E '^\|' doc/limits.md | grep -oP '(unit|it|sec)/test_[a-z0-9_]+( [a-z_]+\b(?!/)(, [a-z_]+\b(?!/))*)?' | sort -u | while read -r t cases; do
