@@ -277,32 +277,42 @@ enum api_code app_create(struct request *r)
 static enum rc app_update_row(struct request *r, const char *id, const struct change *c, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
 
 	db_start(&q, r->api->db,
 		 "UPDATE apps SET slug = ifnull(?, slug), labels = ifnull(?, labels), config = ifnull(?, config), "
-		 "updated_ms = ? WHERE id = ?");
+		 "updated_ms = ? WHERE id = ? AND deleted_ms IS NULL");
 	db_text(&q, c->slug);
 	db_text(&q, c->labels ? json_text(c->labels) : NULL);
 	db_text(&q, c->config ? json_text(c->config) : NULL);
 	db_int(&q, (int64_t)wall_ms());
 	db_text(&q, id);
-	return db_run(&q, ret_f);
+	rc = db_run(&q, ret_f);
+	/* Asked again it is answered that there is none. */
+	return !rc && !q.changes ? fault_set(ret_f, RC_AGAIN, 0, "app %s was deleted meanwhile", id) : rc;
 }
 
-static enum rc domain_rename(struct request *r, const struct app_found *app, const char *slug, struct fault *ret_f)
+/* Judged by what is in the table, under the write lock: the slug that was read before may have been changed by another request since. */
+static enum rc domain_rename(struct request *r, const char *app_id, const char *slug, struct fault *ret_f)
 {
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	_cleanup_db_q_ struct db_q gone = DB_Q_INIT, has = DB_Q_INIT;
 	char host[BROKER_HOST_MAX];
 	enum rc rc;
 
-	if (!strcmp(app->slug, slug))
-		return RC_OK;
-	snprintf(host, sizeof(host), "%s.%.200s", app->slug, r->api->config.domain);
-	db_start(&q, r->api->db, "DELETE FROM domains WHERE host = ? AND app_id = ?");
-	db_text(&q, host);
-	db_text(&q, app->id);
-	rc = db_run(&q, ret_f);
-	return rc ? rc : domain_insert(r, app->id, slug, ret_f);
+	snprintf(host, sizeof(host), "%.32s.%.200s", slug, r->api->config.domain);
+	db_start(&gone, r->api->db,
+		 "DELETE FROM domains WHERE app_id = ?1 AND timeline = 'production' AND host != ?2 AND host NOT IN "
+		 "(SELECT host FROM custom_domains WHERE app_id = ?1)");
+	db_text(&gone, app_id);
+	db_text(&gone, host);
+	rc = db_run(&gone, ret_f);
+	if (rc)
+		return rc;
+	db_start(&has, r->api->db, "SELECT 1 FROM domains WHERE host = ? AND app_id = ?");
+	db_text(&has, host);
+	db_text(&has, app_id);
+	rc = db_row(&has, ret_f);
+	return rc == RC_ABSENT ? domain_insert(r, app_id, slug, ret_f) : rc;
 }
 
 static enum rc update_rows(struct request *r, const struct app_found *app, const struct change *c,
@@ -315,7 +325,7 @@ static enum rc update_rows(struct request *r, const struct app_found *app, const
 	if (!rc)
 		rc = app_update_row(r, app->id, c, ret_f);
 	if (!rc && c->slug)
-		rc = domain_rename(r, app, c->slug, ret_f);
+		rc = domain_rename(r, app->id, c->slug, ret_f);
 	if (!rc && c->env_vars)
 		rc = env_update(db, &r->api->app_key, ENV_APP, app->id, c->env_vars, ret_f);
 	if (!rc && c->layers)

@@ -342,6 +342,16 @@ test("the SDK's apps, layers and pages", async () => {
 	await client.layers.delete("top");
 	await client.layers.delete("base");
 });
+test("an app renamed by several at once has the name that it ended with, and no other", async () => {
+	const app = await client.apps.create({ slug: "rename" });
+	for (let round = 0; round < 5; round++) {
+		await Promise.all(Array.from({ length: 12 }, (_, i) => client.apps.update(app.id, { slug: `rename-${i}` })));
+		const { slug } = await client.apps.get(app.id);
+		equal((await client.timelines.list(app.id)).items[0].domains, [{ domain: `${slug}.nestbox.localhost:8443` }], `round ${round}`);
+	}
+	await client.apps.delete(app.id);
+});
+
 async function refused(promise, code) {
 	try { await promise; } catch (e) { return equal(e.code, code); }
 	throw new Error(`not refused with ${code}`);
