@@ -623,6 +623,68 @@ TEST(a_policys_rate_of_new_connections_holds)
 	bed_send_policy(&bed, PUBLIC);
 }
 
+/* EGRESS_DNS_CONNS_MAX */
+TEST(dns_connections_are_bounded)
+{
+	int fds[EGRESS_DNS_CONNS_MAX + 1];
+	size_t open = 0;
+
+	UP(PUBLIC);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = guestns_connect(&bed.guest, "9.9.9.9", 53, BED_WAIT_MS);
+	CHECK(bed_end_of(fds[EGRESS_DNS_CONNS_MAX]) != 'T');
+	for (size_t i = 0; i < EGRESS_DNS_CONNS_MAX; i++)
+		open += fds[i] >= 0 && fd_wait(fds[i], POLLIN, now_ms(), NULL);
+	CHECK_EQ(open, EGRESS_DNS_CONNS_MAX);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close_fd(&fds[i]);
+	/* Their ends are seen one after the other. */
+	for (uint64_t late = now_ms() + BED_WAIT_MS; bed_dns(&bed, true, "web.test", DNS_TYPE_A, NULL, NULL, NULL) != DNS_NOERROR;)
+		REQUIRE(now_ms() < late);
+}
+
+static unsigned int answers_of(int fd)
+{
+	uint8_t mem[512];
+	unsigned int n = 0;
+
+	while (recv(fd, mem, sizeof(mem), MSG_DONTWAIT) > 0)
+		n++;
+	return n;
+}
+
+/* EGRESS_DNS_PER_S, EGRESS_DNS_BURST, and of what is refused EGRESS_DNS_ROWS_PER_S, EGRESS_DNS_ROWS_BURST */
+TEST(dns_questions_are_bounded)
+{
+	static const uint8_t q[] = "\x12\x34\1\0\0\1\0\0\0\0\0\0\5flood\4test\0\0\1\0\1";
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(53) };
+	unsigned int n = 0, most, rows;
+	uint64_t begun, ms;
+
+	UP(NOTHING);
+	_cleanup_fd_ int fd = guestns_socket(&bed.guest, SOCK_DGRAM);
+
+	inet_pton(AF_INET, "100.64.0.1", &to.sin_addr);
+	REQUIRE(connect(fd, (const struct sockaddr *)&to, sizeof(to)) == 0);
+	begun = now_ms();
+	for (int i = 0; i < 2000; i++) {
+		if (send(fd, q, sizeof(q) - 1, 0) < 0)
+			break;
+		if (i % 50 == 49)
+			bed_settle(&bed); /* or the socket's own queue would be the bound */
+		n += answers_of(fd);
+	}
+	bed_settle(&bed);
+	while (!fd_wait(fd, POLLIN, now_ms() + 200, NULL))
+		n += answers_of(fd);
+	ms = now_ms() - begun;
+	most = (unsigned int)(EGRESS_DNS_BURST + EGRESS_DNS_PER_S * (ms / 1000 + 1));
+	rows = bed_ledger_count(&bed, "flood.test");
+	printf("  %u of 2000 answered, %u rows, in %llu ms\n", n, rows, (unsigned long long)ms);
+	CHECK(n >= 100 && n <= most && (n < 2000 || ms > 15000));
+	CHECK(rows >= 1 && rows <= EGRESS_DNS_ROWS_BURST + EGRESS_DNS_ROWS_PER_S * (ms / 1000 + 1));
+}
+
 TEST(nothing_is_left_of_a_sandbox_that_ended)
 {
 	UP(PUBLIC);

@@ -7,13 +7,17 @@
 #include "base/fd.h"
 #include "tests/it/egressbed.h"
 #include "tests/lib/check.h"
+#include "tests/lib/hello.h"
 #include "tests/lib/seal.h"
 #include "vmm/egress/ca.h"
+#include "vmm/egress/dns.h"
+#include "vmm/egress/limits.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -656,6 +660,48 @@ TEST(a_chunk_that_is_malformed_ends_the_request_where_it_is)
 	client_close(&c);
 	server_end(&s);
 	CHECK(!strstr(s.got, "admin"));
+}
+
+/* EGRESS_TLS_CONNS_MAX: those that may hold the most memory. The rate of new ones is the other bound on the way there. */
+TEST(intercepted_connections_are_bounded)
+{
+	static int fds[EGRESS_CONNS_MAX + 1], ends[EGRESS_CONNS_MAX + 1];
+	uint8_t hello[HELLO_TEST_MAX];
+	size_t hello_n = hello_make(hello, "api.test", 0, 4096), n = 0, k = 0;
+	uint64_t late;
+	char addr[16];
+
+	UP();
+	_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 443);
+
+	REQUIRE(bed_dns(&bed, false, "api.test", DNS_TYPE_A, addr, NULL, NULL) == DNS_NOERROR && *addr);
+	fd_nonblock(l, NULL);
+	late = now_ms() + 12 * BED_WAIT_MS;
+	while (now_ms() < late && !bed_ledger_count(&bed, "limit of intercepted connections")) {
+		for (int i = 0; i < 32 && n < ARRAY_SIZE(fds); i++) {
+			fds[n] = guestns_connect(&bed.guest, addr, 443, BED_WAIT_MS);
+			if (fds[n] >= 0 && send(fds[n], hello, hello_n, MSG_NOSIGNAL) > 0)
+				n++;
+			else
+				close_fd(&fds[n]);
+		}
+		bed_settle(&bed);
+		while (k < ARRAY_SIZE(ends) && (ends[k] = accept4(l, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+			k++;
+		/* Those that the rate refused make room for others. */
+		for (size_t i = n; i-- > 0;)
+			if (!fd_wait(fds[i], POLLIN, now_ms(), NULL)) {
+				close_fd(&fds[i]);
+				fds[i] = fds[--n];
+			}
+	}
+	printf("  %zu connections at the server\n", k);
+	CHECK(bed_ledger_count(&bed, "limit of intercepted connections") > 0);
+	CHECK(k >= EGRESS_TLS_CONNS_MAX);
+	while (n--)
+		close_fd(&fds[n]);
+	while (k--)
+		close_fd(&ends[k]);
 }
 
 TEST(no_value_is_in_the_ledger)

@@ -290,6 +290,58 @@ TEST(what_waits_is_bounded_and_one_slow_stream_does_not_stop_others)
 	end();
 }
 
+/* EGRESS_H2_HELD_MAX: short values, long placeholders, and a guest that does not read. */
+TEST(an_answer_that_grows_without_end_ends_its_stream_alone)
+{
+	static char big[EGRESS_H2_STREAM_WINDOW];
+	char lines[SEAL_MAX + 256], sealed[SEAL_MAX], placeholder[120];
+	int32_t id;
+
+	memset(placeholder, 'p', sizeof(placeholder) - 1);
+	placeholder[sizeof(placeholder) - 1] = '\0';
+	for (size_t i = 0; i + 8 <= sizeof(big); i += 8)
+		memcpy(big + i, "8-bytes.", 8);
+	snprintf(lines, sizeof(lines), "secret SHORT %s %s api.test\n", placeholder, seal(key, "sbx", "SHORT", "8-bytes.", sealed));
+	begin(lines);
+	w.guest.hold = true;
+	id = peer_request(&w.guest, GET, NULL, true);
+	h2_pump(&w);
+	peer_respond(&w.up, 1, OK200, big, sizeof(big), true);
+	h2_pump(&w);
+	CHECK(peer_at(&w.guest, id)->closed && peer_at(&w.guest, id)->code != NGHTTP2_NO_ERROR);
+	CHECK(strstr(w.last_row, "the answer holds more placeholders than are kept"));
+	id = peer_request(&w.guest, GET, NULL, true);
+	h2_pump(&w);
+	peer_respond(&w.up, 3, OK200, NULL, 0, true);
+	h2_pump(&w);
+	CHECK(peer_at(&w.guest, id)->ended);
+	end();
+}
+
+/* EGRESS_H2_QUEUE_MAX: every malformed request is answered by a frame, and the guest takes none. */
+TEST(a_guest_that_does_not_take_answers_is_not_read)
+{
+	struct buf out = BUF_INIT(1u << 20);
+	int n = 0;
+
+	begin("");
+	CHECK_EQ(h2_in(w.h2, H2_GUEST, (const uint8_t *)NGHTTP2_CLIENT_MAGIC, NGHTTP2_CLIENT_MAGIC_LEN), RC_OK);
+	CHECK_EQ(h2_in(w.h2, H2_GUEST, (const uint8_t[]){ 0, 0, 0, 4, 0, 0, 0, 0, 0 }, 9), RC_OK);
+	while (n < 2 * EGRESS_H2_QUEUE_MAX && h2_takes(w.h2, H2_GUEST)) {
+		int id = 2 * n++ + 1;
+		/* ":method: GET" is all of it. */
+		const uint8_t frame[] = { 0, 0, 1, 1, 5, 0, 0, (uint8_t)(id >> 8), (uint8_t)id, 0x82 };
+
+		CHECK_EQ(h2_in(w.h2, H2_GUEST, frame, sizeof(frame)), RC_OK);
+	}
+	printf("  %d requests\n", n);
+	CHECK(n > EGRESS_H2_QUEUE_MAX / 2 && n <= EGRESS_H2_QUEUE_MAX);
+	CHECK_EQ(h2_out(w.h2, H2_GUEST, &out, 1u << 20), RC_OK);
+	CHECK(h2_takes(w.h2, H2_GUEST));
+	buf_free(&out);
+	end();
+}
+
 TEST(uploads_are_held_back_and_dropped_when_nobody_wants_them)
 {
 	static char big[(4u << 20) + 1];
