@@ -536,7 +536,8 @@ test("nginx: the API's JSON errors pass, nginx's own are JSON too", async () => 
 	for (const [what, status, code, url, options] of [
 		["long URL", 414, "INVALID_PATH", "/" + "x".repeat(90000), {}],
 		["long header", 431, "CONFIG_TOO_LARGE", "/x", { headers: { "x-deno-sandbox-config": "y".repeat(90000) } }],
-		["large body", 413, "BODY_TOO_LARGE", "/x", { method: "POST", headers: { "Content-Length": String(65 << 20) } }],
+		["large body", 413, "BODY_TOO_LARGE", "/x", { method: "POST", headers: { "Content-Length": String(5 << 20) } }],
+		["large deploy", 413, "BODY_TOO_LARGE", "/api/v2/apps/x/deploy", { method: "POST", headers: { "Content-Length": String(65 << 20) } }],
 	]) {
 		const e = await api(url, options).catch((e) => ({ status: 0, body: String(e) }));
 		same(e.status, status, what);
@@ -548,6 +549,7 @@ test("nginx: a config header of 55 KiB and a body reach the worker", async () =>
 	const r = JSON.parse((await api("/x", { method: "POST", headers: { "x-deno-sandbox-config": "c".repeat(55 << 10) }, body: Buffer.alloc(2 << 20) })).body);
 	same(r.config, 55 << 10);
 	same(r.body, 2 << 20);
+	same(JSON.parse((await api("/api/v2/apps/x/deploy?a=b", { method: "POST", body: Buffer.alloc(8 << 20) })).body).body, 8 << 20, "a deploy");
 });
 
 test("nginx: a large config header with an upgrade", async () => {
