@@ -7,6 +7,7 @@
 
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <time.h>
 
 #define ID "sbx_a"
 #define PH "nbsecret_0123456789abcdef"
@@ -237,6 +238,99 @@ TEST(values_are_taken_out_however_they_are_cut)
 		redact_in(s, "another-value", step, PH2);
 	}
 	secrets_unref(s);
+}
+
+/* What redaction is, said slowly: from the left, and of the two values the longer one. */
+static void expect_plain(char *out, const char *in, const char *value, const char *other)
+{
+	while (*in) {
+		size_t n = strlen(value), k = strlen(other);
+		bool a = !strncmp(in, value, n), b = !strncmp(in, other, k);
+
+		if (a || b) {
+			out = stpcpy(out, a && (!b || n > k) ? PH : PH2);
+			in += a && (!b || n > k) ? n : k;
+		} else {
+			*out++ = *in++;
+		}
+	}
+	*out = '\0';
+}
+
+TEST(values_that_look_like_their_own_beginnings)
+{
+	unsigned int seed = 11;
+
+	for (int turn = 0; turn < 300; turn++) {
+		char value[24], in[400], out[sizeof(in) * 4];
+		struct secrets *s;
+		size_t n = 8 + (size_t)rand_r(&seed) % 12, m = (size_t)rand_r(&seed) % (sizeof(in) - 1);
+
+		/* Two letters, mostly one of them; the other secret's value is of the same kind. */
+		for (size_t i = 0; i < n; i++)
+			value[i] = rand_r(&seed) % 4 ? 'a' : 'n';
+		value[n] = '\0';
+		for (size_t i = 0; i < m; i++)
+			in[i] = rand_r(&seed) % 4 ? 'a' : 'n';
+		in[m] = '\0';
+		for (int i = 0; i < 3 && m > n; i++)
+			memcpy(in + (size_t)rand_r(&seed) % (m - n), value, n);
+		s = open_set(value);
+		REQUIRE(s);
+		expect_plain(out, in, value, "another-value");
+		for (size_t step = 1; step < 40; step += 1 + step / 4)
+			redact_in(s, in, step, out);
+		secrets_unref(s);
+	}
+}
+
+static uint64_t cpu_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static uint64_t search_us(const char *value)
+{
+	static char bytes[16384];
+	uint64_t best = UINT64_MAX;
+	struct secrets *s = open_set(value);
+
+	CHECK(s);
+	memset(bytes, 'A', sizeof(bytes));
+	for (int turn = 0; s && turn < 7; turn++) {
+		struct redactor r = { 0 };
+		struct buf out = BUF_INIT(1 << 22);
+		uint64_t from = cpu_us();
+
+		redactor_start(&r, s);
+		for (int i = 0; i < 64; i++)
+			CHECK_EQ(redactor_run(&r, bytes, sizeof(bytes), false, &out), RC_OK);
+		best = MIN_OF(best, cpu_us() - from);
+		redactor_end(&r);
+		buf_free(&out);
+	}
+	secrets_unref(s);
+	return best;
+}
+
+/* A tenant chooses the value and what its own server answers; the proxy is everybody's. */
+TEST(no_value_makes_the_search_slow)
+{
+	static char value[8000];
+	uint64_t plain, nasty;
+
+	memset(value, 'A', sizeof(value) - 1);
+	for (size_t i = 1; i < sizeof(value) - 1; i++)
+		value[i] = (char)('a' + i % 26);
+	plain = search_us(value);
+	memset(value, 'A', sizeof(value) - 1);
+	value[sizeof(value) - 2] = 'B';
+	nasty = search_us(value);
+	printf("  1 MiB: %llu us, of the nasty value %llu us\n", (unsigned long long)plain, (unsigned long long)nasty);
+	CHECK(nasty < 2 * plain);
 }
 
 TEST(base64_is_seen_at_each_alignment)

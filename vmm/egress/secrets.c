@@ -24,10 +24,18 @@
 struct form {
 	char *text;
 	size_t n;
+	uint16_t *again; /* [i]: so many bytes from i on are those that it begins with */
+};
+_Static_assert(POLICY_SECRET_VALUE_MAX * 3 <= UINT16_MAX, "a spelling's length");
+
+/* Where a form was last found to begin, and how far that held: bytes that are known need not be compared again. */
+struct window {
+	size_t start, end;
 };
 
 struct secret {
 	char name[POLICY_SECRET_NAME_MAX], placeholder[POLICY_PLACEHOLDER_MAX];
+	size_t placeholder_n;
 	char *value;
 	size_t n;
 	struct policy_pattern *hosts;
@@ -41,7 +49,7 @@ struct secrets {
 	unsigned int refs;
 	size_t n, longest;
 	bool first[256]; /* bytes that a form starts with */
-	bool first_placeholder[256];
+	size_t common; /* bytes that all placeholders begin with */
 	struct secret at[];
 };
 
@@ -87,18 +95,40 @@ static bool unseal(const struct policy_secret *in, const char *id, const uint8_t
 	return cipher_n > 0;
 }
 
+static uint16_t *again_make(const char *text, size_t n)
+{
+	uint16_t *z = calloc(n, sizeof(*z));
+
+	for (size_t i = 1, start = 0, end = 0; z && i < n; i++) {
+		size_t k = i < end ? MIN_OF((size_t)z[i - start], end - i) : 0;
+
+		while (i + k < n && text[k] == text[i + k])
+			k++;
+		z[i] = (uint16_t)k;
+		if (i + k > end) {
+			start = i;
+			end = i + k;
+		}
+	}
+	return z;
+}
+
 static void form_add(struct secret *s, const char *text, size_t n)
 {
+	uint16_t *again;
 	char *copy;
 
 	for (size_t i = 0; i < s->n_forms; i++)
 		if (s->forms[i].n == n && !memcmp(s->forms[i].text, text, n))
 			return;
 	copy = n >= SECRET_REDACT_MIN && s->n_forms < FORMS ? private_alloc(n) : NULL;
-	if (!copy)
+	again = copy ? again_make(text, n) : NULL;
+	if (!again) {
+		private_free(copy, n);
 		return;
+	}
 	memcpy(copy, text, n);
-	s->forms[s->n_forms++] = (struct form){ copy, n };
+	s->forms[s->n_forms++] = (struct form){ copy, n, again };
 }
 
 static size_t percent(const char *in, size_t n, char *out)
@@ -161,8 +191,10 @@ static bool forms_make(struct secret *s)
 static void secret_clear(struct secret *s)
 {
 	private_free(s->value, s->n + 1);
-	for (size_t i = 0; i < s->n_forms; i++)
+	for (size_t i = 0; i < s->n_forms; i++) {
 		private_free(s->forms[i].text, s->forms[i].n);
+		free(s->forms[i].again);
+	}
 	free(s->hosts);
 	free(s->methods);
 	free(s->paths);
@@ -215,7 +247,11 @@ enum rc secrets_open(const struct policy *p, const char *id, const uint8_t key[E
 			continue;
 		}
 		s->n++;
-		s->first_placeholder[(unsigned char)one->placeholder[0]] = true;
+		one->placeholder_n = strlen(one->placeholder);
+		if (s->n == 1)
+			s->common = one->placeholder_n;
+		while (strncmp(one->placeholder, s->at[0].placeholder, s->common) != 0)
+			s->common--;
 		for (size_t k = 0; k < one->n_forms; k++) {
 			s->longest = MAX_OF(s->longest, one->forms[k].n);
 			s->first[(unsigned char)one->forms[k].text[0]] = true;
@@ -295,10 +331,10 @@ static bool may_go(const struct secret *s, const struct where *w)
 
 static struct secret *placeholder_at(struct secrets *s, const char *p, size_t n, size_t *ret_n)
 {
-	if (!s->first_placeholder[(unsigned char)*p])
+	if (!s->n || n < s->common || memcmp(p, s->at[0].placeholder, s->common))
 		return NULL;
 	for (size_t j = 0; j < s->n; j++) {
-		size_t k = strlen(s->at[j].placeholder);
+		size_t k = s->at[j].placeholder_n;
 
 		if (k <= n && !memcmp(p, s->at[j].placeholder, k)) {
 			*ret_n = k;
@@ -465,36 +501,57 @@ void redactor_end(struct redactor *r)
 	r->found = false;
 }
 
-/* A value that starts at p: the secret, and how long its spelling is. *ret_maybe: the bytes end inside one. */
-static const struct secret *match(const struct secrets *set, const uint8_t *p, size_t n, size_t *ret_n, bool *ret_maybe)
+/*
+ * How many bytes from p[i] on are those that f begins with; i only grows. Every byte is compared about once, whatever the value and
+ * the bytes are: one whose value is "AAA..AB" and who sends "AAA.." would else hold up the proxy of all.
+ */
+static size_t common(const struct form *f, struct window *w, const uint8_t *p, size_t n, size_t i)
+{
+	size_t k = 0;
+
+	if (i < w->end) {
+		k = f->again[i - w->start];
+		if (k < w->end - i)
+			return k;
+		k = w->end - i;
+	}
+	while (k < f->n && i + k < n && p[i + k] == (uint8_t)f->text[k])
+		k++;
+	*w = (struct window){ i, i + k };
+	return k;
+}
+
+/* A value that starts at p[i]: the secret, and how long its spelling is. *ret_maybe: the bytes end inside one. */
+static const struct secret *match(const struct secrets *set, struct window w[][FORMS], const uint8_t *p, size_t n, size_t i,
+				  size_t *ret_n, bool *ret_maybe)
 {
 	const struct secret *best = NULL;
 
 	*ret_maybe = false;
-	if (!set->first[*p])
+	if (!set->first[p[i]])
 		return NULL;
-	for (size_t i = 0; i < set->n; i++)
-		for (size_t k = 0; k < set->at[i].n_forms; k++) {
-			const struct form *f = &set->at[i].forms[k];
+	for (size_t j = 0; j < set->n; j++)
+		for (size_t k = 0; k < set->at[j].n_forms; k++) {
+			const struct form *f = &set->at[j].forms[k];
+			size_t same = (uint8_t)*f->text == p[i] ? common(f, &w[j][k], p, n, i) : 0;
 
-			if (memcmp(p, f->text, MIN_OF(n, f->n)))
-				continue;
-			if (f->n > n)
+			if (same == f->n && (!best || f->n > *ret_n))
+				best = &set->at[j], *ret_n = f->n;
+			else if (same && same < f->n && i + same == n)
 				*ret_maybe = true;
-			else if (!best || f->n > *ret_n)
-				best = &set->at[i], *ret_n = f->n;
 		}
 	return best;
 }
 
 static enum rc redact(struct redactor *r, const uint8_t *p, size_t n, bool last, struct buf *out, size_t *ret_done)
 {
+	struct window w[POLICY_SECRETS_MAX][FORMS] = { { { 0, 0 } } };
 	size_t start = 0, i = 0;
 
 	while (i < n) {
 		size_t k = 0;
 		bool maybe;
-		const struct secret *hit = match(r->set, p + i, n - i, &k, &maybe);
+		const struct secret *hit = match(r->set, w, p, n, i, &k, &maybe);
 
 		/* A longer spelling may still come; the shorter one is taken only when it cannot. */
 		if (maybe && !last)
