@@ -214,6 +214,10 @@ static void on_control(void *arg, uint32_t events)
 	}
 	fds_close(fds, n_fds);
 	rc = message_get_result(&w, &f);
+	/* A process that a guest may have taken over says it: for logs, answers and terminals. */
+	for (char *c = f.text; *c; c++)
+		if (*c < 0x20 || *c > 0x7e)
+			*c = '?';
 	on_answer(vm, &w, rc ? &f : NULL);
 }
 
