@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Feeds a fuzz target its corpus without libFuzzer, for `make check`: each file as it is, then REPLAY_MUTATIONS seeded random
- * mutations of it. Arguments: files or directories; without any, $srcdir/tests/fuzz/corpus/<name> for a program called
+ * mutations of it; fewer each where a directory has many, so that it takes about as long however large it grows. Arguments: files or directories; without any, $srcdir/tests/fuzz/corpus/<name> for a program called
  * fuzz_<name>. An empty corpus is a failure. The last line is the one of tests/lib/check.h.
  */
 #include <dirent.h>
@@ -13,12 +13,14 @@
 #include <sys/stat.h>
 
 #define REPLAY_MUTATIONS 2000
+#define REPLAY_ALL 40000 /* of a directory's files together */
 #define REPLAY_BYTES_MAX (1u << 20)
 #define REPLAY_PATH_MAX 4096
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static size_t files;
+static size_t mutations = REPLAY_MUTATIONS;
 
 /* A buffer of exactly the size, so that a sanitizer sees a read beyond it. */
 static void feed(const uint8_t *data, size_t n)
@@ -81,12 +83,24 @@ static int replay_file(const char *path)
 	n = fread(mem, 1, sizeof(mem), in);
 	fclose(in);
 	feed(mem, n);
-	for (int i = 0; i < REPLAY_MUTATIONS; i++) {
+	for (size_t i = 0; i < mutations; i++) {
 		memcpy(copy, mem, n);
 		feed(copy, mutate(copy, n, &seed));
 	}
 	files++;
 	return 0;
+}
+
+/* At least ten of each. */
+static void mutations_share(DIR *d)
+{
+	size_t n = 1;
+
+	while (readdir(d))
+		n++;
+	rewinddir(d);
+	mutations = REPLAY_ALL / n < REPLAY_MUTATIONS ? REPLAY_ALL / n : REPLAY_MUTATIONS;
+	mutations = mutations > 10 ? mutations : 10;
 }
 
 static int replay(const char *path)
@@ -103,6 +117,8 @@ static int replay(const char *path)
 	if (!S_ISDIR(st.st_mode))
 		return replay_file(path);
 	d = opendir(path);
+	if (d)
+		mutations_share(d);
 	for (struct dirent *e; d && (e = readdir(d));) {
 		if (e->d_name[0] == '.')
 			continue;
@@ -134,6 +150,6 @@ int main(int argc, char **argv)
 		if (replay(argv[i]) < 0)
 			r = -1;
 	r = r || !files;
-	printf("%zu files, %d mutations each\n%d passed, %d failed, 0 skipped\n", files, REPLAY_MUTATIONS, !r, !!r);
+	printf("%zu files, %zu mutations each\n%d passed, %d failed, 0 skipped\n", files, mutations, !r, !!r);
 	return r;
 }
