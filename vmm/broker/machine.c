@@ -415,6 +415,7 @@ void machine_running(struct machine *m)
 	if (record_put(m, &f))
 		log_fault(LOG_LEVEL_WARN, &f, "machine %s", m->id);
 	broker_event_vm(m->b, m, BROKER_VM_RUNNING, "");
+	repolicy_missed(m);
 }
 
 static void on_paused(void *arg, enum rc rc, const struct fault *f)
@@ -428,6 +429,7 @@ static void on_paused(void *arg, enum rc rc, const struct fault *f)
 		if (record_put(m, &write_f))
 			log_fault(LOG_LEVEL_WARN, &write_f, "machine %s", m->id);
 		broker_event_vm(m->b, m, m->state, "");
+		repolicy_missed(m);
 	}
 	p.done(p.arg, rc, f);
 }

@@ -310,6 +310,7 @@ HANDLER(op_egress_ca)
 	m->ca_pem = pem;
 	if (m->on_ca)
 		m->on_ca(m->on_ca_arg);
+	repolicy_missed(m);
 	request_reply(r, NULL, NULL, NULL, 0);
 }
 

@@ -71,15 +71,6 @@ void repolicy_ca(struct machine *m, const char *pem)
 {
 	struct repolicy *p = m->repolicy;
 
-	if (!p && m->missed_ca && *pem && m->state == BROKER_VM_RUNNING) {
-		/* Nobody asked: the machine is up since before the proxy answered. */
-		m->missed_ca = false;
-		p = calloc(1, sizeof(*p));
-		if (!p)
-			return;
-		*p = (struct repolicy){ .m = m };
-		m->repolicy = p;
-	}
 	if (!p || p->call)
 		return;
 	source_drop(&p->late);
@@ -87,6 +78,21 @@ void repolicy_ca(struct machine *m, const char *pem)
 		tell_guest(p, pem);
 	else
 		finish(p, NULL);
+}
+
+void repolicy_missed(struct machine *m)
+{
+	struct repolicy *p;
+
+	if (!m->missed_ca || !m->ca_pem || !*m->ca_pem || m->repolicy || m->state != BROKER_VM_RUNNING)
+		return;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return;
+	m->missed_ca = false;
+	*p = (struct repolicy){ .m = m };
+	m->repolicy = p;
+	tell_guest(p, m->ca_pem);
 }
 
 static void on_late(void *arg)

@@ -16,6 +16,8 @@
 enum rc repolicy_begin(struct machine *m, const struct broker_vm_policy_set *q, struct request *r, struct fault *ret_f);
 /* The proxy has sent the machine's authority; m->ca_pem is the one before. */
 void repolicy_ca(struct machine *m, const char *pem);
+/* If the machine runs, and its proxy's answer came only after its guest was told who it is: the guest is told of it. */
+void repolicy_missed(struct machine *m);
 /* The machine ends. */
 void repolicy_cancel(struct machine *m);
 

@@ -51,7 +51,7 @@
 #define EGRESS_TLS_OUT 524288          /* the same, with placeholders put back */
 #define EGRESS_TLS_PIECE 16384         /* of a body, taken at a time */
 #define EGRESS_SECURE_BYTES 4194304    /* locked memory for secrets, a power of two */
-#define EGRESS_TLS_HANDSHAKE_MS 15000
+#define EGRESS_TLS_HANDSHAKE_MS 30000  /* either handshake; see EGRESS_FIRST_MS */
 #define EGRESS_TLS_IDLE_MS 600000
 
 /* HTTP/2 on intercepted connections. */
