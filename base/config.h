@@ -44,6 +44,8 @@
 	N(api_workers,        8,      1, 256,        "FastCGI processes")                                       \
 	N(tenant_captures,    16,     0, 65536,      "captures of one organization's sandboxes")                  \
 	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
+	N(tenant_apps,        1000,   1, 1000000,    "apps of one organization")                                \
+	N(tenant_volumes,     1000,   0, 1000000,    "volumes and snapshots of one organization, those deleted within a day included") \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \
 	N(captures_max_mib,   20480,  0, 16777216,   "disk for the memory of sleeping apps; 0: they start cold") \

@@ -223,12 +223,25 @@ static enum rc domain_insert(struct request *r, const char *app_id, const char *
 	return db_run(&q, ret_f);
 }
 
+static enum rc room_check(struct request *r, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
+
+	db_start(&q, r->api->db, "SELECT count(*) FROM apps WHERE org_id = ? AND deleted_ms IS NULL");
+	db_text(&q, r->org_id);
+	rc = db_row(&q, ret_f);
+	return !rc && (uint64_t)db_col_int(&q, 0) >= r->api->config.tenant_apps ? fault_set(ret_f, RC_LIMIT, 0, "too many apps") : rc;
+}
+
 static enum rc create_rows(struct request *r, const char *id, const struct change *c, struct fault *ret_f)
 {
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
 	struct db *db = r->api->db;
 	enum rc rc = db_begin(&txn, db, ret_f);
 
+	if (!rc)
+		rc = room_check(r, ret_f);
 	if (!rc)
 		rc = app_insert(r, id, c, ret_f);
 	if (!rc)
@@ -246,6 +259,8 @@ static enum api_code changed(struct request *r, enum rc rc, const struct fault *
 {
 	if (rc == RC_EXISTS)
 		return API_SLUG_TAKEN;
+	if (rc == RC_LIMIT)
+		return API_APP_QUOTA_EXCEEDED;
 	if (rc == RC_INVALID)
 		return api_refuse(r, API_INVALID_REQUEST, f);
 	if (rc == RC_ABSENT)

@@ -234,11 +234,28 @@ static enum api_code volume_parse(struct request *r, struct volume_new *v)
 	return code ? code : from_resolve(r, v);
 }
 
-/* Slugs are one name space for volumes and snapshots. */
-static enum rc slug_free(struct db *db, const char *org_id, const char *slug, struct fault *ret_f)
+/* Deleted ones count until their storage has gone. */
+static enum rc room_check(struct request *r, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum rc rc;
+
+	db_start(&q, r->api->db, "SELECT (SELECT count(*) FROM volumes WHERE org_id = ?1) + (SELECT count(*) FROM snapshots WHERE org_id = ?1)");
+	db_text(&q, r->org_id);
+	rc = db_row(&q, ret_f);
+	return !rc && (uint64_t)db_col_int(&q, 0) >= r->api->config.tenant_volumes ? fault_set(ret_f, RC_LIMIT, 0, "too many volumes") : rc;
+}
+
+/* Inside the transaction that inserts. Slugs are one name space for volumes and snapshots. RC_EXISTS, RC_LIMIT. */
+static enum rc may_insert(struct request *r, const char *slug, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	const char *org_id = r->org_id;
+	struct db *db = r->api->db;
+	enum rc rc = room_check(r, ret_f);
+
+	if (rc)
+		return rc;
 
 	db_start(&q, db,
 		 "SELECT 1 FROM volumes WHERE org_id = ?1 AND slug = ?2 AND deleted_ms IS NULL UNION ALL "
@@ -251,6 +268,11 @@ static enum rc slug_free(struct db *db, const char *org_id, const char *slug, st
 	return rc == RC_ABSENT ? RC_OK : rc;
 }
 
+static enum api_code insert_code(struct request *r, enum rc rc, const struct fault *f)
+{
+	return rc == RC_EXISTS ? API_SLUG_TAKEN : rc == RC_LIMIT ? API_VOLUME_QUOTA_EXCEEDED : api_fault(r, f);
+}
+
 static enum rc volume_insert(struct request *r, const struct volume_new *v, struct fault *ret_f)
 {
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
@@ -258,7 +280,7 @@ static enum rc volume_insert(struct request *r, const struct volume_new *v, stru
 	enum rc rc = db_begin(&txn, r->api->db, ret_f);
 
 	if (!rc)
-		rc = slug_free(r->api->db, r->org_id, v->slug, ret_f);
+		rc = may_insert(r, v->slug, ret_f);
 	if (rc)
 		return rc;
 	db_start(&q, r->api->db,
@@ -309,7 +331,7 @@ enum api_code volume_create(struct request *r)
 	id_regional(v.id, "vol", v.region);
 	rc = volume_insert(r, &v, &f);
 	if (rc)
-		return rc == RC_EXISTS ? API_SLUG_TAKEN : api_fault(r, &f);
+		return insert_code(r, rc, &f);
 	if (broker_volume_make(r->api, v.id, (uint64_t)v.capacity, v.base, &f)) {
 		code = storage_code(r, &f, API_NOT_SUPPORTED);
 		row_drop(r->api->db, "DELETE FROM volumes WHERE id = ?", v.id, NULL);
@@ -404,7 +426,7 @@ static enum rc snapshot_insert(struct request *r, const char *id, const char *sl
 	enum rc rc = db_begin(&txn, r->api->db, ret_f);
 
 	if (!rc)
-		rc = slug_free(r->api->db, r->org_id, slug, ret_f);
+		rc = may_insert(r, slug, ret_f);
 	if (rc)
 		return rc;
 	db_start(&q, r->api->db,
@@ -469,6 +491,6 @@ enum api_code volume_snapshot(struct request *r)
 	id_regional(id, "snp", from.region);
 	rc = snapshot_insert(r, id, slug, &from, &f);
 	if (rc)
-		return rc == RC_EXISTS ? API_SLUG_TAKEN : api_fault(r, &f);
+		return insert_code(r, rc, &f);
 	return snapshot_make(r, id, from.id);
 }

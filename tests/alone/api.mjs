@@ -48,7 +48,7 @@ function setUp() {
 	fs.cpSync(path.join(SRC, "schema/migrations"), env.NESTBOX_SCHEMA_DIR, { recursive: true });
 	const root = process.getuid() === 0;
 	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
-api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\nstop_max_s = 86400\n`);
+api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_volumes = 3\nstop_max_s = 86400\n`);
 	// The errors that nginx itself answers are those of our template.
 	const errors = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").split("\n").filter((l) => /^\s+(error_page|location = \/_error\/)/.test(l));
 	must(errors.length > 10, "error pages in nginx.conf.in");
@@ -432,6 +432,24 @@ test("volumes without storage in the engine: a clear error, no row left", async 
 		await refused(client.volumes.create({ slug: "vol", region: "ord", capacity }), "INVALID_CAPACITY");
 	equal((await create(acme, { root: { volume: "no-such" } })).code, "VOLUME_NOT_FOUND");
 	equal((await create(acme, { volumes: [{ volume: "no-such", path: "/d" }] })).code, "VOLUME_NOT_FOUND");
+});
+
+test("an organization has so many volumes, deleted ones included, also when all are made at once", async () => {
+	const make = (i) => ask(acme, "POST", "/api/v2/volumes", { slug: `full-${i}`, region: "ord", capacity: 400000000 });
+	const all = await Promise.all(Array.from({ length: 9 }, (_, i) => make(i)));
+	equal([all.filter((r) => r.status === 200).length, all.filter((r) => r.code === "VOLUME_QUOTA_EXCEEDED" && r.status === 429).length], [3, 6]);
+	equal((await ask(acme, "DELETE", `/api/v2/volumes/${all.find((r) => r.status === 200).json.id}`)).status, 204);
+	equal((await make(9)).code, "VOLUME_QUOTA_EXCEEDED", "its storage is still there");
+	equal((await ask(other, "POST", "/api/v2/volumes", { slug: "full-0", region: "ord", capacity: 400000000 })).status, 200, "another organization");
+});
+
+test("an organization has so many apps", async () => {
+	const token = JSON.parse(adm("token", "create", "--org", "third")).token;
+	const make = () => ask(token, "POST", "/api/v2/apps", {});
+	const all = await Promise.all(Array.from({ length: 34 }, make));
+	equal([all.filter((r) => r.status === 200).length, all.filter((r) => r.code === "APP_QUOTA_EXCEEDED" && r.status === 429).length], [30, 4]);
+	equal((await ask(token, "DELETE", `/api/v2/apps/${all.find((r) => r.status === 200).json.id}`)).status, 204);
+	equal((await make()).status, 200, "one that was deleted leaves its place");
 });
 
 test("the runner ends a machine whose create was undone while the broker could not be told", async () => {

@@ -31,6 +31,7 @@ enum { FAIL_LIMIT = 4001, FAIL_NOSPACE, FAIL_SILENT, FAIL_AGENT_ERROR, FAIL_AGEN
        FAIL_SYS };
 #define HELD_MEMORY 4009
 #define UNDYING_MEMORY 4010
+#define MADE_VOLUME 400000000 /* bytes; others are not supported */
 
 struct vm {
 	char id[BROKER_ID_MAX];
@@ -197,7 +198,7 @@ static void agent(int fd, uint32_t memory)
 	if (memory == FAIL_AGENT_EOF || fd_read_line(fd, line, sizeof(line), UINT64_MAX, NULL))
 		_exit(0);
 	is_tar_in = strstr(line, "tar-in");
-	printf("agent %s", line);
+	printf("agent %s\n", line);
 	fflush(stdout);
 	if (fd_write_all(fd, say, strlen(say), UINT64_MAX, NULL))
 		_exit(0);
@@ -331,10 +332,20 @@ static void release_policy(void)
 		answer(fd, &h->head, RC_OK, "", NULL, NULL, 0);
 }
 
+static struct wire *volume_put(struct wire *w, uint8_t *body, size_t size)
+{
+	struct broker_volume made = { 0 };
+
+	wire_init(w, body, size);
+	broker_volume_put(w, &made);
+	return w;
+}
+
 static void broker(int fd, const struct message_head *head, struct wire *in)
 {
 	struct broker_vm_kill kill_req;
 	struct broker_vm_extend extend;
+	struct broker_volume_create volume;
 	struct broker_expose expose;
 	uint8_t body[128];
 	struct wire w;
@@ -377,6 +388,10 @@ static void broker(int fd, const struct message_head *head, struct wire *in)
 		vm = vm_find(expose.id);
 		printf("expose host=%s id=%s line=%s\n", expose.host, expose.id, expose.line);
 		return answer(fd, head, vm ? RC_OK : RC_ABSENT, "no such machine", NULL, NULL, 0);
+	case BROKER_VOLUME_CREATE:
+		broker_volume_create_get(in, &volume);
+		return answer(fd, head, volume.bytes == MADE_VOLUME ? RC_OK : RC_STATE, "not built into this engine",
+			      volume_put(&w, body, sizeof(body)), NULL, 0);
 	case BROKER_EXPOSE_LIST:
 	case BROKER_CAPTURE_LIST:
 		/* Nothing, as both have it: a number of rows and their bytes. */
@@ -436,6 +451,8 @@ int main(int argc, char **argv)
 	char path[108];
 	const char *names[2] = { "broker.sock", "gateway.sock" };
 
+	/* What the test hears of, it finds in the log. */
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_IGN);
 	for (size_t i = 0; i < VMS; i++)
