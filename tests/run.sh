@@ -95,8 +95,22 @@ if wanted unit; then
 	done
 	grep -q 'tests/' "$OUT/make-check.log" || { failed=$((failed + 1)); bad+=("unit: make check ran nothing, see $OUT/make-check.log"); }
 fi
+# These share nothing but the processors: as many at once as there are of them, second attempts after all first ones.
+first=()
 for t in "$SRC"/tests/alone/*; do
-	[ -x "$t" ] && suite "alone/$(basename "${t%.*}")" "$t"
+	name=alone/$(basename "${t%.*}")
+	[ -x "$t" ] && wanted "$name" || continue
+	while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+	first+=("$t")
+	{
+		attempt "$name" "$t"
+		echo $? >"$(log_of "$name").status"
+	} &
+done
+wait
+for t in "${first[@]}"; do
+	name=alone/$(basename "${t%.*}")
+	verdict "$(cat "$(log_of "$name").status")" "$name" "$t"
 done
 
 # --- programs that drive a running system ------------------------------------------------------------------------
