@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "guest/deno_repl_js.h"
+#include "guest/deno_warm.h"
 #include "guest/proc.h"
 
 #include <errno.h>
@@ -38,6 +39,7 @@ struct repl {
 	struct request *requests;
 	uint64_t next_id;
 	size_t scanned; /* bytes of `in` without a line end */
+	bool claimed;   /* a client has it; else it waits for one */
 };
 
 static void repl_fail_all(struct repl *r)
@@ -66,6 +68,7 @@ static void on_answers(void *arg, uint32_t events);
 static void repl_on_exit(struct proc *p)
 {
 	struct repl *r = p->owner;
+	struct session *s = p->session;
 
 	p->owner = NULL;
 	if (r->from >= 0)
@@ -74,6 +77,9 @@ static void repl_on_exit(struct proc *p)
 	repl_close_pipes(r);
 	source_drop(&r->timer);
 	buf_free(&r->in);
+	warm_ended(s, p);
+	if (r->claimed)
+		warm_refill(s);
 	free(r);
 }
 
@@ -148,6 +154,8 @@ static void on_line(struct repl *r, char *line, size_t n)
 		rpc_call_error(q->call, "RangeError", NULL, "The value cannot be sent: too large or nested too deeply");
 	json_object_put(value);
 	free(q);
+	if (!r->requests)
+		warm_refill(r->proc->session);
 }
 
 static void take_lines(struct repl *r)
@@ -223,36 +231,60 @@ static bool pipes_open(struct pipes *p)
 	       !fd_nonblock(p->from[0], NULL);
 }
 
-void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
+void repl_spec(struct proc_spec *spec, struct params *p)
 {
 	static const char *const head[] = { "eval", "--ext=js", deno_repl_js, NULL };
+
+	*spec = (struct proc_spec){ .command = "deno", .argv_head = head };
+	proc_spec_params(spec, p);
+	spec->args = params_strings_opt(p, "scriptArgs");
+}
+
+enum rc repl_start(struct session *s, struct json_object *params, bool waits, struct proc **ret, struct json_object **ret_error)
+{
 	_cleanup_(pipes_close) struct pipes pipes = { { -1, -1 }, { -1, -1 } };
-	struct proc_spec spec = { .command = "deno", .argv_head = head };
+	struct proc_spec spec;
+	struct params p;
+	enum rc rc;
+
+	params_init(&p, params);
+	repl_spec(&spec, &p);
+	spec.oom_first = waits;
+	if (!pipes_open(&pipes)) {
+		*ret_error = rpc_error_new("Error", NULL, "no more pipes");
+		return RC_SYS;
+	}
+	spec.pass_fds[0] = pipes.to[0];
+	spec.pass_fds[1] = pipes.from[1];
+	rc = proc_start(s, &spec, ret, ret_error);
+	if (!rc && repl_new(*ret, take_fd(&pipes.to[1]), take_fd(&pipes.from[0])))
+		proc_kill_group(*ret, SIGKILL);
+	return rc;
+}
+
+void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
+{
+	struct session *s = rpc_conn_session(c);
 	struct json_object *error;
+	struct proc_spec spec;
 	int64_t stdin_stream;
 	struct params p;
 	struct proc *child;
 
 	params_init(&p, params);
-	proc_spec_params(&spec, &p);
-	spec.args = params_strings_opt(&p, "scriptArgs");
+	repl_spec(&spec, &p);
 	stdin_stream = params_int_opt(&p, "stdinStreamId", 0, INT64_MAX, -1);
 	if (!params_ok(&p)) {
 		rpc_call_params(call, &p);
 		return;
 	}
-	if (!pipes_open(&pipes)) {
-		rpc_call_errno(call, errno, "pipe");
-		return;
-	}
-	spec.pass_fds[0] = pipes.to[0];
-	spec.pass_fds[1] = pipes.from[1];
-	if (proc_start(rpc_conn_session(c), &spec, &child, &error)) {
+	child = warm_take(s, params);
+	if (!child && repl_start(s, params, false, &child, &error)) {
 		rpc_call_error_json(call, error);
 		return;
 	}
-	if (repl_new(child, take_fd(&pipes.to[1]), take_fd(&pipes.from[0])))
-		proc_kill_group(child, SIGKILL);
+	if (child->owner)
+		((struct repl *)child->owner)->claimed = true;
 	rpc_call_ok(call, proc_connect(child, c, stdin_stream));
 }
 
@@ -261,7 +293,7 @@ static struct repl *repl_of(struct rpc_conn *c, struct rpc_call *call, int64_t p
 	struct proc *p = proc_find_running(rpc_conn_session(c), (pid_t)pid);
 	struct repl *r = p && p->on_exit == repl_on_exit ? p->owner : NULL;
 
-	if (r && r->to >= 0)
+	if (r && r->claimed && r->to >= 0)
 		return r;
 	rpc_call_error(call, "NotFound", "ENOENT", "No such REPL: %d", (int)pid);
 	return NULL;

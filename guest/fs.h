@@ -59,6 +59,8 @@ typedef enum rc fs_method_fn(struct fs_ctx *ctx, struct json_object *params, str
  * Not in the table: `walk` and `expandGlob` (fs_walk_*), and `writeFile`/`writeTextFile` with contentStreamId
  * (fs_write_*; without it they are in the table).
  */
+int fs_umask(void); /* this process's; -1 if it cannot be read */
+
 struct fs_method {
 	const char *name;
 	fs_method_fn *fn;

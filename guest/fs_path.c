@@ -377,8 +377,8 @@ enum rc fs_do_utime(struct fs_ctx *ctx, struct json_object *params, struct json_
 	return RC_OK;
 }
 
-/* The umask without setting it, which would be seen by other threads; -1 if it cannot be read. */
-static int umask_read(void)
+/* Without setting it, which would be seen by other threads. */
+int fs_umask(void)
 {
 	_cleanup_file_ FILE *f = fopen("/proc/self/status", "re");
 	char line[256];
@@ -400,7 +400,7 @@ enum rc fs_do_umask(struct fs_ctx *ctx, struct json_object *params, struct json_
 	(void)ctx;
 	if (rc != RC_OK)
 		return rc;
-	now = given ? (int)umask(fs_to_u32(mask) & 0777) : umask_read();
+	now = given ? (int)umask(fs_to_u32(mask) & 0777) : fs_umask();
 	if (now < 0)
 		return fs_fail(e, ENOSYS, NULL, NULL);
 	*ret_ok = json_object_new_int(now);

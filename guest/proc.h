@@ -56,8 +56,12 @@ struct proc_spec {
 	bool clear_env;
 	const char *cwd;                /* NULL: home */
 	bool pipe_in, pipe_out, pipe_err;
+	bool oom_first;                 /* the kernel kills it before all others when memory is short */
 	int pass_fds[2];                /* become 3 and 4 in the child; -1: none. Not closed here. */
 };
+
+/* The file that would be run, to be freed; NULL: none is found. */
+char *proc_file(struct session *s, const struct proc_spec *spec);
 
 /* Starts it; the pipes' ends are in *ret, nothing reads them yet. On failure *ret_call_error says so to a client. */
 enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc **ret, struct json_object **ret_error);

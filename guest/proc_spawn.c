@@ -36,7 +36,7 @@ struct child {
 	int fds[5];
 	uid_t uid;
 	gid_t gid;
-	bool change_ids;
+	bool change_ids, oom_first;
 	sigset_t mask;
 	struct sigaction dfl;
 	/* Written by the child, read by the parent after the child has ended. */
@@ -66,25 +66,24 @@ static int child_fds(const struct child *k)
 	return 0;
 }
 
-static void child_oom(void)
-{
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	if (fd >= 0) {
-		(void)!write(fd, "0", 1);
-		close(fd);
-	}
-}
-
-/* Needs the capabilities: the files below /proc/self are root's until the exec. */
+/*
+ * Needs the capabilities: the files below /proc/self are root's until the exec. What is written with them is also the least that may be
+ * written later, so to be killed first is written without.
+ */
 static int child_ids(const struct child *k)
 {
+	int oom;
+
 	if (k->change_ids && syscall(SYS_setresuid, -1, 0, -1) < 0)
 		return errno;
-	child_oom();
+	oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	(void)!write(oom, "0", 1);
 	if (k->change_ids && (syscall(SYS_setresgid, k->gid, k->gid, k->gid) < 0 ||
 			      syscall(SYS_setresuid, k->uid, k->uid, k->uid) < 0))
 		return errno;
+	if (k->oom_first)
+		(void)!write(oom, "1000", 4);
+	close(oom);
 	return 0;
 }
 
@@ -211,12 +210,13 @@ static __attribute__((noinline)) pid_t fork_child(struct child *k)
 }
 
 /* argv[0] is the file. */
-static pid_t run(struct session *s, char *argv[], size_t n_argv, char *const envp[], const char *cwd, const int fds[5], bool *ret_cwd)
+static pid_t run(struct session *s, const struct proc_spec *spec, char *argv[], size_t n_argv, char *const envp[], const char *cwd,
+		 const int fds[5], bool *ret_cwd)
 {
 	_cleanup_free_ char **script = calloc(n_argv + 2, sizeof(*script));
 	static char shell[] = "/bin/sh";
 	struct child k = { .path = argv[0], .argv = argv, .envp = envp, .cwd = cwd, .script = script, .uid = s->uid, .gid = s->gid,
-			   .change_ids = s->change_ids };
+			   .change_ids = s->change_ids, .oom_first = spec->oom_first };
 	sigset_t all, old;
 	pid_t pid;
 
@@ -405,7 +405,17 @@ static int start(struct session *s, const struct proc_spec *spec, struct ends *e
 		return -sys;
 	e->its[3] = spec->pass_fds[0];
 	e->its[4] = spec->pass_fds[1];
-	return run(s, argv, n, env, f->cwd, e->its, &f->bad_cwd);
+	return run(s, spec, argv, n, env, f->cwd, e->its, &f->bad_cwd);
+}
+
+char *proc_file(struct session *s, const struct proc_spec *spec)
+{
+	_cleanup_(free_env) char **env = make_env(s, spec);
+	const char *given = spec->cwd ? spec->cwd : s->home;
+	_cleanup_free_ char *cwd = *given == '/' ? strdup(given) : join(s->home, "", 0, given);
+	int sys;
+
+	return env && cwd ? resolve(s, spec->command, env, cwd, &sys) : NULL;
 }
 
 enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc **ret, struct json_object **ret_error)

@@ -26,6 +26,7 @@
 struct jobs;
 struct proc;
 struct exposed;
+struct warm;
 struct rpc_conn;
 struct rpc_fs;
 
@@ -40,6 +41,7 @@ struct session {
 	size_t n_running, n_finished;
 	struct exposed *exposed;
 	size_t n_exposed;
+	struct warm *warm;             /* guest/deno_warm.h; NULL until a REPL was asked for */
 	uid_t uid;                     /* children's */
 	gid_t gid;
 	bool change_ids;               /* real uid 0 with another effective one */

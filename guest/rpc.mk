@@ -2,7 +2,7 @@
 # The session process; a library because the agent links it statically and the tests link it too.
 noinst_LIBRARIES += libnbsession.a
 libnbsession_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-libnbsession_a_SOURCES = guest/deno.c guest/deno.h guest/deno_repl.c guest/http.h guest/http_fetch.c guest/http_head.c guest/http_relay.c \
+libnbsession_a_SOURCES = guest/deno.c guest/deno.h guest/deno_repl.c guest/deno_warm.c guest/deno_warm.h guest/http.h guest/http_fetch.c guest/http_head.c guest/http_relay.c \
 	guest/http_url.c guest/proc.c guest/proc.h guest/proc_net.c guest/proc_signal.c guest/proc_spawn.c guest/rpc.h \
 	guest/rpc_call.c guest/rpc_conn.c guest/rpc_fs.c guest/rpc_fs.h guest/rpc_jobs.c guest/rpc_jobs.h \
 	guest/rpc_json.c guest/rpc_json.h guest/rpc_limits.h guest/rpc_methods.c guest/rpc_spill.c guest/rpc_spill.h guest/rpc_stream.c guest/session.c \

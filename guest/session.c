@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "guest/deno_warm.h"
 #include "guest/http.h"
 #include "guest/proc.h"
 #include "guest/rpc.h"
@@ -145,6 +146,7 @@ static void control_identity(struct session *s, struct json_object *who)
 
 	if (json_object_object_get_ex(who, "generation", &v))
 		s->generation = json_object_get_uint64(v);
+	warm_drop(s);
 	rpc_conns_close(s, WS_GOING_AWAY, "this sandbox is a clone of the one you were connected to");
 }
 

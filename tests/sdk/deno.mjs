@@ -270,6 +270,42 @@ await test("repl: serves HTTP", async () => {
 });
 
 await repl.kill();
+
+// The one that waits: not known to any client, and the first that the kernel would kill.
+const waiting = async () =>
+  Number(await sandbox.sh`for p in $(pgrep -x deno); do [ "$(cat /proc/$p/oom_score_adj)" = 1000 ] && echo $p; done; true`.text());
+const asWaits = async (options) => {
+  const there = await until(waiting, 60_000);
+  await using r = await sandbox.deno.repl(options);
+  return { same: r.pid === there, answer: await r.eval("[Deno.env.get('NB_W'), Deno.cwd(), Deno.args.length]") };
+};
+
+await test("repl: one waits for the next of the same shape, and for no other", async () => {
+  const small = { ...quiet, cwd: dir };
+  await (await sandbox.deno.repl(small)).eval("1");
+  const { same, answer } = await asWaits(small);
+  assert.deepEqual([same, answer], [true, [null, dir, 0]]);
+  assert.deepEqual(await asWaits({ ...small, scriptArgs: ["a"] }), { same: false, answer: [null, dir, 1] });
+  await sandbox.env.set("NB_W", "1");
+  assert.deepEqual(await asWaits({ ...small, scriptArgs: ["a"] }), { same: false, answer: ["1", dir, 1] });
+  await sandbox.env.delete("NB_W");
+}, 300_000);
+
+await test("repl: what it would find now is what it finds, also if one waits", async () => {
+  const here = { ...quiet, cwd: `${dir}/lib` };
+  const mapped = (r) => r.eval("(await import('mapped')).v");
+  await using first = await sandbox.deno.repl(here);
+  assert.ok(await rejection(mapped(first)) instanceof TypeError);
+  await until(waiting, 60_000);
+  await sandbox.fs.writeTextFile(`${dir}/deno.json`, '{ "imports": { "mapped": "./lib/m.ts" } }');
+  await using second = await sandbox.deno.repl(here);
+  assert.equal(await mapped(second), 5);
+  await until(waiting, 60_000);
+  await sandbox.sh`mv ${dir}/lib ${dir}/other`;
+  assert.equal((await rejection(sandbox.deno.repl(here))).code, "ENOENT");
+  assert.equal(await waiting(), 0);
+}, 300_000);
+
 await sandbox.sh`rm -rf ${dir}`;
 await sandbox.close();
 await done();

@@ -57,7 +57,7 @@ export const skip = (why) => {
 
 /** Runs fn now; a test that takes longer than limitMs has failed. */
 export async function test(name, fn, limitMs = 60_000) {
-  const late = new AbortController();
+  const late = new AbortController(), began = performance.now();
   try {
     await Promise.race([
       fn(),
@@ -66,7 +66,7 @@ export async function test(name, fn, limitMs = 60_000) {
       }),
     ]);
     passed++;
-    console.log(`ok   ${name}`);
+    console.log(`ok   ${name} (${((performance.now() - began) / 1000).toFixed(1)} s)`);
   } catch (e) {
     if (e instanceof Skip) {
       skipped++;
