@@ -111,6 +111,8 @@ struct json_object *app_config_merge(struct json_object *app, struct json_object
 	}
 	if (json_get(own, "runtime") && !json_get(own, "framework"))
 		json_object_object_del(o, "framework");
+	if (!json_get(own, "runtime") && json_get(own, "framework") && json_object_get_string_len(json_get(own, "framework")))
+		json_object_object_del(o, "runtime");
 	return o;
 }
 
@@ -142,13 +144,15 @@ enum rc app_config_of_sandbox_deploy(struct json_object *body, struct json_objec
 	json_add_str(runtime, "entrypoint", entrypoint);
 	if (json_get(body, "args"))
 		json_add(runtime, "args", json_object_get(json_get(body, "args")));
+	/* "none" deploys the directory as it is, whatever came along. */
+	if (!strcmp(mode, "none"))
+		install = build = dir = framework = NULL;
 	if (dir && *dir)
 		json_add_str(runtime, "cwd", dir);
-	if (*framework)
+	if (framework && *framework)
 		json_add_str(o, "framework", framework);
-	/* "none" deploys the directory as it is, whatever commands came along. */
-	json_add_str(o, "install", strcmp(mode, "local") ? NULL : install);
-	json_add_str(o, "build", strcmp(mode, "local") ? NULL : build);
+	json_add_str(o, "install", install);
+	json_add_str(o, "build", build);
 	rc = runtime_check(runtime, ret_f);
 	if (!rc)
 		*ret = take_ptr(o);

@@ -176,10 +176,10 @@ static const char *entrypoint_of(struct json_object *config)
 	struct json_object *runtime = json_get(config, "runtime");
 	struct json_object *type = runtime ? json_get(runtime, "type") : NULL;
 	struct json_object *entrypoint = runtime ? json_get(runtime, "entrypoint") : NULL;
-	struct json_object *framework = json_get(config, "framework");
+	struct json_object *framework = json_get(config, "framework"), *cwd = runtime ? json_get(runtime, "cwd") : NULL;
 
 	if (json_get(config, "install") || json_get(config, "build") || !entrypoint ||
-	    (framework && *json_object_get_string(framework)) ||
+	    (framework && *json_object_get_string(framework)) || (cwd && *json_object_get_string(cwd)) ||
 	    (type && strcmp(json_object_get_string(type), "dynamic") != 0))
 		return NULL;
 	return json_object_get_string(entrypoint);

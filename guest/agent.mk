@@ -14,7 +14,7 @@ else
 nestbox_agent_CFLAGS = $(AM_CFLAGS) -fno-pie
 nestbox_agent_LDFLAGS = -static -no-pie -Wl,-z,relro,-z,now -Wl,--gc-sections
 endif
-EXTRA_DIST += guest/image/build.sh guest/image/kernel.sh guest/image/lib.sh guest/image/modules guest/image/npm guest/image/packages guest/image/root.sh guest/image/warm
+EXTRA_DIST += guest/image/build.sh guest/image/code-server.sh guest/image/kernel.sh guest/image/lib.sh guest/image/modules guest/image/npm guest/image/packages guest/image/root.sh guest/image/warm
 
 check_PROGRAMS += tests/unit/test_agent_line tests/fuzz/fuzz_agent_line
 tests_unit_test_agent_line_SOURCES = tests/unit/test_agent_line.c guest/agent_line.c guest/agent_line.h

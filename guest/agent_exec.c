@@ -128,14 +128,16 @@ static void exit_frame(struct exec *x)
 	char text[128];
 	int n, sig = WIFSIGNALED(x->status) ? WTERMSIG(x->status) : 0;
 	const char *name = sig ? sigabbrev_np(sig) : NULL;
-	bool oom = sig == SIGKILL && agent_oom_kills() > x->oom_before;
+	/* A shell reports a child that was killed as 137. */
+	bool killed = sig ? sig == SIGKILL : WEXITSTATUS(x->status) == 128 + SIGKILL;
+	bool oom = killed && agent_oom_kills() > x->oom_before;
 
 	if (name)
 		n = snprintf(text, sizeof(text), "{\"code\": %d, \"signal\": \"SIG%s\", \"oom\": %s}", 128 + sig, name,
 			     oom ? "true" : "false");
 	else
-		n = snprintf(text, sizeof(text), "{\"code\": %d, \"signal\": null, \"oom\": false}",
-			     sig ? 128 + sig : WEXITSTATUS(x->status));
+		n = snprintf(text, sizeof(text), "{\"code\": %d, \"signal\": null, \"oom\": %s}",
+			     sig ? 128 + sig : WEXITSTATUS(x->status), oom ? "true" : "false");
 	x->exit_sent = true;
 	if (!frame_put(x, FRAME_EXIT, text, (size_t)n))
 		conn_close(x);

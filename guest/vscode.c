@@ -2,7 +2,7 @@
 /*
  * Theory: code-server is a child as any other, on a port of the loopback that was free a moment ago; who may visit it is decided by whoever
  * has the preview's name. The call is answered when it listens, so that the address works at once, or when it has ended. Until then its
- * output stays in the pipes.
+ * output stays in the pipes; its last line is in the error.
  */
 #include "guest/vscode.h"
 
@@ -49,16 +49,40 @@ static void waiting_free(struct waiting *w)
 	free(w);
 }
 
+/* Its last line; what is in the pipe, since nobody has read it. */
+static void last_words(int fd, char *to, size_t room)
+{
+	char said[4096];
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, said, sizeof(said) - 1)) > 0) {
+		char *at;
+
+		while (n > 0 && (said[n - 1] == '\n' || said[n - 1] == '\r'))
+			n--;
+		said[n] = 0;
+		at = strrchr(said, '\n');
+		if (n)
+			snprintf(to, room, ": %.200s", at ? at + 1 : said);
+	}
+	for (char *at = to; *at; at++)
+		if (*at < ' ' || *at > '~')
+			*at = '?';
+}
+
 static void on_look(void *arg)
 {
+	char words[256] = "";
 	struct waiting *w = arg;
 	struct json_object *ok;
 	uint16_t port;
 	bool v6;
 
 	if (w->proc->exited) {
+		for (int i = 0; i < 2 && !*words; i++)
+			last_words(w->proc->pipe[!i].fd, words, sizeof(words));
 		proc_drain(w->proc);
-		rpc_call_error(w->call, "Error", NULL, PROGRAM " ended before it listened (wait status %d)", w->proc->status);
+		rpc_call_error(w->call, "Error", NULL, PROGRAM " ended before it listened (wait status %d)%s", w->proc->status, words);
 	} else if (proc_listens(w->proc->pid, &port, &v6) || port != w->port) {
 		w->pause_ms = MIN_OF(w->pause_ms * 3 / 2, (uint64_t)HTTP_WAIT_LAST_MS);
 		loop_timer_set(w->timer, now_ms() + w->pause_ms);
@@ -156,8 +180,8 @@ void rpc_vscode(struct rpc_conn *c, struct rpc_call *call, struct json_object *p
 
 	if (!is_there(rpc_conn_session(c))) {
 		rpc_call_error(call, "NotSupported", "ENOTSUP",
-			       "VS Code is not in this machine: install the npm package 'code-server' (sudo npm install -g code-server), "
-			       "best on a volume that sandboxes have as their root.");
+			       "VS Code is not in this machine: whoever runs the host makes the image with it (./bootstrap image --with code-server); "
+			       "or install the npm package 'code-server' on a volume that sandboxes have as their root.");
 		return;
 	}
 	params_init(&p, params);

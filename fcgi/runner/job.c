@@ -575,7 +575,9 @@ static enum rc predeploy(struct job *j, struct fault *ret_f)
 	const char *command = config_text(j, "predeploy");
 	struct json_object *o;
 	char said[300];
+	enum rc rc;
 
+	progress_stage(&j->progress, STAGE_PREDEPLOY, command ? ST_RUNNING : ST_SKIPPED, command);
 	if (!command)
 		return RC_OK;
 	snprintf(said, sizeof(said), "$ %s", command);
@@ -583,7 +585,10 @@ static enum rc predeploy(struct job *j, struct fault *ret_f)
 	o = request("exec");
 	json_object_object_add(o, "env", json_object_get(j->env));
 	json_object_object_add(o, "argv", json_strings((const char *[]){ "bash", "-c", command, NULL }));
-	return link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
+	rc = link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
+	if (!rc)
+		progress_stage(&j->progress, STAGE_PREDEPLOY, ST_SUCCEEDED, NULL);
+	return rc;
 }
 
 /* What the app's own variables do not set is set here. */
@@ -639,10 +644,14 @@ static enum rc start_cold(struct job *j, struct fault *ret_f)
 		rc = enter(j, STAGE_DEPLOYING, NULL, ret_f);
 	if (!rc && !j->again)
 		rc = predeploy(j, ret_f);
+	if (!rc && !j->again)
+		progress_stage(&j->progress, STAGE_WARMUP, ST_RUNNING, NULL);
 	if (!rc)
 		rc = start_server(j, ret_f);
 	if (!rc)
 		rc = wait_ready(j, ret_f);
+	if (!rc && !j->again)
+		progress_stage(&j->progress, STAGE_WARMUP, ST_SUCCEEDED, NULL);
 	/* Before the first visitor: what is kept has nobody's connection or request in it. Visitors who wait are not kept waiting. */
 	if (!rc && !j->again)
 		keep_warm(j);
@@ -678,6 +687,8 @@ static enum rc steps(struct job *j, struct fault *ret_f)
 		rc = j->again ? wake(j, ret_f) : RC_ABSENT;
 	if (rc == RC_ABSENT)
 		rc = start_cold(j, ret_f);
+	if (!rc && !j->again)
+		progress_stage(&j->progress, STAGE_ROUTING, ST_RUNNING, NULL);
 	return rc ? rc : route_all(j, ret_f);
 }
 

@@ -362,7 +362,7 @@ static void lines_put(struct lines *s, const uint8_t *data, size_t n, bool end)
 static enum rc exit_status(const uint8_t *data, size_t n, struct fault *ret_f)
 {
 	char text[256];
-	struct json_object *o, *code = NULL, *signal = NULL;
+	struct json_object *o, *code = NULL, *signal = NULL, *oom = NULL;
 	enum rc rc = RC_OK;
 
 	snprintf(text, sizeof(text), "%.*s", (int)MIN_OF(n, sizeof(text) - 1), (const char *)data);
@@ -370,8 +370,11 @@ static enum rc exit_status(const uint8_t *data, size_t n, struct fault *ret_f)
 	if (json_object_is_type(o, json_type_object)) {
 		json_object_object_get_ex(o, "code", &code);
 		json_object_object_get_ex(o, "signal", &signal);
+		json_object_object_get_ex(o, "oom", &oom);
 	}
-	if (json_object_is_type(signal, json_type_string)) {
+	if (json_object_get_boolean(oom)) {
+		rc = fault_set(ret_f, RC_GUEST, 0, "the command ran out of memory: the machine has %d MiB", RUNNER_APP_MEMORY_MIB);
+	} else if (json_object_is_type(signal, json_type_string)) {
 		char name[24];
 
 		clean_text(name, sizeof(name), json_object_get_string(signal));

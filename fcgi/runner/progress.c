@@ -82,7 +82,7 @@ static struct json_object *stage_json(const struct progress *p, enum stage s)
 		json_object_object_add(o, "start", iso(p->stages[s].start_ms));
 	if (status >= ST_SUCCEEDED)
 		json_object_object_add(o, "end", iso(p->stages[s].end_ms));
-	if (s == STAGE_INSTALLING || s == STAGE_BUILDING)
+	if (s == STAGE_INSTALLING || s == STAGE_BUILDING || s == STAGE_PREDEPLOY)
 		json_object_object_add(o, "command", p->stages[s].command[0] ?
 				       json_object_new_string(p->stages[s].command) : NULL);
 	return o;
@@ -98,15 +98,14 @@ static struct json_object *skipped(void)
 
 static struct json_object *timeline_json(const struct progress *p, const char *slug)
 {
-	struct json_object *o = stage_json(p, STAGE_DEPLOYING), *predeploy = skipped();
+	struct json_object *o = stage_json(p, STAGE_DEPLOYING);
 
 	json_object_object_add(o, "slug", json_object_new_string(slug));
 	json_object_object_add(o, "partition", json_object_new_object());
 	json_object_object_add(o, "database", skipped());
-	json_object_object_add(predeploy, "command", NULL);
-	json_object_object_add(o, "predeploy", predeploy);
-	json_object_object_add(o, "warmup", stage_json(p, STAGE_DEPLOYING));
-	json_object_object_add(o, "routing", stage_json(p, STAGE_DEPLOYING));
+	json_object_object_add(o, "predeploy", stage_json(p, STAGE_PREDEPLOY));
+	json_object_object_add(o, "warmup", stage_json(p, STAGE_WARMUP));
+	json_object_object_add(o, "routing", stage_json(p, STAGE_ROUTING));
 	return o;
 }
 
@@ -121,7 +120,7 @@ static void put_progress(struct progress *p)
 	snprintf(preview, sizeof(preview), "preview/%s", p->revision);
 	if (p->stages[STAGE_DEPLOYING].status != ST_PENDING && p->production)
 		json_object_array_add(timelines, timeline_json(p, "production"));
-	if (p->stages[STAGE_DEPLOYING].status != ST_PENDING && p->preview)
+	if (p->stages[STAGE_DEPLOYING].status != ST_PENDING && (p->preview || !p->production))
 		json_object_array_add(timelines, timeline_json(p, preview));
 	json_object_object_add(deploying, "timelines", timelines);
 	json_object_object_add(o, "deploying", deploying);
@@ -183,7 +182,7 @@ void progress_end(struct progress *p, enum stage_status status)
 {
 	static const char end[] = GATEWAY_LOG_END "\n";
 
-	for (enum stage s = 0; s < STAGES; s++)
+	for (enum stage s = 0; s < STAGES_ALL; s++)
 		if (p->stages[s].status == ST_RUNNING) {
 			p->stages[s].status = status;
 			p->stages[s].end_ms = wall_ms();

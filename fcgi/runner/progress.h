@@ -11,7 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum stage { STAGE_QUEUED, STAGE_PREPARING, STAGE_INSTALLING, STAGE_BUILDING, STAGE_DEPLOYING, STAGES };
+enum stage { STAGE_QUEUED, STAGE_PREPARING, STAGE_INSTALLING, STAGE_BUILDING, STAGE_DEPLOYING, STAGES,
+	     /* within the deployment of each timeline */
+	     STAGE_PREDEPLOY = STAGES, STAGE_WARMUP, STAGE_ROUTING, STAGES_ALL };
 enum stage_status { ST_PENDING, ST_SKIPPED, ST_RUNNING, ST_SUCCEEDED, ST_TIMED_OUT, ST_CANCELLED, ST_ERRORED };
 
 struct progress {
@@ -20,8 +22,8 @@ struct progress {
 		enum stage_status status;
 		uint64_t start_ms, end_ms;
 		char command[256];
-	} stages[STAGES];
-	bool production, preview;
+	} stages[STAGES_ALL];
+	bool production, preview; /* neither: a preview all the same */
 	uint64_t build_bytes;
 	char revision[64];
 };

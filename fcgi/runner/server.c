@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "fcgi/runner/limits.h"
+#include "fcgi/runner/start_sh.h"
 #include "fcgi/runner/static_js.h"
 
 #include <openssl/evp.h>
@@ -19,37 +20,51 @@ static struct json_object *member(struct json_object *o, const char *key, enum j
 	return o && json_object_object_get_ex(o, key, &v) && json_object_is_type(v, type) ? v : NULL;
 }
 
-/* The script goes as a data: URL, so that nothing of ours lies among the app's files; it may read them and listen, no more. */
-static struct json_object *static_argv(struct json_object *runtime)
+static const char *text_of(struct json_object *o, const char *key, const char *absent)
 {
-	struct json_object *cwd = member(runtime, "cwd", json_type_string), *spa = member(runtime, "spa", json_type_boolean);
+	struct json_object *v = member(o, key, json_type_string);
+
+	return v && json_object_get_string_len(v) ? json_object_get_string(v) : absent;
+}
+
+/* As a data: URL, so that nothing of ours lies among the app's files. */
+static const char *static_url(void)
+{
 	static const char head[] = "data:application/javascript;base64,";
 	static unsigned char url[sizeof(head) + 4 * (sizeof(static_js) / 3 + 1)];
-	char listen[32], port[16];
 
 	memcpy(url, head, sizeof(head));
 	EVP_EncodeBlock(url + sizeof(head) - 1, (const unsigned char *)static_js, (int)(sizeof(static_js) - 1));
+	return (const char *)url;
+}
+
+/* It may read the app's files and listen, no more. */
+static struct json_object *static_argv(struct json_object *runtime)
+{
+	struct json_object *spa = member(runtime, "spa", json_type_boolean);
+	char listen[32], port[16];
+
 	snprintf(port, sizeof(port), "%d", RUNNER_APP_PORT);
 	snprintf(listen, sizeof(listen), "--allow-net=0.0.0.0:%d", RUNNER_APP_PORT);
-	return json_strings((const char *[]){ "deno", "run", "--no-prompt", "--no-config", "--allow-read=.", listen,
-					      (const char *)url, cwd && json_object_get_string_len(cwd) ? json_object_get_string(cwd) : ".",
-					      port, json_object_get_boolean(spa) ? "spa" : "plain", NULL });
+	return json_strings((const char *[]){ "deno", "run", "--no-prompt", "--no-config", "--allow-read=.", listen, static_url(),
+					      text_of(runtime, "cwd", "."), port, json_object_get_boolean(spa) ? "spa" : "plain", NULL });
 }
 
 struct json_object *server_argv(struct json_object *config)
 {
-	struct json_object *runtime = member(config, "runtime", json_type_object), *v = member(runtime, "type", json_type_string), *argv;
-	const char *entrypoint = "main.ts";
+	struct json_object *runtime = member(config, "runtime", json_type_object), *args = member(runtime, "args", json_type_array), *argv;
+	const char *framework = text_of(config, "framework", ""), *cwd = text_of(runtime, "cwd", "");
+	const char *entrypoint = text_of(runtime, "entrypoint", "main.ts");
+	char port[16];
 
-	if (v && !strcmp(json_object_get_string(v), "static"))
+	if (!strcmp(text_of(runtime, "type", "dynamic"), "static"))
 		return static_argv(runtime);
-	v = member(runtime, "entrypoint", json_type_string);
-	if (v)
-		entrypoint = json_object_get_string(v);
-	argv = json_strings((const char *[]){ "deno", "run", "-A", "--no-prompt", entrypoint, NULL });
-	v = member(runtime, "args", json_type_array);
-	for (size_t i = 0; v && i < json_object_array_length(v); i++)
-		json_object_array_add(argv, json_object_get(json_object_array_get_idx(v, i)));
+	snprintf(port, sizeof(port), "%d", RUNNER_APP_PORT);
+	argv = *framework || *cwd ? json_strings((const char *[]){ "sh", "-c", start_sh, "nestbox-app", framework, port, cwd, entrypoint,
+								   static_url(), NULL }) :
+				    json_strings((const char *[]){ "deno", "run", "-A", "--no-prompt", entrypoint, NULL });
+	for (size_t i = 0; args && i < json_object_array_length(args); i++)
+		json_object_array_add(argv, json_object_get(json_object_array_get_idx(args, i)));
 	return argv;
 }
 

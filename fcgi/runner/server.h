@@ -11,7 +11,8 @@ struct server_state {
 	uint64_t seq; /* of its last line of output */
 };
 
-/* The program and its arguments for a RevisionConfig; a static one is served by our own fcgi/runner/static.js. */
+/* The program and its arguments for a RevisionConfig; a static one is served by our own fcgi/runner/static.js,
+ * one with a preset or a working directory is started by fcgi/runner/start.sh. */
 struct json_object *server_argv(struct json_object *config);
 enum rc server_stat(struct link *l, const char *vm, struct server_state *ret, struct fault *ret_f);
 /* One request on a fresh connection; any HTTP answer is an answer. host: for its Host header. */

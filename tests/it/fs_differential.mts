@@ -238,6 +238,7 @@ const generators: Record<string, () => Call> = {
   fileStat: () => ["fileStat", { fileHandleId: handle() }],
   fileSync: () => [pick(["fileSync", "fileSyncData"]), { fileHandleId: handle() }],
   fileTruncate: () => ["fileTruncate", { fileHandleId: handle(), len: pick([undefined, null, 0, 4, 50, -3, 2.5, 2 ** 63]) }],
+  fileLock: () => ["fileLock", { fileHandleId: handle(), exclusive: pick([undefined, null, true, false]) }],
   fileUnlock: () => ["fileUnlock", { fileHandleId: handle() }],
   fileUtime: () => ["fileUtime", { fileHandleId: handle(), atime: pick(dates), mtime: pick(dates) }],
   walk: () => ["walk", { path: pick([".", "d", "d/", "./d/e", "a", "no", "", "d/../d", "dlink", "loop", "a\0b", long]), ...walkOptions() }],
@@ -330,6 +331,13 @@ async function compare(call: Call, reference: Reference, driver: Driver, dirs: [
     ours.ok.fileHandleId = handles++;
   }
   check(label, plain(theirs, dirs[0]), plain(ours, dirs[1]));
+  // Given back at once: another handle of the same file would wait for it.
+  if (method === "fileLock" && ours.ok === null) await compare(["fileUnlock", { fileHandleId: theirId }], reference, driver, dirs);
+  if (method === "fileUtime" && ours.ok === null) {
+    const t = await reference.run("fileStat", { fileHandleId: theirId }) as Deno.FileInfo;
+    const o = (await driver.call("fileStat", { fileHandleId: ids[theirId] })).ok;
+    check(label + " times", [t.mtime, t.atime, t.birthtime !== null], [o.mtime, o.atime, o.birthtime !== null]);
+  }
   if (method === "utime" && ours.ok === null) {
     const t = await Deno.stat(params.path), o = (await driver.call("stat", { path: params.path })).ok;
     check(label + " times", [t.mtime, t.atime], [o.mtime, o.atime]);
