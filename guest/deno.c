@@ -189,6 +189,8 @@ void rpc_spawn_deno(struct rpc_conn *c, struct rpc_call *call, struct json_objec
 	int64_t stdin_stream;
 	struct params p;
 
+	if (proc_refuse_nul(st.session, call, params, "deno"))
+		return;
 	params_init(&p, params);
 	st.spec.command = "deno";
 	proc_spec_params(&st.spec, &p);

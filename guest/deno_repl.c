@@ -271,6 +271,8 @@ void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_objec
 	struct params p;
 	struct proc *child;
 
+	if (proc_refuse_nul(s, call, params, "deno"))
+		return;
 	params_init(&p, params);
 	repl_spec(&spec, &p);
 	stdin_stream = params_int_opt(&p, "stdinStreamId", 0, INT64_MAX, -1);

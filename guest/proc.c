@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -376,6 +377,65 @@ struct json_object *proc_connect(struct proc *p, struct rpc_conn *c, int64_t std
 	return ok;
 }
 
+static bool has_nul(struct json_object *v)
+{
+	return json_object_is_type(v, json_type_string) && strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v);
+}
+
+static bool any_has_nul(struct json_object *v)
+{
+	bool found = false;
+
+	if (json_object_is_type(v, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(v); i++)
+			found |= has_nul(json_object_array_get_idx(v, i));
+	if (json_object_is_type(v, json_type_object)) {
+		json_object_object_foreach(v, name, value) {
+			(void)name;
+			found |= has_nul(value);
+		}
+	}
+	return found;
+}
+
+bool proc_refuse_nul(struct session *s, struct rpc_call *call, struct json_object *params, const char *command)
+{
+	struct json_object *v = NULL, *args = NULL, *script = NULL, *env = NULL, *cwd = NULL;
+	struct proc_spec spec = { .command = command };
+	_cleanup_free_ char *file = NULL;
+	char at[PATH_MAX * 2] = "/";
+	struct params p;
+	struct stat st;
+
+	json_object_object_get_ex(params, "args", &args);
+	json_object_object_get_ex(params, "scriptArgs", &script);
+	json_object_object_get_ex(params, "env", &env);
+	json_object_object_get_ex(params, "cwd", &cwd);
+	if (!command && json_object_object_get_ex(params, "command", &v) && json_object_is_type(v, json_type_string))
+		spec.command = json_object_get_string(v);
+	if (!spec.command || (!has_nul(v) && !any_has_nul(args) && !any_has_nul(script) && !any_has_nul(env) && !has_nul(cwd)))
+		return false;
+	params_init(&p, params);
+	spec.env = json_object_is_type(env, json_type_object) ? env : NULL;
+	spec.clear_env = params_bool_opt(&p, "clearEnv", false);
+	spec.cwd = json_object_is_type(cwd, json_type_string) && !has_nul(cwd) ? json_object_get_string(cwd) : NULL;
+	file = has_nul(v) ? NULL : proc_file(s, &spec);
+	if (spec.cwd)
+		snprintf(at, sizeof(at), "%s/%.4095s", *spec.cwd == '/' ? "" : s->home, spec.cwd);
+	if (!file)
+		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': entity not found", spec.command);
+	else if (has_nul(cwd))
+		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': No such cwd '<string-with-nul>'",
+			       file);
+	else if (spec.cwd && (stat(at, &st) || !S_ISDIR(st.st_mode)))
+		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': %s '%.1000s'", file,
+			       stat(at, &st) ? "No such cwd" : "cwd is not a directory", spec.cwd);
+	else
+		rpc_call_error(call, "TypeError", "EINVAL", "Failed to spawn '%.1000s': nul byte found in provided data",
+			       file);
+	return true;
+}
+
 void rpc_spawn(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
 	struct proc_spec spec = { 0 };
@@ -384,6 +444,8 @@ void rpc_spawn(struct rpc_conn *c, struct rpc_call *call, struct json_object *pa
 	struct params p;
 	struct proc *child;
 
+	if (proc_refuse_nul(rpc_conn_session(c), call, params, NULL))
+		return;
 	params_init(&p, params);
 	spec.command = params_str(&p, "command");
 	spec.args = params_strings_opt(&p, "args");

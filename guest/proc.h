@@ -68,6 +68,8 @@ enum rc proc_start(struct session *s, const struct proc_spec *spec, struct proc 
 
 void proc_on_child(void *arg, int wait_status); /* for proc_start() */
 
+/* Answers the call as Deno would if a string that no program can be given is among its parameters. command: NULL if that is one of them. */
+bool proc_refuse_nul(struct session *s, struct rpc_call *call, struct json_object *params, const char *command);
 /* Reads spawn's common parameters. */
 void proc_spec_params(struct proc_spec *spec, struct params *p);
 /* Connects the pipes to streams of c and fills {pid, stdoutStreamId, stderrStreamId}. */

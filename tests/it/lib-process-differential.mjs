@@ -87,6 +87,9 @@ function makeCase() {
   }
   if (maybe(30)) c.options.cwd = pick([dir, `${dir}/a dir`, "/", "/no/such/dir", `${dir}/here`, "/usr"]);
   if (maybe(40)) c.options.env = Object.fromEntries(Array.from({ length: random(4) }, (_, i) => [`NB_${i}`, pick(WORDS)]));
+  if (maybe(5)) c.options.args = ["a\0b"];
+  if (maybe(5)) c.options.env = { "NB_A=": "b", "": "c", ...maybe(30) && { NB_Z: "\0" } };
+  if (maybe(2)) c.options.cwd = "/tmp\0";
   if (maybe(20)) c.options.env = { ...c.options.env, PATH: pick([`${dir}/bin:/usr/bin:/bin`, "/usr/bin:/bin", "/nowhere"]) };
   if (maybe(15)) {
     c.options.clearEnv = true;

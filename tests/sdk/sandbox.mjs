@@ -342,6 +342,9 @@ await test("errors of the protocol", async () => {
   const e = await rejection(sandbox.spawn("true", { stdout: "piped", stderr: "piped", args: ["x".repeat(4_000_000)] }));
   assert.equal(e.code, "E2BIG", e.stack);
   assert.ok(await rejection(sandbox.deno.run({ code: "1", stdout: "piped", stderr: "piped", cwd: "/no/such" })) instanceof Error);
+  const rpc = await rejection(sandbox.deno.run({ entrypoint: "x.ts", watch: ["x".repeat(10_000)] }));
+  assert.ok(rpc instanceof sdk.RpcError && rpc instanceof sdk.SandboxSdkError, rpc.stack);
+  assert.equal(rpc.code, -32602);
   const down = new Client({ token: "ddo_x", apiEndpoint: "http://127.0.0.1:1" });
   assert.ok(await rejection(down.apps.list()) instanceof sdk.NetworkError);
   assert.ok(await rejection(new Client({ token: "ddo_wrong" }).apps.list()) instanceof sdk.ApiError);
