@@ -5,6 +5,8 @@
  */
 #include "tests/unit/vmm_machine.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -30,21 +32,40 @@ static void load_machine(const uint8_t *data, size_t n)
 	}
 }
 
+#define MEMORY (512 << 10)
+
+static int read_only(int fd)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 static void load_file(const uint8_t *data, size_t n, bool sums)
 {
 	int memory = memfd_create("m", 0), state = memfd_create("s", 0), to = memfd_create("t", MFD_ALLOW_SEALING);
+	int base = memfd_create("b", 0);
+	struct memory m;
 	uint32_t crc;
 	struct fault f;
 
-	if (memory < 0 || state < 0 || to < 0 || ftruncate(memory, 1 << 16) < 0 || pwrite(memory, data, n < 5000 ? n : 5000, 7000) < 0 ||
+	if (memory < 0 || state < 0 || to < 0 || ftruncate(memory, MEMORY) < 0 || ftruncate(base, MEMORY) < 0 ||
+	    pwrite(base, data, n < 5000 ? n : 5000, 9000) < 0 || pwrite(memory, data, n < 5000 ? n : 5000, 7000) < 0 ||
 	    pwrite(state, data, n, 0) < 0)
 		abort();
-	if (sums && n > 24) {
-		crc = savefile_crc(~0u, data + 24, n - 24);
-		if (pwrite(state, &crc, 4, 20) < 0 || pwrite(state, "NBXM\1\0\0\0\0\0\1\0\0\0\0\0", 16, 0) < 0)
+	if (sums && n > SAVEFILE_HEAD) {
+		crc = savefile_crc(~0u, data + SAVEFILE_HEAD, n - SAVEFILE_HEAD);
+		if (pwrite(state, &crc, 4, 20) < 0 || pwrite(state, "NBXM\2\0\0\0\0\0\10\0\0\0\0\0", 16, 0) < 0)
+			abort();
+		/* Differences: the bits are hostile too. */
+		if (data[24] & 1 && (ftruncate(memory, MEMORY + MEMORY_MAP_BYTES(MEMORY)) < 0 || pwrite(memory, data, 16, MEMORY) < 0))
 			abort();
 	}
-	(void)savefile_load(memory, state, to, &f);
+	(void)savefile_load(memory, state, base, to, &f);
+	if (!memory_create(MEMORY, -1, read_only(memory), &m, &f))
+		memory_free(&m);
+	close(base);
 	close(memory);
 	close(state);
 	close(to);

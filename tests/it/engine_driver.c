@@ -120,7 +120,7 @@ static void snap_damage(const char *dir)
 		b ^= 4;
 		if (pwrite(file, &b, 1, at) != 1)
 			die("write %s", names[i]);
-		if (engine->ops->snapshot_open(engine, fd, &snap, NULL) != RC_STATE)
+		if (snap_open_try(dir, &snap, &(struct fault){ 0 }) != RC_STATE)
 			die("damage in %s was not noticed", names[i]);
 		if (i && engine->ops->snapshot_map(engine, fd, &snap, NULL) != RC_STATE)
 			die("damage in %s was not noticed by whoever maps it", names[i]);
@@ -198,6 +198,109 @@ static void adopt(struct machine *m)
 	MUST(engine->ops->resume(m->vm, on_done, f));
 	await(m, "resume after adoption");
 	hello(m);
+}
+
+/* --- kept while it runs ---- */
+static struct machine *taken_from, *taken_disk;
+static uint64_t taken_cut_us;
+
+static void on_taken_cut(void *arg)
+{
+	char command[600];
+	uint64_t t = us();
+
+	(void)arg;
+	snprintf(command, sizeof(command), "cp --sparse=always '%s/overlay' '%s/overlay'", taken_from->dir, taken_disk->dir);
+	if (system(command))
+		die("cut");
+	taken_cut_us = us() - t;
+	engine->ops->fork_go(taken_from->vm, NULL);
+}
+
+static uint64_t file_kib(const char *dir, const char *name)
+{
+	char path[400];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return stat(path, &st) ? 0 : (uint64_t)st.st_blocks / 2;
+}
+
+/* m, which runs on, to `dir`; disk: a machine whose writable disk is m's then. */
+static void capture(struct machine *m, struct machine *disk, const char *dir, const char *base)
+{
+	struct engine_snapshot *snap = NULL;
+
+	taken_from = m;
+	taken_disk = disk;
+	MUST(engine->ops->take(m->vm, on_taken_cut, NULL, on_done, &snap, f));
+	if (engine->ops->pause(m->vm, on_done, NULL) != RC_AGAIN)
+		die("a machine could be paused while it was taken");
+	await(m, "take");
+	note("capture: pause less cut()", engine->ops->times(m->vm)->pause_us - taken_cut_us);
+	hello(m);
+	snap_store(snap, dir, base);
+	note(base ? "capture: KiB written for the second" : "capture: KiB written for the first", file_kib(dir, "memory"));
+	engine->ops->snapshot_free(snap);
+}
+
+/* Of a running machine: kept, kept again as what differs, started from that when the first has lost its name. Its disk is another's then. */
+static void captures(struct machine *m)
+{
+	char first[300], second[300], command[700];
+	struct machine a, b;
+	struct engine_snapshot *snap;
+	struct fault why;
+	int fd;
+
+	snprintf(first, sizeof(first), "%s/snap-captured", opt.dir);
+	snprintf(second, sizeof(second), "%s/snap-again", opt.dir);
+	machine_make(&a, "captured", RIG_UID + 5, NULL);
+	machine_make(&b, "again", RIG_UID + 6, NULL);
+	capture(m, &a, first, NULL);
+	capture(m, &b, second, first);
+	if (!strcmp(opt.engine, "kvm")) {
+		if (file_kib(second, "memory") * 2 > file_kib(first, "memory"))
+			die("the second capture has as much as the first");
+		snprintf(command, sizeof(command), "mv '%s/base' '%s/.base'", second, second);
+		fd = open_at(AT_FDCWD, second, O_RDONLY | O_DIRECTORY);
+		if (system(command) || engine->ops->snapshot_map(engine, fd, &snap, &why) != RC_STATE)
+			die("a capture without its base was opened");
+		close(fd);
+		snprintf(command, sizeof(command), "mv '%s/.base' '%s/base'", second, second);
+		if (system(command))
+			die("rename base");
+	}
+	snprintf(command, sizeof(command), "rm -r '%s'", first);
+	if (system(command))
+		die("remove a capture");
+	snap = snap_map(second);
+	MUST(snap_check(snap, f));
+	restore(&b, snap);
+	/* And once more, of what came from it. */
+	capture(&b, &a, first, second);
+	machine_stop(&b);
+	machine_unmake(&b);
+	engine->ops->snapshot_free(snap);
+	snap = snap_map(first);
+	snprintf(command, sizeof(command), "rm -r '%s'", second);
+	if (system(command))
+		die("remove a capture");
+	MUST(snap_check(snap, f));
+	restore(&a, snap);
+	machine_stop(&a);
+	machine_unmake(&a);
+	engine->ops->snapshot_free(snap);
+	/* A byte of the base changes: noticed. */
+	snprintf(command, sizeof(command), "f='%s/%s'; o=$(od -An -v -tx1 -w4096 \"$f\" | grep -n -m 1 -v '^\\( 00\\)*$' | cut -d: -f1); "
+		 "printf '\\251' | dd of=\"$f\" bs=1 seek=$(((o - 1) * 4096 + 77)) conv=notrunc status=none",
+		 first, strcmp(opt.engine, "kvm") ? "memory" : "base");
+	if (system(command))
+		die("damage a capture");
+	snap = snap_map(first);
+	if (snap_check(snap, &why) != RC_STATE)
+		die("a damaged capture was not noticed");
+	engine->ops->snapshot_free(snap);
 }
 
 /* --- live fork ---- */
@@ -355,6 +458,7 @@ static void life(void)
 			adopt(&b);
 			live_fork(&b);
 			live_fork(&b);
+			captures(&b);
 			save(&b, second_dir);
 		}
 		machine_stop(&b);

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * engine-figures: what two engines are compared by, each in a run of its own on the same host. /guest-checker has to be in the overlay.
- * -n: how often each; -m: the memory of the small machines; -B: only cold starts.
+ * -n: how often each; -m: the machines' memory; -B: how many cold starts (2 at least). A cold start takes QEMU most of a minute in the
+ * bed, so the last one's machine is the template of all others.
  */
 #include "tests/it/engine_rig.h"
 
+#include <linux/perf_event.h>
+#include <sys/syscall.h>
+
 #define SYNTHETIC "198.18.0.9" /* TCP to it ends at the namespace's own listener */
+#define NET_MIB 16u
 
 static void exec_true(struct machine *m, const char *name)
 {
@@ -14,17 +19,6 @@ static void exec_true(struct machine *m, const char *name)
 
 	guest_run(m, "[\"true\"]", out, sizeof(out));
 	note(name, us() - t);
-}
-
-static void cold_boots(void)
-{
-	for (uint32_t i = 0; i < opt.runs; i++) {
-		struct machine m;
-
-		cold_boot(&m, "cold", RIG_UID);
-		machine_stop(&m);
-		machine_unmake(&m);
-	}
 }
 
 /* What the process has for itself: private pages of every mapping that is not the guest's memory. */
@@ -99,55 +93,117 @@ static void disk_speed(struct machine *m)
 	char out[64];
 
 	step("disk, at random");
-	guest_run(m, "[\"/guest-checker\",\"rand\",\"/dev/vda\",\"1500\"]", out, sizeof(out));
-	note("disk: us for 1500 reads of 4 KiB", (uint64_t)atoll(out));
+	guest_run(m, "[\"/guest-checker\",\"rand\",\"image\",\"600\"]", out, sizeof(out));
+	note("disk: us for 600 reads of 4 KiB", (uint64_t)atoll(out));
 	step("disk, in sequence");
-	guest_run(m, "[\"/guest-checker\",\"seq\",\"/dev/vda\",\"96\"]", out, sizeof(out));
-	note("disk: us for 96 reads of 1 MiB", (uint64_t)atoll(out));
+	guest_run(m, "[\"/guest-checker\",\"seq\",\"image\",\"32\"]", out, sizeof(out));
+	note("disk: us for 32 reads of 1 MiB", (uint64_t)atoll(out));
 }
 
-static void restores(void)
+/* The template that everything else starts from; its machine stays, paused, for its disk. */
+static struct engine_snapshot *template_make(struct machine *m, const char *name)
 {
 	char dir[300];
-	struct engine_snapshot *snap;
-	struct machine a, b;
+
+	snprintf(dir, sizeof(dir), "%s/snap-%s", opt.dir, name);
+	cold_boot(m, name, RIG_UID);
+	save_to(m, dir);
+	machine_stop(m);
+	return snap_open(dir);
+}
+
+static struct engine_snapshot *cold_boots(struct machine *template)
+{
+	for (uint32_t i = 0; i + 1 < opt.boots; i++) {
+		struct machine m;
+
+		step("cold start");
+		cold_boot(&m, "cold", RIG_UID);
+		machine_stop(&m);
+		machine_unmake(&m);
+	}
+	step("cold start of the template");
+	return template_make(template, "template");
+}
+
+static void restores(const struct machine *template, struct engine_snapshot *snap)
+{
+	struct machine m;
 	struct engine_stat st;
 	uint64_t t;
 
-	snprintf(dir, sizeof(dir), "%s/snap-template", opt.dir);
-	cold_boot(&a, "template", RIG_UID);
-	exec_true(&a, "exec of true, first after boot");
-	save_to(&a, dir);
-	machine_stop(&a);
 	step("starts from a snapshot");
-	snap = snap_open(dir);
-	for (uint32_t i = 0; i < opt.runs * 3; i++) {
+	for (uint32_t i = 0; i < opt.runs * 2; i++) {
 		char out[64];
 
-		machine_make(&b, "restored", RIG_UID + 1, &a);
+		machine_make(&m, "restored", RIG_UID + 1, template);
 		t = us();
-		start_from(&b, snap);
+		start_from(&m, snap);
 		note("restore to running", us() - t);
-		guest_run(&b, "[\"echo\",\"x\"]", out, sizeof(out));
+		guest_run(&m, "[\"echo\",\"x\"]", out, sizeof(out));
 		note("restore to first command's output", us() - t);
 		if (strcmp(out, "x\n"))
 			die("echo says '%s'", out);
 		if (!i) {
-			for (int k = 0; k < 40; k++)
-				exec_true(&b, "exec of true");
-			engine->ops->stat(b.vm, &st);
+			for (int k = 0; k < 20; k++)
+				exec_true(&m, "exec of true");
+			engine->ops->stat(m.vm, &st);
 			note("process's own private KiB", own_kib(st.pid));
+			for (uint32_t k = 0; k < opt.runs; k++) {
+				disk_speed(&m);
+				net_speed(&m, true, NET_MIB);
+				net_speed(&m, false, NET_MIB);
+			}
 		}
-		if (i < opt.runs) {
-			disk_speed(&b);
-			net_speed(&b, true, 48);
-			net_speed(&b, false, 48);
-		}
-		machine_stop(&b);
-		machine_unmake(&b);
+		machine_stop(&m);
+		machine_unmake(&m);
 	}
-	machine_unmake(&a);
-	engine->ops->snapshot_free(snap);
+}
+
+/* --- system calls ---- */
+#define THREADS_MAX 64
+
+/* Counters of what the threads of a process ask of the kernel from now on; fds[0] is its main thread's. */
+static size_t calls_watch(pid_t pid, bool threads_to_come, int fds[THREADS_MAX])
+{
+	struct perf_event_attr attr = { .type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr), .inherit = threads_to_come };
+	_cleanup_file_ FILE *id = fopen("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id", "re");
+	unsigned long long config;
+	char path[64];
+	size_t n = 0;
+	DIR *d;
+
+	if (!id || fscanf(id, "%llu", &config) != 1)
+		die("no tracepoint of system calls");
+	attr.config = config;
+	fds[n++] = (int)syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fds[0] < 0)
+		die("perf_event_open: %s", strerror(errno));
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));) {
+		pid_t tid = atoi(e->d_name);
+
+		if (tid <= 0 || tid == pid || n == THREADS_MAX)
+			continue;
+		fds[n] = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+		n += fds[n] >= 0;
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static uint64_t calls_sum(int fds[], size_t n)
+{
+	uint64_t sum = 0, v;
+
+	for (size_t i = 0; i < n; i++) {
+		if (read(fds[i], &v, sizeof(v)) == sizeof(v))
+			sum += v;
+		close(fds[i]);
+	}
+	return sum;
 }
 
 /* --- pause of a fork ---- */
@@ -166,55 +222,80 @@ static void on_cut(void *arg)
 	engine->ops->fork_go(m[0]->vm, NULL);
 }
 
-static void fork_pauses(const char *name, uint32_t memory_mib, uint32_t touched_mib, uint32_t rate)
+static void fork_one(struct machine *parent, const char *name, bool counted)
 {
-	uint32_t before = opt.memory_mib;
-	struct machine parent, child;
+	int in_parent[THREADS_MAX], in_child[THREADS_MAX];
+	size_t n_parent = 0, n_child = 0;
+	struct machine child, *pair[2] = { parent, &child };
+	struct engine_stat st;
+	struct engine_vm *vm;
+	void *arg = &child;
+
+	machine_make(&child, "child", RIG_UID + 2, NULL);
+	engine->ops->stat(parent->vm, &st);
+	if (counted)
+		n_parent = calls_watch(st.pid, false, in_parent);
+	MUST(engine->ops->fork(parent->vm, 1, &child.spec, on_cut, pair, on_done, on_exit_, &arg, &vm, f));
+	child.vm = vm;
+	engine->ops->stat(vm, &st);
+	if (counted && st.pid)
+		n_child = calls_watch(st.pid, true, in_child);
+	await(&child, "fork");
+	if (n_parent) {
+		note("fork: system calls of the parent's main thread", calls_sum(in_parent, 1));
+		calls_sum(in_parent + 1, n_parent - 1);
+	}
+	if (n_child)
+		note("fork: system calls of the child until it runs", calls_sum(in_child, n_child));
+	note(name, engine->ops->times(parent->vm)->pause_us - cut_us);
+	hello(&child);
+	machine_stop(&child);
+	machine_unmake(&child);
+	hello(parent);
+}
+
+static void fork_pauses(const struct machine *template, struct engine_snapshot *snap, const char *name, uint32_t touched_mib,
+			uint32_t rate)
+{
+	struct machine parent;
 	char line[200], answer[64];
 	int fd;
 
 	step(name);
-	opt.memory_mib = memory_mib;
-	cold_boot(&parent, "parent", RIG_UID);
+	machine_make(&parent, "parent", RIG_UID, template);
+	start_from(&parent, snap);
 	snprintf(line, sizeof(line), "{\"service\":\"exec\",\"user\":\"root\",\"argv\":[\"/guest-checker\",\"touch\",\"%u\",\"%u\"]}",
 		 touched_mib, rate);
 	fd = service(&parent, line);
-	MUST(fd_wait(fd, POLLIN, now_ms() + 120000, f)); /* "touched" */
+	MUST(fd_wait(fd, POLLIN, now_ms() + 300000, f)); /* "touched" */
 	if (read(fd, answer, sizeof(answer)) < 5 || answer[0] != 1)
 		die("memory was not touched");
-	for (uint32_t i = 0; i < opt.runs; i++) {
-		struct machine *pair[2] = { &parent, &child };
-		struct engine_vm *vm;
-		void *arg = &child;
-
-		machine_make(&child, "child", RIG_UID + 2, NULL);
-		MUST(engine->ops->fork(parent.vm, 1, &child.spec, on_cut, pair, on_done, on_exit_, &arg, &vm, f));
-		child.vm = vm;
-		await(&child, "fork");
-		note(name, engine->ops->times(parent.vm)->pause_us - cut_us);
-		hello(&child);
-		machine_stop(&child);
-		machine_unmake(&child);
-		hello(&parent);
-	}
+	for (uint32_t i = 0; i < opt.runs; i++)
+		fork_one(&parent, name, !i && !rate && touched_mib == 512 && access("/sys/kernel/tracing/events", F_OK) == 0);
 	close(fd);
 	machine_stop(&parent);
 	machine_unmake(&parent);
-	opt.memory_mib = before;
 }
 
 int main(int argc, char **argv)
 {
+	struct engine_snapshot *snap;
+	struct machine template;
+
 	rig_begin("engine-figures", argc, argv);
-	cold_boots();
-	if (!opt.boots) {
-		restores();
-		fork_pauses("fork pause: 512 of 1024 MiB touched", 1024, 512, 0);
-		fork_pauses("fork pause: the same, 20 MiB/s written", 1024, 512, 20);
-		if (!strcmp(opt.engine, "kvm")) {
-			fork_pauses("fork pause: 256 of 3072 MiB touched", 3072, 256, 0);
-			fork_pauses("fork pause: 2048 of 3072 MiB touched", 3072, 2048, 0);
-		}
+	snap = cold_boots(&template);
+	restores(&template, snap);
+	fork_pauses(&template, snap, "fork pause: 512 of 1024 MiB touched", 512, 0);
+	fork_pauses(&template, snap, "fork pause: the same, 20 MiB/s written", 512, 20);
+	engine->ops->snapshot_free(snap);
+	machine_unmake(&template);
+	if (!strcmp(opt.engine, "kvm")) {
+		opt.memory_mib = 3072;
+		snap = template_make(&template, "large");
+		fork_pauses(&template, snap, "fork pause: 256 of 3072 MiB touched", 256, 0);
+		fork_pauses(&template, snap, "fork pause: 2048 of 3072 MiB touched", 2048, 0);
+		engine->ops->snapshot_free(snap);
+		machine_unmake(&template);
 	}
 	rig_end("engine-figures");
 	return 0;

@@ -10,6 +10,7 @@ static const char *program;
 
 /* Emulated processors now and then run a kernel wrongly that patches its own text while it boots; a restored one never does. */
 #define COLD_RETRIES 2
+#define COLD_MS 240000 /* QEMU in the bed on a busy host: most of a minute and more */
 
 /* Machines outlive their engine on purpose; a failed test's shall not. */
 static void kill_children(void)
@@ -272,7 +273,7 @@ void hello(struct machine *m)
 static bool boot_once(struct machine *m)
 {
 	struct timespec pause = { 0, 20000000 };
-	uint64_t t = us(), end = now_ms() + 90000;
+	uint64_t t = us(), end = now_ms() + COLD_MS;
 	char text[4096];
 
 	MUST(engine->ops->start(engine, &m->spec, NULL, on_done, on_exit_, m, &m->vm, f));
@@ -334,16 +335,89 @@ void save_to(struct machine *m, const char *dir)
 	close(fd);
 }
 
-struct engine_snapshot *snap_open(const char *dir)
+struct answer {
+	bool done;
+	enum rc rc;
+	struct fault f;
+};
+
+static void on_answer(void *arg, enum rc rc, const struct fault *f)
+{
+	struct answer *a = arg;
+
+	a->done = true;
+	a->rc = rc;
+	if (f)
+		a->f = *f;
+}
+
+static enum rc answer_wait(enum rc rc, struct answer *a)
+{
+	if (rc)
+		return rc;
+	until(&a->done, 300000);
+	return a->rc;
+}
+
+enum rc snap_open_try(const char *dir, struct engine_snapshot **ret, struct fault *f)
 {
 	int fd = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
+	struct answer a = { 0 };
 	struct engine_snapshot *snap = NULL;
 	uint64_t t = us();
+	enum rc rc = engine->ops->snapshot_open(engine, fd, on_answer, &a, &snap, f);
 
-	MUST(engine->ops->snapshot_open(engine, fd, &snap, f));
-	note("open snapshot", us() - t);
+	note("open snapshot: the loop stands still for", us() - t);
 	close(fd);
+	if (rc)
+		return rc;
+	rc = answer_wait(rc, &a);
+	if (!rc)
+		note("open snapshot", us() - t);
+	if (rc) {
+		*f = a.f;
+		engine->ops->snapshot_free(snap);
+	} else {
+		*ret = snap;
+	}
+	return rc;
+}
+
+struct engine_snapshot *snap_open(const char *dir)
+{
+	struct engine_snapshot *snap = NULL;
+
+	MUST(snap_open_try(dir, &snap, f));
 	return snap;
+}
+
+enum rc snap_check(struct engine_snapshot *snap, struct fault *f)
+{
+	struct answer a = { 0 };
+	uint64_t t = us();
+	enum rc rc = answer_wait(engine->ops->snapshot_check(snap, on_answer, &a, f), &a);
+
+	if (rc)
+		*f = a.f;
+	else
+		note("check snapshot", us() - t);
+	return rc;
+}
+
+void snap_store(struct engine_snapshot *snap, const char *dir, const char *base)
+{
+	int fd, base_fd = base ? open_at(AT_FDCWD, base, O_RDONLY | O_DIRECTORY) : -1;
+	struct answer a = { 0 };
+	uint64_t t = us();
+
+	if (mkdir(dir, 0700) < 0)
+		die("mkdir %s", dir);
+	fd = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
+	MUST(answer_wait(engine->ops->snapshot_store(snap, fd, base_fd, on_answer, &a, f), &a));
+	note(base ? "store what differs" : "store a snapshot", us() - t);
+	close(fd);
+	if (base)
+		close(base_fd);
 }
 
 void start_from(struct machine *m, struct engine_snapshot *snap)

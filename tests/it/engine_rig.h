@@ -88,6 +88,10 @@ void resume_machine(struct machine *m);
 /* Saves a running machine into a new directory, which leaves it paused. */
 void save_to(struct machine *m, const char *dir);
 struct engine_snapshot *snap_open(const char *dir);
+enum rc snap_open_try(const char *dir, struct engine_snapshot **ret, struct fault *f);
+enum rc snap_check(struct engine_snapshot *snap, struct fault *f);
+/* base: another snapshot's directory, or NULL. */
+void snap_store(struct engine_snapshot *snap, const char *dir, const char *base);
 void start_from(struct machine *m, struct engine_snapshot *snap);
 
 /* One line to the agent's port, one line back. False: not yet there. */

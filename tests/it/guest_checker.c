@@ -311,15 +311,35 @@ static void touch(size_t mib, size_t rate)
 	}
 }
 
-static void disk_reads(const char *device, size_t bytes, size_t n, int at_random)
+/* Engines give the same disks in another order. */
+static int disk_open(const char *serial)
 {
-	int fd = open(device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	for (char c = 'a'; c <= 'h'; c++) {
+		char path[64], is[32] = "";
+		int fd;
+
+		snprintf(path, sizeof(path), "/sys/block/vd%c/serial", c);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || read(fd, is, sizeof(is) - 1) <= 0 || strcmp(is, serial)) {
+			close(fd);
+			continue;
+		}
+		close(fd);
+		snprintf(path, sizeof(path), "/dev/vd%c", c);
+		return open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	}
+	return -1;
+}
+
+static void disk_reads(const char *serial, size_t bytes, size_t n, int at_random)
+{
+	int fd = disk_open(serial);
 	off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END), at = 0;
 	uint64_t t = now_ns(CLOCK_MONOTONIC);
 	void *b = NULL;
 
 	if (size < (off_t)(2 * bytes) || posix_memalign(&b, PAGE, bytes))
-		fatal(device);
+		fatal(serial);
 	for (size_t i = 0; i < n; i++) {
 		if (at_random)
 			at = (off_t)(mix(i) % ((uint64_t)size / bytes) * bytes);

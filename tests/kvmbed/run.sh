@@ -20,7 +20,7 @@ for job in "$@"; do
 	passed=$((passed + $(grep -ac '^ok ' "$out")))
 	bad=$(grep -ac '^not ok ' "$out")
 	# A bed that ended early has not said so itself.
-	grep -aq '^bed: job ended with status 0$' "$out" || { [ "$bad" -gt 0 ] || bad=1; echo "FAIL $job: the bed did not end as it should"; }
+	grep -aq 'bed: job ended with status 0$' "$out" || { [ "$bad" -gt 0 ] || bad=1; echo "FAIL $job: the bed did not end as it should"; }
 	failed=$((failed + bad))
 done
 echo "$passed passed, $failed failed, 0 skipped"

@@ -22,8 +22,8 @@ END {
 	most["restore to first command'\''s output"] = 0.25
 	most["fork pause: 512 of 1024 MiB touched"] = 0.5
 	most["exec of true"] = 1
-	most["disk: us for 1500 reads of 4 KiB"] = 1
-	most["disk: us for 96 reads of 1 MiB"] = 1
+	most["disk: us for 600 reads of 4 KiB"] = 1
+	most["disk: us for 32 reads of 1 MiB"] = 1
 	most["net: us a MiB to the guest"] = 1
 	most["net: us a MiB from the guest"] = 1
 	printf "{\"unit\":\"us unless the name says otherwise\",\"rows\":["

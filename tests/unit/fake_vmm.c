@@ -21,7 +21,10 @@
 struct engine_vm {
 	struct engine_vm *next;
 	char id[41];
-	enum { NO_OP, START, PAUSE, RESUME, SAVE, RESIZE, FORK } op;
+	enum { NO_OP, START, PAUSE, RESUME, SAVE, RESIZE, FORK, TAKE } op;
+	struct engine_snapshot **taken; /* of a TAKE */
+	bool cut_over;
+	struct fault cut_fault;
 	size_t n_unborn;
 	struct engine_vm *unborn[ENGINE_FORK_MAX], *born_of;
 	void (*cut)(void *arg);
@@ -36,7 +39,9 @@ struct engine_vm {
 };
 
 struct engine_snapshot {
-	int unused;
+	struct source *turn;
+	engine_done_fn *done;
+	void *arg;
 };
 
 struct fake fake;
@@ -186,6 +191,14 @@ static void fake_fork_go(struct engine_vm *parent, const struct fault *f)
 {
 	if (!parent->cutting)
 		abort();
+	if (parent->op == TAKE) {
+		parent->cutting = false;
+		parent->cut_over = true;
+		if (f)
+			parent->cut_fault = *f;
+		loop_timer_set(parent->turn, now_ms());
+		return;
+	}
 	parent->op = NO_OP;
 	parent->paused = false;
 	fake.forks += !f;
@@ -212,6 +225,42 @@ static bool fork_turn(struct engine_vm *vm, bool died)
 	return true;
 }
 
+static struct engine_snapshot *snapshot_new(void)
+{
+	fake.live_snapshots++;
+	return __real_calloc(1, sizeof(struct engine_snapshot));
+}
+
+static void take_turn(struct engine_vm *vm)
+{
+	struct fault f = vm->cut_fault;
+
+	if (vm->cut_over && fake.slow_saves) {
+		loop_timer_set(vm->turn, now_ms() + 10);
+		return;
+	}
+	if (vm->cut_over) {
+		vm->cut_over = vm->paused = false;
+		vm->cut_fault = (struct fault){ 0 };
+		vm->op = NO_OP;
+		if (!f.rc)
+			*vm->taken = snapshot_new();
+		vm->done(vm->arg, f.rc, f.rc ? &f : NULL);
+		return;
+	}
+	if (vm->paused)
+		return; /* fake_fork_go() comes */
+	if (fails()) {
+		fault_set(&f, RC_SYS, 0, "fake take failed");
+		vm->op = NO_OP;
+		vm->done(vm->arg, f.rc, &f);
+		return;
+	}
+	vm->times = (struct engine_times){ .pause_us = 4321, .private_bytes = 8192 };
+	vm->cutting = vm->paused = true;
+	vm->cut(vm->cut_arg);
+}
+
 static void vm_turn(void *arg)
 {
 	struct engine_vm *vm = arg;
@@ -222,6 +271,10 @@ static void vm_turn(void *arg)
 		return;
 	if (vm->op == SAVE && fake.slow_saves && !died)
 		return;
+	if (vm->op == TAKE && !died) {
+		take_turn(vm);
+		return;
+	}
 	if (vm->op == FORK) {
 		if (fork_turn(vm, died))
 			return;
@@ -356,20 +409,70 @@ static enum rc fake_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, 
 	return vm_op(vm, SAVE, done, ret_f);
 }
 
-static enum rc fake_snapshot_open(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
+static enum rc fake_snapshot_map(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
 {
 	(void)e;
 	if (fake.refuse_snapshots || faccessat(dirfd, "state", F_OK, 0) < 0)
 		return fault_set(ret_f, RC_STATE, 0, "fake snapshot is of another host");
-	*ret = __real_calloc(1, sizeof(**ret));
-	fake.live_snapshots++;
+	*ret = snapshot_new();
 	return RC_OK;
 }
 
 static void fake_snapshot_free(struct engine_snapshot *s)
 {
+	if (!s)
+		return;
+	source_drop(&s->turn);
 	fake.live_snapshots--;
 	free(s);
+}
+
+static void snapshot_turn(void *arg)
+{
+	struct engine_snapshot *s = arg;
+	bool bad = fake.damaged || fails();
+	struct fault f;
+
+	source_drop(&s->turn);
+	fault_set(&f, RC_STATE, 0, "fake snapshot is damaged");
+	s->done(s->arg, bad ? RC_STATE : RC_OK, bad ? &f : NULL);
+}
+
+static enum rc snapshot_later(struct engine_snapshot *s, engine_done_fn *done, void *arg, struct fault *ret_f)
+{
+	if (fails())
+		return fault_set(ret_f, RC_SYS, 0, "fake snapshot is not read");
+	s->done = done;
+	s->arg = arg;
+	return loop_timer(fake.engine.loop, now_ms(), snapshot_turn, s, &s->turn, ret_f);
+}
+
+static enum rc fake_snapshot_check(struct engine_snapshot *s, engine_done_fn *done, void *arg, struct fault *ret_f)
+{
+	fake.checks++;
+	return snapshot_later(s, done, arg, ret_f);
+}
+
+static enum rc fake_snapshot_open(struct engine *e, int dirfd, engine_done_fn *done, void *arg, struct engine_snapshot **ret,
+				  struct fault *ret_f)
+{
+	enum rc rc = fake_snapshot_map(e, dirfd, ret, ret_f);
+
+	if (!rc && (rc = snapshot_later(*ret, done, arg, ret_f)))
+		fake_snapshot_free(*ret), *ret = NULL;
+	return rc;
+}
+
+static enum rc fake_snapshot_store(struct engine_snapshot *s, int dirfd, int base_dirfd, engine_done_fn *done, void *arg,
+				   struct fault *ret_f)
+{
+	_cleanup_fd_ int fd = openat(dirfd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "fake store");
+	fake.stores++;
+	fake.stores_based += base_dirfd >= 0;
+	return snapshot_later(s, done, arg, ret_f);
 }
 
 static void fake_stop(struct engine_vm *vm)
@@ -437,6 +540,19 @@ static enum rc fake_fork(struct engine_vm *parent, size_t n, const struct engine
 	return RC_OK;
 }
 
+static enum rc fake_take(struct engine_vm *vm, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done,
+			 struct engine_snapshot **ret, struct fault *ret_f)
+{
+	enum rc rc = vm_op(vm, TAKE, done, ret_f);
+
+	if (rc)
+		return rc;
+	vm->cut = cut;
+	vm->cut_arg = cut_arg;
+	vm->taken = ret;
+	return RC_OK;
+}
+
 static const struct engine_times *fake_times(struct engine_vm *vm)
 {
 	return &vm->times;
@@ -453,7 +569,8 @@ bool fake_paused(const char *id)
 static const struct engine_ops fake_ops = {
 	.name = "fake", .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
 	.save = fake_save, .disk_resized = fake_disk_resized, .snapshot_open = fake_snapshot_open,
-	.snapshot_map = fake_snapshot_open, .fork = fake_fork, .fork_go = fake_fork_go, .times = fake_times, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
+	.snapshot_map = fake_snapshot_map, .snapshot_check = fake_snapshot_check, .snapshot_store = fake_snapshot_store,
+	.take = fake_take, .fork = fake_fork, .fork_go = fake_fork_go, .times = fake_times, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
 	.stat = fake_stat, .vm_free = vm_drop, .engine_free = fake_engine_free,
 };
 

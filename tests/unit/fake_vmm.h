@@ -21,11 +21,12 @@ struct fake {
 	char control_ops[1024]; /* the control operations it was asked, separated by blanks */
 	int disk_mib[ENGINE_DISKS_MAX]; /* of the machine started last */
 	char last_line[65536];  /* what an agent was asked last */
-	unsigned int forks, boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines;
+	unsigned int forks, boots, restores, resizes, saves, live_vms, live_nets, live_snapshots, lines, checks, stores, stores_based;
 	unsigned int bad_boots; /* so many cold boots fail */
 	unsigned int marked;    /* read-only disks of a machine whose descriptor had flags that another machine's process set */
 	bool refuse_snapshots;  /* snapshot_open says RC_STATE */
-	bool slow_saves;        /* a save takes until its machine dies */
+	bool damaged;           /* reading all of a snapshot says RC_STATE */
+	bool slow_saves;        /* a save takes until its machine dies, a take until this is false or it dies */
 };
 
 extern struct fake fake;

@@ -157,6 +157,42 @@ TEST(capture_is_made_and_started_from)
 	teardown();
 }
 
+/* One that was kept, or came from what was kept, is stored as what differs; each capture's memory is read once before its first use. */
+TEST(capture_has_a_base_and_is_checked)
+{
+	unsigned int before;
+
+	ready();
+	CHECK_EQ(create("p", 0), RC_OK);
+	before = fake.stores_based;
+	CHECK_EQ(capture("p", "c-1"), RC_OK);
+	CHECK_EQ(fake.stores_based, before);
+	CHECK_EQ(capture("p", "c-1"), RC_OK);
+	CHECK_EQ(fake.stores_based, before + 1);
+	before = fake.checks;
+	CHECK_EQ(create_from("x", "c-1"), RC_OK);
+	CHECK_EQ(fake.checks, before); /* it was written a moment ago */
+	CHECK_EQ(capture("x", "c-2"), RC_OK);
+	CHECK_EQ(fake.stores_based, 2);
+	broker_down();
+	broker_up();
+	CHECK_EQ(create_from("y", "c-1"), RC_OK);
+	CHECK_EQ(fake.checks, before + 1);
+	CHECK_EQ(vm_kill("y"), RC_OK);
+	CHECK_EQ(create_from("y", "c-1"), RC_OK);
+	CHECK_EQ(fake.checks, before + 1);
+	fake.damaged = true;
+	CHECK_EQ(create_from("w", "c-2"), RC_STATE);
+	CHECK_EQ(fake.checks, before + 2);
+	fake.damaged = false;
+	/* Another file of that name: looked at again. */
+	REQUIRE(!system("echo other > state/captures/c-1/machine/state"));
+	CHECK_EQ(create_from("w", "c-1"), RC_OK);
+	CHECK_EQ(fake.checks, before + 3);
+	captures_clear();
+	teardown();
+}
+
 TEST(capture_with_a_name_that_is_taken_replaces_it)
 {
 	ready();
@@ -282,17 +318,21 @@ TEST(machine_that_is_captured_does_nothing_else)
 	for (int i = 0; i < 3; i++) {
 		int second = peer_open(PEER_API), first = client;
 
+		fake.slow_saves = true;
 		CHECK_EQ(capture_send("p", "c"), RC_OK);
-		loop_once(loop, 20, NULL);
+		UNTIL(fake_paused("p"));
 		client = second;
 		CHECK_EQ(i == 0 ? pause_op(BROKER_VM_PAUSE, "p") : i == 1 ? capture("p", "d") : FORK("p", "k"), RC_AGAIN);
 		client = first;
+		fake.slow_saves = false;
 		CHECK_EQ(capture_answer(), RC_OK);
 		close(second);
 	}
 	CHECK_EQ(uncapture("c"), RC_OK);
+	fake.slow_saves = true;
 	CHECK_EQ(capture_send("p", "c"), RC_OK);
 	UNTIL(fake_paused("p"));
+	fake.slow_saves = false;
 	close(client);
 	client = peer_open(PEER_API);
 	/* Whoever asked is gone; it is made all the same. */
@@ -307,9 +347,11 @@ TEST(captures_survive_a_broker_that_is_killed)
 	ready();
 	CHECK_EQ(create("p", 0), RC_OK);
 	CHECK_EQ(capture("p", "whole"), RC_OK);
+	fake.slow_saves = true;
 	CHECK_EQ(capture_send("p", "half"), RC_OK);
 	UNTIL(fake_paused("p"));
 	broker_down();
+	fake.slow_saves = false;
 	broker_up();
 	CHECK(access("state/captures/.half", F_OK) < 0);
 	CHECK_EQ(files_below("state/captures"), 1);

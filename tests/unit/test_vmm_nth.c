@@ -259,9 +259,9 @@ static enum rc restore(unsigned long n, struct fault *f)
 	enum rc rc;
 
 	arm(n);
-	rc = savefile_load(saved.memory, saved.state, to, f);
+	rc = savefile_load(saved.memory, saved.state, -1, to, f);
 	if (!rc)
-		rc = savefile_state(saved.state, MACHINE_BYTES, &state, &bytes, f);
+		rc = savefile_state(saved.state, NULL, &state, &bytes, f);
 	disarm();
 	free(state);
 	close(to);
@@ -404,7 +404,7 @@ static void prepare(void)
 	memset(memory_at(&vm->memory, 0x200000, 20000, true), 7, 20000);
 	vm->state = VM_PAUSED;
 	if (vm_save(vm, saved.memory, saved.state, &f) || vm_save_state(vm, &saved.machine, &f) ||
-	    savefile_load(saved.memory, saved.state, saved.base, &f))
+	    savefile_load(saved.memory, saved.state, -1, saved.base, &f))
 		abort();
 	vm_free(vm);
 }

@@ -6,7 +6,10 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
+#include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdio.h>
+#include <sys/stat.h>
 
 #define MSR_TSC 0x10
 #define MSR_DEADLINE 0x6e0
@@ -256,10 +259,10 @@ TEST(a_flipped_bit_anywhere_in_the_files_is_noticed)
 	REQUIRE(files_make(&x, 7));
 	n = lseek(x.state, 0, SEEK_END);
 	srandom(1);
-	for (int i = 0; i < 60; i++) {
-		bool in_state = i % 3;
+	for (int i = 0; i < 90; i++) {
+		bool in_state = i % 3 || i < 32;
 		int fd = in_state ? x.state : x.memory;
-		off_t where = in_state ? (i < 30 ? i : random() % n) : lseek(fd, random() % (off_t)MACHINE_BYTES, SEEK_DATA);
+		off_t where = in_state ? (i < 32 ? i : random() % n) : lseek(fd, random() % (off_t)MACHINE_BYTES, SEEK_DATA);
 		uint8_t was, now;
 
 		if (where < 0)
@@ -267,10 +270,11 @@ TEST(a_flipped_bit_anywhere_in_the_files_is_noticed)
 		REQUIRE(pread(fd, &was, 1, where) == 1);
 		now = (uint8_t)(was ^ 1u << random() % 8);
 		REQUIRE(pwrite(fd, &now, 1, where) == 1);
-		CHECK(savefile_load(x.memory, x.state, x.to, &f) != RC_OK);
+		CHECK(savefile_load(x.memory, x.state, -1, x.to, &f) != RC_OK);
 		REQUIRE(pwrite(fd, &was, 1, where) == 1);
 	}
-	CHECK_EQ(savefile_load(x.memory, x.state, x.to, &f), RC_OK);
+	CHECK_EQ(savefile_load(x.memory, x.state, -1, -1, &f), RC_OK);
+	CHECK_EQ(savefile_load(x.memory, x.state, -1, x.to, &f), RC_OK);
 	CHECK_EQ(ftruncate(x.to, 0), -1); /* sealed */
 	files_close(&x);
 }
@@ -284,14 +288,14 @@ TEST(files_of_other_sizes_are_refused)
 	REQUIRE(files_make(&x, 8));
 	n = lseek(x.state, 0, SEEK_END);
 	CHECK_EQ(ftruncate(x.memory, (off_t)MACHINE_BYTES - 4096), 0);
-	CHECK(savefile_load(x.memory, x.state, x.to, &f) != RC_OK);
+	CHECK(savefile_load(x.memory, x.state, -1, x.to, &f) != RC_OK);
 	CHECK_EQ(ftruncate(x.memory, (off_t)MACHINE_BYTES), 0);
 	for (off_t cut = 0; cut < 40; cut++) {
-		CHECK_EQ(ftruncate(x.state, cut < 24 ? cut : n - (cut - 23)), 0);
-		CHECK(savefile_load(x.memory, x.state, x.to, &f) != RC_OK);
+		CHECK_EQ(ftruncate(x.state, cut < 32 ? cut : n - (cut - 31)), 0);
+		CHECK(savefile_load(x.memory, x.state, -1, x.to, &f) != RC_OK);
 	}
 	CHECK_EQ(ftruncate(x.state, 1ll << 40), 0);
-	CHECK(savefile_load(x.memory, x.state, x.to, &f) != RC_OK);
+	CHECK(savefile_load(x.memory, x.state, -1, x.to, &f) != RC_OK);
 	files_close(&x);
 }
 
@@ -324,12 +328,190 @@ TEST(a_second_generation_has_all_memory)
 		memcpy(model, vm->memory.base, sizeof(model));
 		vm->state = VM_PAUSED;
 		CHECK_EQ(vm_save(vm, x.memory, x.state, &f), RC_OK);
-		CHECK_EQ(savefile_load(x.memory, x.state, x.to, &f), RC_OK);
+		CHECK_EQ(savefile_load(x.memory, x.state, -1, x.to, &f), RC_OK);
 		vm_free(vm);
 		base = dup(x.to);
 		files_close(&x);
 	}
 	close(base);
+}
+
+/* --- what differs --------------------------------------------------------------------------------------------------- */
+
+static int file_of(const uint8_t *model)
+{
+	int fd = memfd_create("model", MFD_ALLOW_SEALING);
+
+	/* Zeroes as holes, as a writer leaves them. */
+	if (fd < 0 || ftruncate(fd, (off_t)MACHINE_BYTES) < 0)
+		abort();
+	for (uint64_t at = 0; at < MACHINE_BYTES; at += 4096)
+		if (model[at] | model[at + 4095] && pwrite(fd, model + at, 4096, (off_t)at) != 4096)
+			abort();
+	return fd;
+}
+
+/* Whole runs of pages; both ends of a page that is not zero are not. */
+static void scribble(uint8_t *model, int runs)
+{
+	for (int i = 0; i < runs; i++) {
+		uint64_t at = (uint64_t)random() % (MACHINE_BYTES / 4096 - 70) * 4096, n = (uint64_t)(1 + random() % 70) * 4096;
+
+		memset(model + at, random() % 3 ? 1 + (int)random() % 255 : 0, n);
+	}
+}
+
+static uint64_t pages_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : (uint64_t)st.st_blocks / 8;
+}
+
+static bool memory_is(int base, int delta, const uint8_t *model)
+{
+	struct memory m;
+	bool same;
+
+	if (memory_create(MACHINE_BYTES, base < 0 ? -1 : dup(base), delta < 0 ? -1 : dup(delta), &m, NULL))
+		return false;
+	same = !memcmp(m.base, model, MACHINE_BYTES);
+	memory_free(&m);
+	return same;
+}
+
+static int read_only(int fd)
+{
+	char path[64];
+
+	/* As a file on disk is: not sealed, and nobody has it open for writing through this. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Random memories in layers are stored over a random earlier one: what comes back is the memory, and little is written for little. */
+TEST(what_differs_is_stored_and_comes_back)
+{
+	static uint8_t was[MACHINE_BYTES], is[MACHINE_BYTES], base_model[MACHINE_BYTES];
+	int based = 0, whole = 0;
+
+	srandom(20);
+	for (int round = 0; round < 24; round++) {
+		_cleanup_fd_ int prev = -1, base = -1, delta = -1, state_in = memfd_create("s", 0);
+		int prev_memory = memfd_create("pm", MFD_ALLOW_SEALING), prev_state = memfd_create("ps", 0);
+		int memory = memfd_create("m", MFD_ALLOW_SEALING), state = memfd_create("st", 0), to = memfd_create("t", MFD_ALLOW_SEALING);
+		struct savefile_layers from = { MACHINE_BYTES, -1, -1 };
+		struct savefile_head h;
+		_cleanup_free_ uint8_t *text = NULL, *again = NULL;
+		struct fault f = { 0 };
+		size_t n;
+
+		memset(was, 0, sizeof(was));
+		scribble(was, 200);
+		prev = file_of(was);
+		REQUIRE(write(state_in, "state", 5) == 5);
+		REQUIRE(!savefile_store(&(struct savefile_layers){ MACHINE_BYTES, prev, -1 }, -1, 0, state_in, prev_memory, prev_state, &f));
+		REQUIRE(!savefile_state(prev_state, &h, &text, &n, &f));
+		CHECK(!h.has_base && n == 5);
+		/* Now in layers: a base of its own, and a delta over it as a fork leaves it. */
+		memcpy(base_model, was, sizeof(was));
+		scribble(base_model, round % 3 * 10);
+		memcpy(is, base_model, sizeof(is));
+		scribble(is, round % 4 == 3 ? 400 : 8);
+		if (round % 5) {
+			base = file_of(base_model);
+			from.base_fd = base;
+		} else {
+			memset(base_model, 0, sizeof(base_model));
+		}
+		delta = memfd_create("d", 0);
+		REQUIRE(!ftruncate(delta, (off_t)MACHINE_BYTES));
+		for (uint64_t at = 0; at < MACHINE_BYTES; at += 4096)
+			if (memcmp(is + at, base_model + at, 4096))
+				REQUIRE(pwrite(delta, is + at, 4096, (off_t)at) == 4096);
+		from.delta_fd = delta;
+		REQUIRE(!savefile_store(&from, prev_memory, h.memory_crc, state_in, memory, state, &f));
+		REQUIRE(!savefile_state(state, &h, &again, &n, &f));
+		if (h.has_base) {
+			_cleanup_fd_ int ro = read_only(memory), ro_prev = read_only(prev_memory);
+			uint64_t differ = 0;
+
+			based++;
+			for (uint64_t at = 0; at < MACHINE_BYTES; at += 4096)
+				differ += memcmp(is + at, was + at, 4096) != 0;
+			/* The bits take a page here; zeroes none. */
+			CHECK(pages_of(memory) <= differ + 2);
+			CHECK(memory_is(ro_prev, ro, is));
+			CHECK_EQ(savefile_load(memory, state, prev_memory, -1, &f), RC_OK);
+			CHECK_EQ(savefile_load(memory, state, -1, -1, &f), RC_STATE);
+			CHECK_EQ(savefile_load(memory, state, prev, to, &f), RC_OK);
+			CHECK(memory_is(to, -1, is));
+		} else {
+			_cleanup_fd_ int ro = read_only(memory);
+
+			whole++;
+			CHECK(memory_is(ro, -1, is));
+			CHECK_EQ(savefile_load(memory, state, -1, to, &f), RC_OK);
+			CHECK(memory_is(to, -1, is));
+		}
+		close(prev_memory);
+		close(prev_state);
+		close(memory);
+		close(state);
+		close(to);
+	}
+	CHECK(based > 5 && whole > 2);
+}
+
+/* Another base, or one in which a bit is wrong, is not that base; nor are other differences those. */
+TEST(a_base_that_is_another_is_refused)
+{
+	static uint8_t was[MACHINE_BYTES], is[MACHINE_BYTES];
+	int memory = memfd_create("m", 0), state = memfd_create("s", 0), state_in = memfd_create("i", 0), other;
+	int prev_memory = memfd_create("pm", 0), prev_state = memfd_create("ps", 0);
+	_cleanup_free_ uint8_t *text = NULL;
+	struct savefile_layers from = { MACHINE_BYTES, -1, -1 };
+	struct savefile_head h;
+	struct fault f = { 0 };
+	size_t n;
+
+	srandom(21);
+	scribble(was, 100);
+	memcpy(is, was, sizeof(is));
+	scribble(is, 5);
+	from.base_fd = file_of(was);
+	REQUIRE(!savefile_store(&from, -1, 0, state_in, prev_memory, prev_state, &f));
+	REQUIRE(!savefile_state(prev_state, &h, &text, &n, &f));
+	close(from.base_fd);
+	from.base_fd = file_of(is);
+	REQUIRE(!savefile_store(&from, prev_memory, h.memory_crc, state_in, memory, state, &f));
+	REQUIRE(savefile_load(memory, state, prev_memory, -1, &f) == RC_OK);
+	other = file_of(is);
+	CHECK_EQ(savefile_load(memory, state, other, -1, &f), RC_INVALID);
+	CHECK_EQ(ftruncate(other, 4096), 0);
+	CHECK_EQ(savefile_load(memory, state, other, -1, &f), RC_STATE);
+	for (int i = 0; i < 20; i++) {
+		int fd = i % 2 ? memory : prev_memory;
+		off_t at = i < 4 && i % 2 ? (off_t)MACHINE_BYTES + i * 100 : lseek(fd, random() % (off_t)MACHINE_BYTES, SEEK_DATA);
+		uint8_t byte, wrong;
+
+		if (at < 0)
+			continue;
+		REQUIRE(pread(fd, &byte, 1, at) == 1);
+		wrong = (uint8_t)(byte ^ 1u << random() % 8);
+		REQUIRE(pwrite(fd, &wrong, 1, at) == 1);
+		CHECK_EQ(savefile_load(memory, state, prev_memory, -1, &f), RC_INVALID);
+		REQUIRE(pwrite(fd, &byte, 1, at) == 1);
+		REQUIRE(savefile_load(memory, state, prev_memory, -1, &f) == RC_OK);
+	}
+	close(from.base_fd);
+	close(memory);
+	close(state);
+	close(state_in);
+	close(other);
+	close(prev_memory);
+	close(prev_state);
 }
 
 CHECK_MAIN()

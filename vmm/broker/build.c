@@ -220,16 +220,26 @@ static void on_restored(void *arg, enum rc rc, const struct fault *f)
 		ask(d, HELLO, AGENT_ANSWER_MS, on_checked);
 }
 
+static void on_opened(void *arg, enum rc rc, const struct fault *f)
+{
+	struct build *d = arg;
+	struct fault ff;
+
+	if (!rc) {
+		f = &ff;
+		rc = machine_take(d, BUILD_CHECK_ID, d->use.overlay_fd, &ff);
+	}
+	if (!rc)
+		rc = machine_launch(d->m, NULL, d->use.snap, on_restored, d, &ff);
+	if (rc)
+		build_fail(d, f);
+}
+
 static void step_check(struct build *d)
 {
 	struct fault f;
-	enum rc rc = build_open(d->b, d->image, d->new_name, &d->use, &f);
 
-	if (!rc)
-		rc = machine_take(d, BUILD_CHECK_ID, d->use.overlay_fd, &f);
-	if (!rc)
-		rc = machine_launch(d->m, NULL, d->use.snap, on_restored, d, &f);
-	if (rc)
+	if (build_open(d->b, d->image, d->new_name, &d->use, on_opened, d, &f))
 		build_fail(d, &f);
 }
 
@@ -376,7 +386,8 @@ enum rc build_start(struct broker *b, const char *image, const char *name, uint3
 	return RC_OK;
 }
 
-enum rc build_open(struct broker *b, const char *image, const char *name, struct template_use *ret, struct fault *ret_f)
+enum rc build_open(struct broker *b, const char *image, const char *name, struct template_use *ret, engine_done_fn *done, void *arg,
+		   struct fault *ret_f)
 {
 	_cleanup_fd_ int dirfd = openat(b->templates_dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	_cleanup_fd_ int save = -1;
@@ -389,5 +400,5 @@ enum rc build_open(struct broker *b, const char *image, const char *name, struct
 	if (save < 0 || ret->overlay_fd < 0)
 		return fault_set(ret_f, RC_STATE, errno, "template '%.60s' is not complete", name);
 	rc = image_open(b, image, NULL, &ret->image_fd, ret_f);
-	return rc ? rc : b->engine->ops->snapshot_open(b->engine, save, &ret->snap, ret_f);
+	return rc ? rc : b->engine->ops->snapshot_open(b->engine, save, done, arg, &ret->snap, ret_f);
 }

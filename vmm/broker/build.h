@@ -19,7 +19,8 @@ enum rc build_start(struct broker *b, const char *image, const char *name, uint3
 void build_hurry(struct build *d);
 void build_free(struct build *d); /* at the broker's end; NULL is fine */
 
-/* RC_ABSENT if there is none. ret is only filled in part on failure: whoever called closes it. */
-enum rc build_open(struct broker *b, const char *image, const char *name, struct template_use *ret, struct fault *ret_f);
+/* RC_ABSENT if there is none. ret is only filled in part until done(RC_OK), and whoever called closes it, which ends the opening. */
+enum rc build_open(struct broker *b, const char *image, const char *name, struct template_use *ret, engine_done_fn *done, void *arg,
+		   struct fault *ret_f);
 
 #endif

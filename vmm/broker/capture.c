@@ -64,7 +64,7 @@ static void on_idle(void *arg)
 	uint64_t now = now_ms(), next = UINT64_MAX;
 
 	for (struct capture *c = s->first; c; c = c->next) {
-		if (c->use && c->idle_ms <= now)
+		if (c->use && !c->checking && c->idle_ms <= now)
 			cached_drop(c);
 		if (c->use)
 			next = MIN_OF(next, c->idle_ms);
@@ -82,6 +82,8 @@ static void cache_bound(struct capture_set *s)
 		if (!c->use)
 			continue;
 		n++;
+		if (c->checking)
+			continue;
 		if (!oldest || c->idle_ms < oldest->idle_ms)
 			oldest = c;
 	}
@@ -129,6 +131,118 @@ static enum rc use_open(struct broker *b, const struct capture *c, struct captur
 	return rc;
 }
 
+/* --- is it what it was? --------------------------------------------------------------------------------------------- */
+
+struct capture_wait {
+	struct capture_wait *next, **at;
+	capture_fn *fn;
+	void *arg;
+};
+
+void capture_cancel(struct capture_wait *w)
+{
+	if (!w)
+		return;
+	*w->at = w->next;
+	if (w->next)
+		w->next->at = w->at;
+	free(w);
+}
+
+/* f NULL: it is good, and each gets a use of its own. */
+static void waits_tell(struct capture *c, const struct fault *f)
+{
+	struct capture_wait *w = c->waits;
+	struct capture_use *u = f ? NULL : c->use;
+
+	/* One by one from the head: a callback may cancel others or ask anew. */
+	c->waits = NULL;
+	if (w)
+		w->at = &w;
+	if (u)
+		u->refs++;
+	while (w) {
+		capture_fn *fn = w->fn;
+		void *arg = w->arg;
+
+		capture_cancel(w);
+		if (u)
+			u->refs++;
+		fn(arg, u, f);
+	}
+	capture_release(u);
+}
+
+static bool files_now(const struct broker *b, const struct capture *c, struct capture_file files[CAPTURE_FILES])
+{
+	static const char *const names[CAPTURE_FILES] = { "memory", "state", "base" };
+	_cleanup_fd_ int dirfd = openat(b->captures->dirfd, c->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd_ int fd = dirfd < 0 ? -1 : openat(dirfd, CAPTURE_MACHINE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	memset(files, 0, CAPTURE_FILES * sizeof(files[0]));
+	for (size_t i = 0; fd >= 0 && i < CAPTURE_FILES; i++)
+		if (!fstatat(fd, names[i], &st, AT_SYMLINK_NOFOLLOW))
+			files[i] = (struct capture_file){ st.st_ino, (uint64_t)st.st_size,
+							  (uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec };
+	return fd >= 0;
+}
+
+void capture_good(struct broker *b, struct capture *c)
+{
+	c->good = files_now(b, c, c->files);
+}
+
+static bool still_good(struct broker *b, const struct capture *c)
+{
+	struct capture_file now[CAPTURE_FILES];
+
+	return c->good && files_now(b, c, now) && !memcmp(now, c->files, sizeof(now));
+}
+
+static void on_checked(void *arg, enum rc rc, const struct fault *f)
+{
+	struct capture *c = arg;
+	struct broker *b = c->use->b;
+	struct fault ff;
+
+	c->checking = false;
+	c->idle_ms = now_ms() + CAPTURE_IDLE_MS;
+	if (!rc) {
+		capture_good(b, c);
+		log_info("capture checked name=%s", c->name);
+		waits_tell(c, NULL);
+		return;
+	}
+	fault_set(&ff, rc, f->sys, "capture '%s': %.100s", c->name, f->text);
+	log_fault(LOG_LEVEL_ERROR, &ff, "capture");
+	cached_drop(c);
+	waits_tell(c, &ff);
+}
+
+static enum rc check_wait(struct broker *b, struct capture *c, capture_fn *fn, void *arg, struct capture_wait **ret,
+			  struct fault *ret_f)
+{
+	struct capture_wait *w = malloc(sizeof(*w));
+	enum rc rc = RC_OK;
+
+	if (!w)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	if (!c->checking)
+		rc = b->engine->ops->snapshot_check(c->use->use.snap, on_checked, c, ret_f);
+	if (rc) {
+		free(w);
+		return rc;
+	}
+	c->checking = true;
+	*w = (struct capture_wait){ .next = c->waits, .at = &c->waits, .fn = fn, .arg = arg };
+	if (w->next)
+		w->next->at = &w->next;
+	c->waits = w;
+	*ret = w;
+	return fault_set(ret_f, RC_AGAIN, 0, "the capture is being checked");
+}
+
 /* --- the set -------------------------------------------------------------------------------------------------------- */
 
 struct capture *capture_find(struct broker *b, const char *name)
@@ -151,15 +265,19 @@ uint64_t captures_bytes(const struct broker *b)
 static void capture_forget(struct broker *b, struct capture *c)
 {
 	struct capture **at = &b->captures->first;
+	struct fault f;
 
 	while (*at != c)
 		at = &(*at)->next;
 	*at = c->next;
 	b->captures->n--;
 	cached_drop(c);
+	fault_set(&f, RC_ABSENT, 0, "capture '%s' was removed or replaced", c->name);
+	waits_tell(c, &f);
 	free(c);
 }
 
+/* Of a file with two names each counts half. */
 static uint64_t bytes_below(int dirfd, const char *name)
 {
 	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -172,10 +290,20 @@ static uint64_t bytes_below(int dirfd, const char *name)
 		close_fd(&fd);
 	while (dir && (e = readdir(dir)))
 		if (!fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode))
-			sum += (uint64_t)st.st_blocks * 512;
+			sum += (uint64_t)st.st_blocks * 512 / st.st_nlink;
 	if (dir)
 		closedir(dir);
 	return sum;
+}
+
+void captures_count(struct broker *b)
+{
+	for (struct capture *c = b->captures->first; c; c = c->next) {
+		_cleanup_fd_ int fd = openat(b->captures->dirfd, c->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+		if (fd >= 0)
+			c->bytes = bytes_below(fd, ".") + bytes_below(fd, CAPTURE_MACHINE_DIR);
+	}
 }
 
 enum rc capture_load(struct broker *b, const char *name, struct capture **ret, struct fault *ret_f)
@@ -229,8 +357,8 @@ static void used_now(struct broker *b, struct capture *c)
 		log_warn("date of a capture's last use could not be kept name=%s", c->name);
 }
 
-enum rc capture_get(struct broker *b, const char *name, uint32_t memory_mib, struct capture_use **ret,
-		    char ret_image[BROKER_NAME_MAX], struct fault *ret_f)
+enum rc capture_get(struct broker *b, const char *name, uint32_t memory_mib, capture_fn *fn, void *arg, struct capture_use **ret,
+		    char ret_image[BROKER_NAME_MAX], struct capture_wait **ret_wait, struct fault *ret_f)
 {
 	struct capture *c = capture_name_ok(name) ? capture_find(b, name) : NULL;
 	enum rc rc;
@@ -244,6 +372,9 @@ enum rc capture_get(struct broker *b, const char *name, uint32_t memory_mib, str
 				 b->verdict.name);
 	if (c->r.vcpus != b->config->vm_vcpus)
 		return fault_set(ret_f, RC_STATE, 0, "capture '%s' is of a machine with %u processors", name, c->r.vcpus);
+	/* Another description, so that what reads it below is nobody's but ours to end. */
+	if (c->use && !c->checking && !still_good(b, c))
+		cached_drop(c);
 	if (!c->use) {
 		cache_bound(b->captures);
 		rc = use_open(b, c, &c->use, ret_f);
@@ -254,6 +385,8 @@ enum rc capture_get(struct broker *b, const char *name, uint32_t memory_mib, str
 	loop_timer_set(b->captures->idle, now_ms() + CAPTURE_IDLE_MS);
 	used_now(b, c);
 	memcpy(ret_image, c->r.image, BROKER_NAME_MAX);
+	if (c->checking || !still_good(b, c))
+		return check_wait(b, c, fn, arg, ret_wait, ret_f);
 	c->use->refs++;
 	*ret = c->use;
 	return RC_OK;
@@ -274,6 +407,7 @@ void capture_delete(struct broker *b, struct request *r, const char *name)
 		return;
 	}
 	capture_forget(b, c);
+	captures_count(b);
 	log_info("capture deleted name=%s", name);
 	request_reply(r, NULL, NULL, NULL, 0);
 }

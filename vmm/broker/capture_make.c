@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 struct capture_op {
 	struct capture_op *next, **at;
@@ -23,24 +22,14 @@ struct capture_op {
 	struct request *r;
 	struct machine *m;   /* NULL: it goes on by itself, or is gone */
 	char name[BROKER_CAPTURE_MAX], new_name[BROKER_CAPTURE_MAX + 1];
+	char id[BROKER_ID_MAX];
 	int dirfd, save_dirfd, overlay_fd;
 	bool made;           /* captures/.<name>/ */
-	bool held;           /* the machine stands still for us */
+	struct engine_snapshot *snap; /* what it was in one instant, in memory */
 	struct task *task;
-	uint64_t held_us;
 	uint32_t pause_us;
 	struct fault f;      /* rc set: it fails */
 };
-
-static void op_resume(struct capture_op *op);
-
-static uint64_t clock_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 static void op_free(struct capture_op *op)
 {
@@ -48,6 +37,8 @@ static void op_free(struct capture_op *op)
 	if (op->next)
 		op->next->at = op->at;
 	task_cancel(op->task);
+	if (op->snap)
+		op->b->engine->ops->snapshot_free(op->snap);
 	close_fd(&op->dirfd);
 	close_fd(&op->save_dirfd);
 	close_fd(&op->overlay_fd);
@@ -61,17 +52,6 @@ static void op_fail(struct capture_op *op)
 	log_fault(LOG_LEVEL_WARN, &op->f, "capture %s", op->name);
 	request_fail(op->r, &op->f);
 	op_free(op);
-}
-
-/* From here on: with the machine standing still or not, it has to go on first. */
-static void op_failed(struct capture_op *op, const struct fault *f)
-{
-	if (!op->f.rc)
-		op->f = *f;
-	if (op->m && op->held)
-		op_resume(op);
-	else
-		op_fail(op);
 }
 
 /* --- the name --------------------------------------------------------------------------------------------------------- */
@@ -106,6 +86,7 @@ static void op_finish(struct capture_op *op)
 {
 	struct broker_vm_captured reply = { .pause_us = op->pause_us };
 	struct capture *c = NULL;
+	struct machine *m;
 	enum rc rc = capture_load(op->b, op->new_name, &c, &op->f);
 
 	if (!rc)
@@ -120,6 +101,15 @@ static void op_finish(struct capture_op *op)
 	memcpy(c->name, op->name, sizeof(c->name));
 	c->last_used_ms = 0;
 	capture_put(op->b, c);
+	/* The one that had the name. */
+	op->made = false;
+	if (tree_remove_at(op->b->captures->dirfd, op->new_name, &op->f))
+		log_fault(LOG_LEVEL_WARN, &op->f, "capture");
+	captures_count(op->b);
+	capture_good(op->b, c);
+	m = machine_find(op->b, op->id);
+	if (m)
+		memcpy(m->capture, op->name, sizeof(m->capture));
 	reply.bytes = c->bytes;
 	log_info("capture made name=%s bytes=%" PRIu64 " pause_us=%u", op->name, c->bytes, op->pause_us);
 	request_reply(op->r, (message_put_fn *)broker_vm_captured_put, &reply, NULL, 0);
@@ -131,88 +121,89 @@ static void on_flushed(void *arg, enum rc rc, const struct fault *f)
 	struct capture_op *op = arg;
 
 	op->task = NULL;
-	if (rc)
-		op_failed(op, f);
-	else
+	if (rc) {
+		op->f = *f;
+		op_fail(op);
+	} else {
 		op_finish(op);
+	}
 }
 
-/* --- while the machine stands still ------------------------------------------------------------------------------- */
+/* --- when the machine goes on already ------------------------------------------------------------------------------ */
 
-static void on_resumed(void *arg, enum rc rc, const struct fault *f)
+static void on_stored(void *arg, enum rc rc, const struct fault *f)
 {
 	struct capture_op *op = arg;
 
-	/* A machine that cannot go on ends, and the engine says so. */
-	(void)rc;
-	(void)f;
-	if (op->m)
-		op->pause_us = (uint32_t)(clock_us() - op->held_us);
-	op->held = false;
-	op->m = NULL;
-	if (op->f.rc || task_flush(op->b->loop, op->dirfd, on_flushed, op, &op->task, &op->f))
+	if (rc)
+		op->f = *f;
+	else
+		rc = task_flush(op->b->loop, op->dirfd, on_flushed, op, &op->task, &op->f);
+	if (rc)
 		op_fail(op);
 }
 
-static void op_resume(struct capture_op *op)
+/* The capture that it differs least from, probably; -1: none. */
+static int base_open(const struct capture_op *op, const struct machine *m)
 {
-	struct fault f;
+	const struct capture *c = *m->capture ? capture_find(op->b, m->capture) : NULL;
+	_cleanup_fd_ int dirfd = -1;
 
-	/* capture_machine_ends() hears of it and answers. */
-	if (machine_hold(op->m, false, on_resumed, op, &f))
-		machine_end(op->m, "it could not go on after a capture: %s", f.text);
+	if (!c || c->r.memory_mib != m->memory_mib || strcmp(c->r.engine, op->b->verdict.name))
+		return -1;
+	dirfd = openat(op->b->captures->dirfd, c->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return dirfd < 0 ? -1 : openat(dirfd, CAPTURE_MACHINE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
+
+/* Also when the machine ended meanwhile: then op->m is NULL and op->f has the reason. */
+static void on_taken(void *arg, enum rc rc, const struct fault *f)
+{
+	struct capture_op *op = arg;
+	struct machine *m = take_ptr(op->m);
+	_cleanup_fd_ int base = -1;
+
+	task_cancel(op->task);
+	op->task = NULL;
+	if (rc && !op->f.rc)
+		op->f = *f;
+	if (rc || !m) {
+		op_fail(op);
+		return;
+	}
+	op->pause_us = op->b->engine->ops->times(m->vm)->pause_us;
+	base = base_open(op, m);
+	if (op->b->engine->ops->snapshot_store(op->snap, op->save_dirfd, base, on_stored, op, &op->f))
+		op_fail(op);
+}
+
+/* --- while the machine stands still ------------------------------------------------------------------------------- */
 
 static void on_copied(void *arg, enum rc rc, const struct fault *f)
 {
 	struct capture_op *op = arg;
 
 	op->task = NULL;
-	if (rc && !op->f.rc)
-		op->f = *f;
-	op_resume(op);
+	if (op->m)
+		machine_fork_go(op->m, rc ? f : NULL);
 }
 
-static void on_saved(void *arg, enum rc rc, const struct fault *f)
+static void on_cut(void *arg)
 {
 	struct capture_op *op = arg;
 	_cleanup_fd_ int from = -1;
 	bool copied = false;
-	struct fault ff;
+	struct fault f;
+	enum rc rc;
 
-	if (!op->m) { /* it ended meanwhile */
-		op_fail(op);
+	if (!op->m) /* it is being ended, and on_taken() hears of it */
 		return;
-	}
-	if (rc) {
-		op_failed(op, f);
-		return;
-	}
 	from = openat(op->m->dirfd, CAPTURE_OVERLAY_FILE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	rc = from < 0 ? fault_set(&ff, RC_SYS, errno, "open overlay")
-		      : copy_disk_quick(from, op->overlay_fd, COPY_QUICK_BYTES, &copied, &ff);
+	rc = from < 0 ? fault_set(&f, RC_SYS, errno, "open overlay")
+		      : copy_disk_quick(from, op->overlay_fd, COPY_QUICK_BYTES, &copied, &f);
 	if (!rc && !copied)
-		rc = task_copy(op->b->loop, from, op->overlay_fd, on_copied, op, &op->task, &ff);
-	if (rc)
-		op_failed(op, &ff);
-	else if (copied)
-		on_copied(op, RC_OK, NULL);
-}
-
-static void on_held(void *arg, enum rc rc, const struct fault *f)
-{
-	struct capture_op *op = arg;
-	struct fault ff;
-
-	if (!op->m) {
-		op_fail(op);
-		return;
-	}
-	op->held = !rc;
-	if (rc)
-		op_failed(op, f);
-	else if (machine_save(op->m, op->save_dirfd, on_saved, op, &ff))
-		op_failed(op, &ff);
+		rc = task_copy(op->b->loop, from, op->overlay_fd, on_copied, op, &op->task, &f);
+	if (rc || copied)
+		machine_fork_go(op->m, rc ? &f : NULL);
 }
 
 /* --- its beginning and the machine's end --------------------------------------------------------------------------- */
@@ -277,8 +268,7 @@ static enum rc op_begin(struct capture_op *op, struct fault *ret_f)
 		rc = disk_make_at(op->dirfd, CAPTURE_OVERLAY_FILE, 0, &op->overlay_fd, ret_f);
 	if (!rc)
 		rc = record_put(op, ret_f);
-	op->held_us = clock_us();
-	return rc ? rc : machine_hold(op->m, true, on_held, op, ret_f);
+	return rc ? rc : machine_snapshot(op->m, on_cut, op, on_taken, op, &op->snap, ret_f);
 }
 
 void capture_make(struct broker *b, struct request *r, struct machine *m, const char *name)
@@ -297,11 +287,12 @@ void capture_make(struct broker *b, struct request *r, struct machine *m, const 
 				   .next = b->captures->ops, .at = &b->captures->ops };
 	snprintf(op->name, sizeof(op->name), "%s", name);
 	snprintf(op->new_name, sizeof(op->new_name), ".%s", name);
+	memcpy(op->id, m->id, sizeof(op->id));
 	if (op->next)
 		op->next->at = &op->next;
 	b->captures->ops = op;
-	if (op_begin(op, &f))
-		op_failed(op, &f);
+	if (op_begin(op, &op->f))
+		op_fail(op);
 }
 
 bool capture_machine_busy(const struct machine *m)
@@ -312,7 +303,7 @@ bool capture_machine_busy(const struct machine *m)
 	return false;
 }
 
-/* It is being stopped: an engine's operation under way ends with a failure first, and its callback finds m gone. */
+/* It is being stopped: an engine's operation under way ends with a failure first, and on_taken() finds m gone. */
 void capture_machine_ends(struct machine *m)
 {
 	struct capture_op *op, *next;
@@ -324,8 +315,6 @@ void capture_machine_ends(struct machine *m)
 		if (!op->f.rc)
 			fault_set(&op->f, RC_STATE, 0, "its machine ended");
 		op->m = NULL;
-		if (!m->busy)
-			op_fail(op);
 	}
 }
 

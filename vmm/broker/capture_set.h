@@ -11,6 +11,12 @@
 
 struct capture_op;
 
+/* Which file it is and since when it is as it is. */
+struct capture_file {
+	uint64_t inode, size, mtime_ns;
+};
+#define CAPTURE_FILES 3
+
 struct capture {
 	struct capture *next;
 	char name[BROKER_CAPTURE_MAX];
@@ -18,6 +24,9 @@ struct capture {
 	uint64_t bytes, last_used_ms;
 	struct capture_use *use;     /* open, or NULL */
 	uint64_t idle_ms;            /* when it is closed */
+	bool good, checking;         /* good: its files had their checksums when they were these */
+	struct capture_file files[CAPTURE_FILES];
+	struct capture_wait *waits;
 };
 
 struct capture_set {
@@ -36,5 +45,9 @@ enum rc capture_load(struct broker *b, const char *name, struct capture **ret, s
 /* In the place of one of that name. */
 void capture_put(struct broker *b, struct capture *c);
 void capture_ops_free(struct broker *b);
+/* Its files are right now what their checksums say. */
+void capture_good(struct broker *b, struct capture *c);
+/* After one went: files that it shared are the others' alone. */
+void captures_count(struct broker *b);
 
 #endif

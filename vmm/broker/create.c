@@ -35,6 +35,7 @@ struct create {
 	int copy_fd;                 /* ROOT_COPY: the snapshot */
 	struct verify_wait *verify;  /* it is being read */
 	struct task *task;           /* copies it, or the capture's disk */
+	struct capture_wait *check;  /* the capture is being read */
 	struct capture_use *capture; /* what it starts from, or NULL */
 	struct engine_snapshot *snap; /* the template's or the capture's */
 	uint64_t begun_us, prepared_us, started_us, restored_us;
@@ -53,6 +54,7 @@ static void create_free(struct create *c)
 {
 	template_cancel(c->wait);
 	verify_cancel(c->verify);
+	capture_cancel(c->check);
 	agent_cancel(c->call);
 	source_drop(&c->deadline);
 	newborn_free(c->newborn);
@@ -78,10 +80,12 @@ static void on_machine_end(void *arg, const char *reason)
 
 	template_cancel(c->wait);
 	verify_cancel(c->verify);
+	capture_cancel(c->check);
 	agent_cancel(c->call);
 	task_cancel(c->task);
 	c->wait = NULL;
 	c->verify = NULL;
+	c->check = NULL;
 	c->call = NULL;
 	c->task = NULL;
 	source_drop(&c->deadline);
@@ -105,7 +109,7 @@ static void on_deadline(void *arg)
 
 	fault_set(&f, RC_TIMEOUT, 0, "the machine was not ready in %u ms (waiting for %s)",
 		  (unsigned int)c->b->config->create_timeout_ms,
-		  c->wait ? "its template" : c->task || c->verify ? "its disk" : c->restored_us ? "its agent" : "its process");
+		  c->wait ? "its template" : c->check ? "its capture" : c->task || c->verify ? "its disk" : c->restored_us ? "its agent" : "its process");
 	create_fail(c, &f);
 }
 
@@ -193,16 +197,20 @@ static void mount_send(struct create *c)
 	json_object_put(o);
 }
 
-static void on_resized(void *arg, enum rc rc, const struct fault *f)
+/* A disk has its size now. */
+static void resized(struct create *c, enum rc rc, const struct fault *f, void (*next)(struct create *c))
 {
-	struct create *c = arg;
-
 	if (c->m->ending)
 		return;
 	if (rc)
 		create_fail(c, f);
 	else
-		mount_send(c);
+		next(c);
+}
+
+static void on_resized(void *arg, enum rc rc, const struct fault *f)
+{
+	resized(arg, rc, f, mount_send);
 }
 
 /* A template has placeholders where the volumes are now, and has to hear of their size. */
@@ -233,14 +241,7 @@ static const char *root_take(struct create *c)
 
 static void on_root_resized(void *arg, enum rc rc, const struct fault *f)
 {
-	struct create *c = arg;
-
-	if (c->m->ending)
-		return;
-	if (rc)
-		create_fail(c, f);
-	else
-		mounts_next(c);
+	resized(arg, rc, f, mounts_next);
 }
 
 static void root_begin(struct create *c)
@@ -308,20 +309,14 @@ static void create_start(struct create *c, const struct template_use *use)
 		create_launch(c);
 }
 
-/* The image it was made with is in c->m->image before anything else asks for it. */
-static void create_from_capture(struct create *c, const char *name)
+static void create_captured(struct create *c)
 {
-	const struct template_use *use;
+	const struct template_use *use = capture_use(c->capture);
 	bool copied = false;
 	struct fault f;
-	enum rc rc = capture_get(c->b, name, c->m->memory_mib, &c->capture, c->m->image, &f);
+	enum rc rc;
 
 	c->prepared_us = clock_us();
-	if (rc) {
-		create_fail(c, &f);
-		return;
-	}
-	use = capture_use(c->capture);
 	c->snap = use->snap;
 	rc = machine_prepare(c->m, use->image_fd, -1, &f);
 	if (!rc)
@@ -332,6 +327,31 @@ static void create_from_capture(struct create *c, const char *name)
 		create_fail(c, &f);
 	else if (copied)
 		create_launch(c);
+}
+
+static void on_capture(void *arg, struct capture_use *use, const struct fault *f)
+{
+	struct create *c = arg;
+
+	c->check = NULL;
+	c->capture = use;
+	if (use)
+		create_captured(c);
+	else
+		create_fail(c, f);
+}
+
+/* The image it was made with is in c->m->image before anything else asks for it. */
+static void create_from_capture(struct create *c, const char *name)
+{
+	struct fault f;
+	enum rc rc = capture_get(c->b, name, c->m->memory_mib, on_capture, c, &c->capture, c->m->image, &c->check, &f);
+
+	snprintf(c->m->capture, sizeof(c->m->capture), "%s", name);
+	if (!rc)
+		create_captured(c);
+	else if (rc != RC_AGAIN)
+		create_fail(c, &f);
 }
 
 static void on_template(void *arg, const struct template_use *use, const struct fault *f)

@@ -424,7 +424,7 @@ static void on_paused(void *arg, enum rc rc, const struct fault *f)
 	struct machine_pausing p = m->pausing;
 	struct fault write_f;
 
-	if (!rc && !m->ending && !m->internal && !p.quiet) {
+	if (!rc && !m->ending && !m->internal) {
 		m->state = p.pause ? BROKER_VM_PAUSED : BROKER_VM_RUNNING;
 		if (record_put(m, &write_f))
 			log_fault(LOG_LEVEL_WARN, &write_f, "machine %s", m->id);
@@ -434,28 +434,29 @@ static void on_paused(void *arg, enum rc rc, const struct fault *f)
 	p.done(p.arg, rc, f);
 }
 
-static enum rc pausing_begin(struct machine *m, bool pause, bool quiet, engine_done_fn *done, void *arg,
-			     struct fault *ret_f)
+enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
 	const struct engine_ops *ops = m->b->engine->ops;
 	enum rc rc = engine_begin(m, on_paused, m, ret_f);
 
 	if (rc)
 		return rc;
-	m->pausing = (struct machine_pausing){ pause, quiet, done, arg };
+	m->pausing = (struct machine_pausing){ pause, done, arg };
 	rc = (pause ? ops->pause : ops->resume)(m->vm, on_engine_done, ret_f);
 	engine_begun(m, rc);
 	return rc;
 }
 
-enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void *arg, struct fault *ret_f)
+enum rc machine_snapshot(struct machine *m, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done, void *arg,
+			 struct engine_snapshot **ret, struct fault *ret_f)
 {
-	return pausing_begin(m, pause, false, done, arg, ret_f);
-}
+	enum rc rc = engine_begin(m, done, arg, ret_f);
 
-enum rc machine_hold(struct machine *m, bool hold, engine_done_fn *done, void *arg, struct fault *ret_f)
-{
-	return pausing_begin(m, hold, true, done, arg, ret_f);
+	if (!rc) {
+		rc = m->b->engine->ops->take(m->vm, cut, cut_arg, on_engine_done, ret, ret_f);
+		engine_begun(m, rc);
+	}
+	return rc;
 }
 
 enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f)

@@ -59,6 +59,7 @@ struct machine {
 	struct cgroup cgroup;
 	struct engine_vm *vm;
 	bool exited, busy;           /* process reaped; an engine operation is running */
+	char capture[BROKER_CAPTURE_MAX]; /* what it was started from, or last kept as; "": nothing */
 
 	int lease_fd;                /* reading end, -1: no lease */
 	struct source *lease, *grace;
@@ -72,7 +73,7 @@ struct machine {
 	engine_done_fn *on_engine;
 	void *arg, *on_engine_arg;
 	struct machine_pausing {
-		bool pause, quiet;
+		bool pause;
 		engine_done_fn *done;
 		void *arg;
 	} pausing;                   /* while the engine does it */
@@ -111,8 +112,9 @@ enum rc machine_pause(struct machine *m, bool pause, engine_done_fn *done, void 
 /* The disk with this serial has another size than the snapshot knows. */
 enum rc machine_disk_resized(struct machine *m, const char *serial, engine_done_fn *done, void *arg, struct fault *ret_f);
 enum rc machine_save(struct machine *m, int dirfd, engine_done_fn *done, void *arg, struct fault *ret_f);
-/* Stands still for an operation of the broker's own: nobody is told, nothing written down, a restarted broker lets it go on. */
-enum rc machine_hold(struct machine *m, bool hold, engine_done_fn *done, void *arg, struct fault *ret_f);
+/* What it is in the instant of cut(), which ends with machine_fork_go(): engine.h, take(). */
+enum rc machine_snapshot(struct machine *m, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done, void *arg,
+			 struct engine_snapshot **ret, struct fault *ret_f);
 /*
  * Children, prepared, of a running parent, which is busy until the first done. cut() as in engine.h, then machine_fork_go().
  * done comes for each child whose `vm` is set afterwards; its failure has already begun machine_end().

@@ -264,19 +264,6 @@ static void template_failed(struct broker *b, struct template *t, const struct f
 	loop_timer_set(b->templates->pump, now_ms());
 }
 
-/* Opens templates/<name>/, if it is there. */
-static enum rc template_open(struct broker *b, struct template *t, struct fault *ret_f)
-{
-	struct template_use u = { NULL, -1, -1 };
-	enum rc rc = build_open(b, t->image, t->name, &u, ret_f);
-
-	if (rc)
-		use_close(b, &u);
-	else
-		t->use = u;
-	return rc;
-}
-
 static void on_built(void *arg, enum rc rc, const struct template_use *use, const struct fault *f)
 {
 	struct broker *b = arg;
@@ -292,29 +279,49 @@ static void on_built(void *arg, enum rc rc, const struct template_use *use, cons
 	template_ready(b, t);
 }
 
+/* Anew: what there is, if anything, is of no use. */
+static void template_build(struct broker *b, struct template *t, enum rc why, const struct fault *why_f)
+{
+	struct fault f;
+
+	if (why != RC_ABSENT)
+		log_fault(LOG_LEVEL_WARN, why_f, "template %s is made anew", t->name);
+	use_close(b, &t->use);
+	tree_remove_at(b->templates_dirfd, t->name, NULL);
+	log_info("template begun name=%s", t->name);
+	if (!build_start(b, t->image, t->name, t->memory_mib, t->tries, !t->waits, on_built, b, &b->templates->build, &f))
+		return;
+	b->templates->building = NULL;
+	template_failed(b, t, &f);
+}
+
+static void on_opened(void *arg, enum rc rc, const struct fault *f)
+{
+	struct broker *b = arg;
+	struct template *t = b->templates->building;
+
+	if (rc) {
+		template_build(b, t, rc, f);
+	} else {
+		b->templates->building = NULL;
+		template_ready(b, t);
+	}
+}
+
 static void template_make(struct broker *b, struct template *t)
 {
 	struct fault f;
 	enum rc rc = template_name(b, t->image, t->memory_mib, t->name, &f);
 
-	if (!rc) {
-		rc = template_open(b, t, &f);
-		if (!rc) {
-			template_ready(b, t);
-			return;
-		}
-		if (rc != RC_ABSENT)
-			log_fault(LOG_LEVEL_WARN, &f, "template %s is made anew", t->name);
-		tree_remove_at(b->templates_dirfd, t->name, NULL);
-		t->state = TEMPLATE_BUILDING;
-		b->templates->building = t;
-		log_info("template begun name=%s", t->name);
-		rc = build_start(b, t->image, t->name, t->memory_mib, t->tries, !t->waits, on_built, b, &b->templates->build, &f);
-	}
 	if (rc) {
-		b->templates->building = NULL;
 		template_failed(b, t, &f);
+		return;
 	}
+	t->state = TEMPLATE_BUILDING;
+	b->templates->building = t;
+	rc = build_open(b, t->image, t->name, &t->use, on_opened, b, &f);
+	if (rc)
+		template_build(b, t, rc, &f);
 }
 
 static void on_pump(void *arg)

@@ -95,12 +95,30 @@ struct engine_ops {
 	/* Of a PAUSED machine: writes memory, state and manifest below dirfd (empty directory); the machine stays paused. Flushes
 	 * nothing: that is for whoever gives the directory its name. */
 	enum rc (*save)(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f);
-	/* Opens what save() wrote: checks version, host compatibility and checksums (RC_STATE with the reason if it
-	 * cannot be used here), loads memory into a sealed memfd. May take long: called at start and by the runner. */
-	enum rc (*snapshot_open)(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+	/*
+	 * Of a RUNNING machine, by the fork's means: *ret is the machine in the instant in which cut() is called, in memory. It goes on
+	 * when the caller says fork_go(). *ret is set before done(RC_OK) and is the caller's.
+	 */
+	enum rc (*take)(struct engine_vm *vm, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done,
+			struct engine_snapshot **ret, struct fault *ret_f);
+
+	/*
+	 * Snapshots. What takes long is done by a process beside: snapshot_free() ends it, and done() does not come then. One thing at a
+	 * time per snapshot.
+	 */
+	/* What take() gave, to an empty directory, as save() would write it. base_dirfd: a snapshot of the same engine, or -1; where only
+	 * little differs from it, only that is written, and what it is based on gets a second name in dirfd. Flushes nothing. */
+	enum rc (*snapshot_store)(struct engine_snapshot *snap, int dirfd, int base_dirfd, engine_done_fn *done, void *arg,
+				  struct fault *ret_f);
+	/* Opens what was written: checks version, host compatibility and checksums (RC_STATE with the reason if it cannot be used
+	 * here), loads memory into a sealed memfd. *ret is there at once, to be used after done(RC_OK). */
+	enum rc (*snapshot_open)(struct engine *e, int dirfd, engine_done_fn *done, void *arg, struct engine_snapshot **ret,
+				 struct fault *ret_f);
 	/* The same for a snapshot that is used seldom: reads and checks all but the memory, which stays in its file and is mapped
 	 * from there; fast. The file must not change from now on, but may lose its name. */
 	enum rc (*snapshot_map)(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+	/* Reads all of a mapped one and compares it with its checksums: RC_STATE if they differ. */
+	enum rc (*snapshot_check)(struct engine_snapshot *snap, engine_done_fn *done, void *arg, struct fault *ret_f);
 	void (*snapshot_free)(struct engine_snapshot *snap);
 	/* Tells the guest that the disk with this serial has another size now (after a start from a snapshot). */
 	enum rc (*disk_resized)(struct engine_vm *vm, const char *serial, engine_done_fn *done, struct fault *ret_f);
@@ -110,7 +128,7 @@ struct engine_ops {
 	enum rc (*fork)(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
 			void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[],
 			struct engine_vm *rets[], struct fault *ret_f);
-	/* After cut(), once. f: the fork fails for that reason; the parent goes on all the same. */
+	/* After cut() of a fork() or take(), once. f: it fails for that reason; the parent goes on all the same. */
 	void (*fork_go)(struct engine_vm *parent, const struct fault *f);
 	/* SIGKILL now; exit comes when it is reaped. Never fails, never blocks. */
 	void (*stop)(struct engine_vm *vm);

@@ -98,7 +98,7 @@ static void on_pidfd(void *arg, uint32_t events)
 	p->ended(p->arg, status);
 }
 
-enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f)
+enum rc process_spawn(struct process *p, struct loop *loop, struct jail_spec *js, struct fault *ret_f)
 {
 	_cleanup_fd_ int err_fd = -1;
 	int pipe_fds[2];
@@ -112,17 +112,34 @@ enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js
 	js->err_fd = err_fd;
 	rc = jail_spawn(js, &p->pid, &p->pidfd, ret_f);
 	if (!rc)
+		rc = loop_fd(loop, p->pidfd, EPOLLIN, on_pidfd, p, &p->source, ret_f);
+	if (rc)
+		process_abort(p);
+	return rc;
+}
+
+enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f)
+{
+	enum rc rc = process_spawn(p, loop, js, ret_f);
+
+	if (!rc)
 		rc = pid_write(p, dirfd, ret_f);
 	if (!rc)
-		rc = loop_fd(loop, p->pidfd, EPOLLIN, on_pidfd, p, &p->source, ret_f);
-	if (rc && p->pidfd >= 0) {
-		pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
-		waitid(P_PIDFD, (id_t)p->pidfd, &(siginfo_t){ 0 }, WEXITED);
-		unlinkat(dirfd, PROCESS_PID_FILE, 0);
-	}
-	if (rc)
-		process_close(p);
+		return RC_OK;
+	unlinkat(dirfd, PROCESS_PID_FILE, 0);
+	process_abort(p);
 	return rc;
+}
+
+void process_abort(struct process *p)
+{
+	if (p->pidfd >= 0) {
+		process_kill(p);
+		/* Not a wait for anything but the kernel: it has been killed. */
+		while (waitid(P_PIDFD, (id_t)p->pidfd, &(siginfo_t){ 0 }, WEXITED) < 0 && errno == EINTR)
+			;
+	}
+	process_close(p);
 }
 
 enum rc process_adopt(struct process *p, struct loop *loop, int dirfd, const char *id, struct fault *ret_f)

@@ -23,6 +23,8 @@ struct process {
 
 #define PROCESS_INIT { .pidfd = -1, .err_fd = -1 }
 
+/* Starts, watches. js->err_fd is set here. On failure nothing is left. */
+enum rc process_spawn(struct process *p, struct loop *loop, struct jail_spec *js, struct fault *ret_f);
 /* Starts, writes the pid file below dirfd, watches. js->err_fd is set here. On failure nothing is left. */
 enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f);
 /* The process that the pid file names, if it is still that one; RC_ABSENT otherwise. */
@@ -33,6 +35,7 @@ enum rc process_connect(int dirfd, const char *name, int type, int *ret_fd, stru
 /* How long a file it may make or grow: what its largest writable disk has, `least` at least. */
 uint64_t process_file_bytes(const struct engine_spec *spec, uint64_t least);
 void process_kill(struct process *p);
+void process_abort(struct process *p); /* of one that was started: kills, reaps and closes; also one that is closed already */
 /* Last line of its standard error with control bytes removed, or how it ended. */
 void process_last_words(struct process *p, int wait_status, char *out, size_t size);
 void process_stat(const struct process *p, struct engine_stat *ret);

@@ -6,9 +6,8 @@
  * under way at a time, with a deadline; a machine that misses it or breaks the protocol is killed. The exit callback comes
  * when the process is reaped, always last.
  */
+#include "vmm/engines/kvm/client.h"
 #include "vmm/engines/kvm/control.h"
-#include "vmm/engines/kvm/savefile.h"
-#include "vmm/engines/process.h"
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -18,15 +17,12 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #define VMM_SOCKET "vmm.sock"
-#define VMM_MEMORY_FILE "memory"
-#define VMM_STATE_FILE "state"
 #define START_MS 30000
 #define COMMAND_MS 10000
 #define SAVE_MS 120000
@@ -34,19 +30,6 @@
 #define VMM_FILES_MAX 128
 #define VMM_THREADS_MAX 32
 #define VMM_FILE_BYTES_MIN (64ull << 20)
-
-struct kvm_engine {
-	struct engine base;
-	int exec_fd, null_fd, kvm_fd;
-	struct jail_root *root;
-	struct engine_vm *vms;
-};
-
-struct engine_snapshot {
-	int memory_fd;           /* a sealed memfd, or a file on disk, open for reading */
-	int state_fd;            /* file without its head, as a sealed memfd */
-	uint64_t bytes;
-};
 
 enum state { STARTING, RUNNING, PAUSED, GONE };
 
@@ -71,6 +54,7 @@ struct engine_vm {
 	struct engine_times times;
 	struct fork_group *group; /* as a parent */
 	enum state after;         /* state when the operation succeeded */
+	uint64_t memory_bytes;
 };
 
 struct fork_group {
@@ -84,6 +68,7 @@ struct fork_group {
 	size_t n_fds;
 	uint32_t layers;
 	bool cutting; /* the parent stands still until kvm_fork_go() */
+	struct engine_snapshot **taken; /* of kvm_take(), which has no children */
 };
 
 static void group_free(struct engine_vm *parent);
@@ -285,6 +270,7 @@ static enum rc vm_new(struct kvm_engine *e, const struct engine_spec *spec, engi
 	vm->fd = -1;
 	vm->exit = exit;
 	vm->arg = arg;
+	vm->memory_bytes = (uint64_t)spec->memory_mib << 20;
 	memcpy(vm->id, spec->id, sizeof(vm->id));
 	vm->n_disks = MIN_OF(spec->n_disks, (size_t)ENGINE_DISKS_MAX);
 	for (size_t i = 0; i < vm->n_disks; i++)
@@ -413,10 +399,15 @@ static enum rc kvm_start(struct engine *base, const struct engine_spec *spec, st
 		return rc;
 	}
 	vm->done = done;
-	if (snap)
-		start_or_condemn(vm, spec, 1, (int[]){ snap->memory_fd, snap->state_fd }, 2);
-	else
+	if (snap) {
+		int fds[3];
+		size_t n;
+		uint32_t layers = stored_layers(snap, fds, &n);
+
+		start_or_condemn(vm, spec, layers, fds, n);
+	} else {
 		start_or_condemn(vm, spec, 0, (int[]){ spec->kernel_fd, spec->initrd_fd }, 2);
+	}
 	*ret = vm;
 	return RC_OK;
 }
@@ -529,135 +520,6 @@ static const struct engine_times *kvm_times(struct engine_vm *vm)
 	return &vm->times;
 }
 
-/* --- snapshots ----------------------------------------------------------------------------------------------------- */
-
-static void kvm_snapshot_free(struct engine_snapshot *s)
-{
-	if (!s)
-		return;
-	close_fd(&s->memory_fd);
-	close_fd(&s->state_fd);
-	free(s);
-}
-
-/* Guest memory is read and summed by a process in the jail, not here. */
-static enum rc check_in_jail(struct kvm_engine *e, int memory, int state, int to, struct fault *ret_f)
-{
-	static char name[] = "nestbox-vmm", verb[] = "load";
-	char *const argv[] = { name, verb, NULL }, *const env[] = { NULL };
-	int fds[] = { memory, state, to }, pipe_fds[2], pidfd;
-	struct process p = PROCESS_INIT;
-	struct jail_spec js = { .root = e->root, .exec_fd = e->exec_fd, .argv = argv, .envp = env, .uid = 65534,
-				.null_fd = e->null_fd, .fds = fds, .n_fds = 3, .cgroup_procs_fd = -1,
-				.max_file_bytes = 1ull << 42, .max_locked_bytes = 64 << 10, .max_processes = 64,
-				.max_files = 64 };
-	siginfo_t info = { 0 };
-	pid_t pid;
-	enum rc rc;
-
-	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0)
-		return fault_set(ret_f, RC_SYS, errno, "pipe");
-	p.err_fd = pipe_fds[0];
-	js.err_fd = pipe_fds[1];
-	rc = jail_spawn(&js, &pid, &pidfd, ret_f);
-	close(pipe_fds[1]);
-	if (!rc) {
-		while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
-			;
-		close(pidfd);
-		if (info.si_code != CLD_EXITED || info.si_status) {
-			char why[160];
-
-			process_last_words(&p, -1, why, sizeof(why));
-			rc = fault_set(ret_f, RC_STATE, 0, "snapshot cannot be used: %.120s", why);
-		}
-	}
-	close_fd(&p.err_fd);
-	return rc;
-}
-
-/* What was read and checked, and not the file once more: whoever wrote it may still have it open. */
-static enum rc state_object(const uint8_t *state, size_t n, int *ret_fd, struct fault *ret_f)
-{
-	_cleanup_fd_ int fd = memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-	if (fd < 0 || write(fd, state, n) != (ssize_t)n)
-		return fault_set(ret_f, RC_SYS, errno, "state object");
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return fault_set(ret_f, RC_SYS, errno, "seal state");
-	*ret_fd = take_fd(&fd);
-	return RC_OK;
-}
-
-/* Memory stays in its file; the state is small. */
-static enum rc kvm_snapshot_map(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
-{
-	_cleanup_fd_ int state = openat(dirfd, VMM_STATE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_free_ uint8_t *checked = NULL;
-	struct engine_snapshot *s;
-	struct stat st;
-	size_t n;
-	enum rc rc;
-
-	(void)base;
-	if (memory < 0 || state < 0 || fstat(memory, &st) < 0)
-		return fault_set(ret_f, rc_from_errno(errno), errno, "open snapshot");
-	if (!S_ISREG(st.st_mode))
-		return fault_set(ret_f, RC_STATE, 0, "snapshot's memory is no file");
-	rc = savefile_state(state, (uint64_t)st.st_size, &checked, &n, ret_f);
-	if (rc) {
-		fault_wrap(ret_f, "snapshot cannot be used");
-		if (ret_f)
-			ret_f->rc = RC_STATE;
-		return RC_STATE;
-	}
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*s = (struct engine_snapshot){ .memory_fd = -1, .state_fd = -1, .bytes = (uint64_t)st.st_size };
-	rc = state_object(checked, n, &s->state_fd, ret_f);
-	if (rc) {
-		kvm_snapshot_free(s);
-		return rc;
-	}
-	s->memory_fd = take_fd(&memory);
-	*ret = s;
-	return RC_OK;
-}
-
-static enum rc kvm_snapshot_open(struct engine *base, int dirfd, struct engine_snapshot **ret, struct fault *ret_f)
-{
-	_cleanup_fd_ int memory = openat(dirfd, VMM_MEMORY_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_fd_ int state = openat(dirfd, VMM_STATE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_free_ uint8_t *checked = NULL;
-	struct engine_snapshot *s;
-	struct stat st;
-	size_t n;
-	enum rc rc;
-
-	if (memory < 0 || state < 0 || fstat(memory, &st) < 0)
-		return fault_set(ret_f, rc_from_errno(errno), errno, "open snapshot");
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	s->bytes = (uint64_t)st.st_size;
-	s->state_fd = -1;
-	s->memory_fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	rc = s->memory_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "memory object") :
-				check_in_jail((struct kvm_engine *)base, memory, state, s->memory_fd, ret_f);
-	if (!rc)
-		rc = savefile_state(state, s->bytes, &checked, &n, ret_f);
-	if (!rc)
-		rc = state_object(checked, n, &s->state_fd, ret_f);
-	if (rc) {
-		kvm_snapshot_free(s);
-		return rc;
-	}
-	*ret = s;
-	return RC_OK;
-}
-
 /* --- fork ---------------------------------------------------------------------------------------------------------- */
 
 static void group_free(struct engine_vm *parent)
@@ -674,11 +536,14 @@ static void group_free(struct engine_vm *parent)
 static void group_failed(struct engine_vm *parent, const struct fault *f)
 {
 	struct fork_group *g = parent->group;
+	engine_done_fn *done = g->taken ? g->done : NULL;
 
 	for (size_t i = 0; i < g->n; i++)
 		if (g->children[i])
 			condemn(g->children[i], "%s", f->text);
 	group_free(parent);
+	if (done)
+		done(parent->arg, f->rc, f);
 }
 
 /* The parent stands still: the disks are cut now, then it goes on. */
@@ -700,7 +565,7 @@ static void group_forked(struct engine_vm *parent, struct wire *w)
 	while (left < g->n && !g->children[left])
 		left++;
 	fault_set(&f, RC_STATE, 0, "no child of machine '%s' is left", parent->id);
-	if (left == g->n)
+	if (left == g->n && !g->taken)
 		kvm_fork_go(parent, &f);
 	else if (g->cut)
 		g->cut(g->cut_arg);
@@ -722,6 +587,21 @@ static void kvm_fork_go(struct engine_vm *parent, const struct fault *why)
 		condemn(parent, "%s", f.text);
 }
 
+static void group_taken(struct engine_vm *parent)
+{
+	struct fork_group *g = parent->group;
+	engine_done_fn *done = g->done;
+	struct fault f;
+	enum rc rc = RC_OK;
+
+	*g->taken = stored_new(parent->e, g->layers, g->fds, parent->memory_bytes);
+	g->n_fds = 0;
+	if (!*g->taken)
+		rc = fault_set(&f, RC_NOMEM, 0, "out of memory");
+	group_free(parent);
+	done(parent->arg, rc, rc ? &f : NULL);
+}
+
 static void group_resumed(struct engine_vm *parent, struct wire *w)
 {
 	struct fork_group *g = parent->group;
@@ -729,6 +609,10 @@ static void group_resumed(struct engine_vm *parent, struct wire *w)
 
 	control_resumed_get(w, &m);
 	parent->times.pause_us = m.pause_us;
+	if (g->taken) {
+		group_taken(parent);
+		return;
+	}
 	for (size_t i = 0; i < g->n; i++) {
 		struct engine_vm *child = g->children[i];
 
@@ -789,6 +673,27 @@ static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_
 	return made ? RC_OK : rc;
 }
 
+static enum rc kvm_take(struct engine_vm *vm, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done,
+			struct engine_snapshot **ret, struct fault *ret_f)
+{
+	struct fork_group *g;
+	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
+
+	if (rc)
+		return rc;
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	*g = (struct fork_group){ .cut = cut, .cut_arg = cut_arg, .done = done, .taken = ret };
+	vm->group = g;
+	vm->after = PAUSED;
+	vm->done = NULL;
+	rc = op_send(vm, CONTROL_FORK, NULL, NULL, NULL, 0, FORK_MS, ret_f);
+	if (rc)
+		group_free(vm);
+	return rc;
+}
+
 /* --- the engine ---------------------------------------------------------------------------------------------------- */
 
 static void kvm_free(struct engine *base)
@@ -813,7 +718,10 @@ static const struct engine_ops kvm_ops = {
 	.pause = kvm_pause,
 	.resume = kvm_resume,
 	.save = kvm_save,
+	.take = kvm_take,
+	.snapshot_store = kvm_snapshot_store,
 	.snapshot_open = kvm_snapshot_open,
+	.snapshot_check = kvm_snapshot_check,
 	.snapshot_map = kvm_snapshot_map,
 	.snapshot_free = kvm_snapshot_free,
 	.disk_resized = kvm_disk_resized,

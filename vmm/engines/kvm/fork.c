@@ -16,33 +16,6 @@
 
 #define ROUNDS_MAX 8
 #define PAUSE_PAGES 256 /* 1 MiB: copied in well under a millisecond */
-#define RUNS_MAX 16000  /* of pages in a delta, each a mapping in every child */
-
-static uint64_t count_runs(const struct memory *m, const uint64_t *pages)
-{
-	uint64_t runs = 0, before = 0;
-
-	for (uint64_t i = 0; i < (memory_pages(m) + 63) / 64; i++) {
-		runs += (uint64_t)__builtin_popcountll(pages[i] & ~(pages[i] << 1 | before));
-		before = pages[i] >> 63;
-	}
-	return runs;
-}
-
-/* Joins runs less than `gap` pages apart. */
-static void join_runs(const struct memory *m, uint64_t *pages, uint64_t gap)
-{
-	uint64_t last = UINT64_MAX;
-
-	for (uint64_t p = 0; p < memory_pages(m); p++) {
-		if (!(pages[p / 64] >> (p % 64) & 1))
-			continue;
-		if (last != UINT64_MAX && p - last <= gap)
-			for (uint64_t k = last + 1; k < p; k++)
-				pages[k / 64] |= 1ull << (k % 64);
-		last = p;
-	}
-}
 
 static enum rc all_own_pages(struct vm *vm, uint64_t *pages, struct fault *ret_f)
 {
@@ -52,25 +25,25 @@ static enum rc all_own_pages(struct vm *vm, uint64_t *pages, struct fault *ret_f
 	if (rc)
 		return rc;
 	memcpy(pages, vm->memory.own, (size_t)((memory_pages(&vm->memory) + 63) / 64) * 8);
-	return memory_layer_pages(&vm->memory, vm->memory.delta_fd, pages, ret_f);
+	return memory_layer_pages(vm->memory.delta_fd, vm->memory.bytes, pages, ret_f);
 }
 
 /* Rounds while the machine runs. */
 static enum rc copy_running(struct vm *vm, int fd, uint64_t *pages, struct fork_result *r, struct fault *ret_f)
 {
 	const struct memory *m = &vm->memory;
-	_cleanup_free_ uint64_t *fresh = memory_bitmap(m);
+	_cleanup_free_ uint64_t *fresh = memory_bitmap(m->bytes);
 	size_t bytes = (size_t)((memory_pages(m) + 63) / 64) * 8;
-	uint64_t n, gap = 2;
+	uint64_t n;
 	enum rc rc;
 
 	if (!fresh)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	rc = all_own_pages(vm, pages, ret_f);
-	for (; !rc && count_runs(m, pages) > RUNS_MAX; gap *= 2)
-		join_runs(m, pages, gap);
-	if (!rc)
+	if (!rc) {
+		memory_join(m->bytes, pages);
 		rc = memory_write_pages(m, pages, fd, false, &r->pages, ret_f);
+	}
 	for (r->rounds = 1; !rc && r->rounds < ROUNDS_MAX; r->rounds++) {
 		memset(fresh, 0, bytes);
 		rc = vm_gather(vm, fresh, &n, ret_f);
@@ -84,7 +57,7 @@ static enum rc copy_running(struct vm *vm, int fd, uint64_t *pages, struct fork_
 
 static enum rc copy_paused(struct vm *vm, int fd, struct fork_result *r, struct fault *ret_f)
 {
-	_cleanup_free_ uint64_t *fresh = memory_bitmap(&vm->memory);
+	_cleanup_free_ uint64_t *fresh = memory_bitmap(vm->memory.bytes);
 	enum rc rc;
 
 	if (!fresh)
@@ -113,7 +86,7 @@ static enum rc state_object(struct vm *vm, int *ret_fd, struct fault *ret_f)
 
 enum rc vm_fork(struct vm *vm, struct fork_result *ret, uint64_t *ret_paused_us, struct fault *ret_f)
 {
-	_cleanup_free_ uint64_t *pages = memory_bitmap(&vm->memory);
+	_cleanup_free_ uint64_t *pages = memory_bitmap(vm->memory.bytes);
 	_cleanup_fd_ int delta = -1, state = -1;
 	struct fork_result r = { 0 };
 	enum rc rc;
@@ -150,7 +123,7 @@ enum rc vm_fork(struct vm *vm, struct fork_result *ret, uint64_t *ret_paused_us,
 enum rc vm_save(struct vm *vm, int memory_fd, int state_fd, struct fault *ret_f)
 {
 	_cleanup_buf_ struct buf state = BUF_INIT(SAVEFILE_STATE_MAX * 2);
-	_cleanup_free_ uint64_t *pages = memory_bitmap(&vm->memory);
+	_cleanup_free_ uint64_t *pages = memory_bitmap(vm->memory.bytes);
 	enum rc rc;
 
 	if (!pages)
@@ -159,7 +132,7 @@ enum rc vm_save(struct vm *vm, int memory_fd, int state_fd, struct fault *ret_f)
 	if (!rc)
 		rc = all_own_pages(vm, pages, ret_f);
 	if (!rc)
-		rc = memory_layer_pages(&vm->memory, vm->memory.base_fd, pages, ret_f);
+		rc = memory_layer_pages(vm->memory.base_fd, vm->memory.bytes, pages, ret_f);
 	if (!rc && ftruncate(memory_fd, (off_t)vm->memory.bytes) < 0)
 		rc = fault_set(ret_f, rc_from_errno(errno), errno, "size memory file");
 	if (!rc)

@@ -7,7 +7,8 @@ nestbox_vmm_SOURCES = vmm/engines/kvm/acpi.c vmm/engines/kvm/acpi.h vmm/engines/
 	vmm/engines/kvm/memory.c vmm/engines/kvm/memory.h vmm/engines/kvm/net.c vmm/engines/kvm/net.h \
 	vmm/engines/kvm/rng.c vmm/engines/kvm/rng.h vmm/engines/kvm/serial.c vmm/engines/kvm/serial.h \
 	vmm/engines/kvm/control.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c vmm/engines/kvm/filter.c vmm/engines/kvm/filter.h \
-	vmm/engines/kvm/fork.c vmm/engines/kvm/fork.h vmm/engines/kvm/serve.h vmm/engines/kvm/savefile.c vmm/engines/kvm/savefile.h vmm/engines/kvm/snapshot.c vmm/engines/kvm/vcpu_state.c vmm/engines/kvm/vcpu.c vmm/engines/kvm/vcpu.h vmm/engines/kvm/virtio.c vmm/engines/kvm/virtio.h \
+	vmm/engines/kvm/fork.c vmm/engines/kvm/fork.h vmm/engines/kvm/serve.h vmm/engines/kvm/savefile.c vmm/engines/kvm/savefile.h vmm/engines/kvm/statefile.c \
+	vmm/engines/kvm/snapshot.c vmm/engines/kvm/vcpu_state.c vmm/engines/kvm/vcpu.c vmm/engines/kvm/vcpu.h vmm/engines/kvm/virtio.c vmm/engines/kvm/virtio.h \
 	vmm/engines/kvm/vm.c vmm/engines/kvm/vm.h
 nestbox_vmm_LDADD = libnbschema.a libnbbase.a $(HARDEN_LIBS)
 nestbox_vmm_LDFLAGS = $(NB_LDFLAGS) -static-pie -Wl,-z,relro,-z,now
@@ -15,7 +16,8 @@ nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
 
 # The broker's side, into the engines' library.
 libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
-	vmm/engines/process.c vmm/engines/process.h vmm/engines/kvm/savefile.c vmm/engines/kvm/savefile.h
+	vmm/engines/process.c vmm/engines/process.h vmm/engines/kvm/statefile.c vmm/engines/kvm/savefile.h \
+	vmm/engines/kvm/client.h vmm/engines/kvm/stored.c
 
 VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/balloon.c vmm/engines/kvm/blk.c vmm/engines/kvm/net.c \
 	vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/virtio.c vmm/engines/kvm/memory.c
@@ -31,7 +33,7 @@ tests_fuzz_fuzz_virtio_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 # The whole machine on a KVM that keeps what is set and runs nothing.
 VMM_FAKE_SOURCES = tests/unit/fake_kvm.c tests/unit/fake_kvm.h tests/unit/vmm_machine.h vmm/engines/kvm/acpi.c vmm/engines/kvm/balloon.c \
 	vmm/engines/kvm/blk.c vmm/engines/kvm/boot.c vmm/engines/kvm/filter.c vmm/engines/kvm/fork.c vmm/engines/kvm/memory.c \
-	vmm/engines/kvm/net.c vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/savefile.c vmm/engines/kvm/serial.c \
+	vmm/engines/kvm/net.c vmm/engines/kvm/rate.c vmm/engines/kvm/rng.c vmm/engines/kvm/savefile.c vmm/engines/kvm/statefile.c vmm/engines/kvm/serial.c \
 	vmm/engines/kvm/snapshot.c vmm/engines/kvm/vcpu.c vmm/engines/kvm/vcpu_state.c vmm/engines/kvm/virtio.c vmm/engines/kvm/vm.c
 check_PROGRAMS += tests/unit/test_vmm_state
 tests_unit_test_vmm_state_SOURCES = tests/unit/test_vmm_state.c $(VMM_FAKE_SOURCES)

@@ -21,7 +21,9 @@
 static const char usage[] =
 	"usage: nestbox-vmm run --kernel FILE [options]     boot a machine with a console on this terminal\n"
 	"       nestbox-vmm serve                           for the broker: control socket on descriptor 3\n"
-	"       nestbox-vmm load                            checks a snapshot: memory file 3, state file 4, into memfd 5\n"
+	"       nestbox-vmm check|load [base]               checks a snapshot: memory file 3, state file 4, [its base 5]; into the next, a memfd\n"
+	"       nestbox-vmm store LAYERS MIB [CRC]          writes one: memory file 3, state file 4, state 5, and of base, delta, previous\n"
+	"                                                   whole memory those that LAYERS (b, d, p) names, in this order\n"
 	"\n"
 	"  --kernel FILE        vmlinux with a PVH note, or bzImage\n"
 	"  --initrd FILE\n"
@@ -246,6 +248,44 @@ static enum rc run(int argc, char **argv, struct fault *ret_f)
 	return rc;
 }
 
+static enum rc load(int argc, bool into, struct fault *ret_f)
+{
+	int base_fd = argc > 2 ? 5 : -1;
+
+	return savefile_load(3, 4, base_fd, into ? (argc > 2 ? 6 : 5) : -1, ret_f);
+}
+
+static enum rc store(int argc, char **argv, struct fault *ret_f)
+{
+	struct savefile_layers from = { .base_fd = -1, .delta_fd = -1 };
+	int next = 6, prev_fd = -1;
+	uint64_t mib, crc = 0;
+	enum rc rc = number(argv[3], VMM_MEMORY_MIB_MIN, VMM_MEMORY_MIB_MAX, &mib, ret_f);
+
+	if (!rc && argc > 4)
+		rc = number(argv[4], 0, UINT32_MAX, &crc, ret_f);
+	if (rc)
+		return rc;
+	from.bytes = mib << 20;
+	if (strchr(argv[2], 'b'))
+		from.base_fd = next++;
+	if (strchr(argv[2], 'd'))
+		from.delta_fd = next++;
+	if (strchr(argv[2], 'p'))
+		prev_fd = next++;
+	return savefile_store(&from, prev_fd, (uint32_t)crc, 5, 3, 4, ret_f);
+}
+
+/* For the broker, on descriptors it gave. */
+static enum rc verb(int argc, char **argv, struct fault *ret_f)
+{
+	if (!strcmp(argv[1], "serve"))
+		return serve(ret_f);
+	if (!strcmp(argv[1], "store"))
+		return store(argc, argv, ret_f);
+	return load(argc, !strcmp(argv[1], "load"), ret_f);
+}
+
 int main(int argc, char **argv)
 {
 	struct fault f;
@@ -262,8 +302,9 @@ int main(int argc, char **argv)
 		puts("nestbox-vmm " NB_VERSION);
 		return 0;
 	}
-	if (argc == 2 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "load"))) {
-		rc = !strcmp(argv[1], "serve") ? serve(&f) : savefile_load(3, 4, 5, &f);
+	if ((argc == 2 && !strcmp(argv[1], "serve")) || ((argc == 4 || argc == 5) && !strcmp(argv[1], "store")) ||
+	    ((argc == 2 || argc == 3) && (!strcmp(argv[1], "load") || !strcmp(argv[1], "check")))) {
+		rc = verb(argc, argv, &f);
 		if (rc)
 			log_fault(LOG_LEVEL_ERROR, &f, "%s", argv[1]);
 		return rc ? 1 : 0;

@@ -11,9 +11,14 @@
 
 #define LAYER_MAPS_MAX 30000 /* mappings of a delta; the kernel's default bound is 65530 for the process */
 
+static uint64_t words_of(uint64_t bytes)
+{
+	return (bytes / MEMORY_PAGE + 63) / 64;
+}
+
 /* A file on disk cannot be sealed, nor one on tmpfs (whose only seal is that): then the descriptor must not be one that anybody could
  * write through. */
-static enum rc check_sealed(int fd, uint64_t bytes, struct fault *ret_f)
+static enum rc check_sealed(int fd, uint64_t bytes, uint64_t map_bytes, struct fault *ret_f)
 {
 	int seals = fcntl(fd, F_GET_SEALS), mode = fcntl(fd, F_GETFL);
 	struct stat st;
@@ -22,7 +27,8 @@ static enum rc check_sealed(int fd, uint64_t bytes, struct fault *ret_f)
 		seals = F_SEAL_WRITE | F_SEAL_SHRINK;
 	if (seals < 0 || !(seals & F_SEAL_WRITE) || !(seals & F_SEAL_SHRINK))
 		return fault_set(ret_f, RC_INVALID, 0, "memory object is not sealed");
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+	    ((uint64_t)st.st_size != bytes && (uint64_t)st.st_size != bytes + map_bytes))
 		return fault_set(ret_f, RC_INVALID, 0, "memory object has another size");
 	return RC_OK;
 }
@@ -43,22 +49,100 @@ static enum rc next_data(int fd, uint64_t at, uint64_t bytes, uint64_t *ret_at, 
 	return RC_OK;
 }
 
-/* Each run of the delta over the base. Whoever wrote the delta kept the number of runs within the bound. */
-static enum rc map_delta(struct memory *m, struct fault *ret_f)
+enum rc memory_layer_pages(int fd, uint64_t bytes, uint64_t *pages, struct fault *ret_f)
 {
-	uint64_t at = 0, end;
+	uint64_t at = 0, end, size = MEMORY_MAP_BYTES(bytes);
+	struct stat st;
 
-	for (unsigned int n = 0;; n++, at = end) {
-		enum rc rc = next_data(m->delta_fd, at, m->bytes, &at, &end, ret_f);
+	if (fd < 0)
+		return RC_OK;
+	if (fstat(fd, &st) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "stat memory layer");
+	if ((uint64_t)st.st_size > bytes) {
+		_cleanup_free_ uint64_t *map = memory_bitmap(bytes);
+
+		if (!map)
+			return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+		if (pread(fd, map, size, (off_t)bytes) != (ssize_t)size)
+			return fault_set(ret_f, RC_INVALID, errno, "read the pages of a memory layer");
+		for (uint64_t i = 0; i < words_of(bytes); i++)
+			pages[i] |= map[i];
+		return RC_OK;
+	}
+	for (;; at = end) {
+		enum rc rc = next_data(fd, at, bytes, &at, &end, ret_f);
 
 		if (rc || !end)
 			return rc;
-		if (n == LAYER_MAPS_MAX)
-			return fault_set(ret_f, RC_LIMIT, 0, "memory layer has more than %d runs", LAYER_MAPS_MAX);
-		if (mmap(m->base + at, end - at, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-			 m->delta_fd, (off_t)at) == MAP_FAILED)
+		for (uint64_t p = at / MEMORY_PAGE; p < end / MEMORY_PAGE; p++)
+			pages[p / 64] |= 1ull << (p % 64);
+	}
+}
+
+static bool has_page(const uint64_t *pages, uint64_t p)
+{
+	return pages[p / 64] >> (p % 64) & 1;
+}
+
+static uint64_t count_runs(uint64_t bytes, const uint64_t *pages)
+{
+	uint64_t runs = 0, before = 0;
+
+	for (uint64_t i = 0; i < words_of(bytes); i++) {
+		runs += (uint64_t)__builtin_popcountll(pages[i] & ~(pages[i] << 1 | before));
+		before = pages[i] >> 63;
+	}
+	return runs;
+}
+
+/* Joins runs less than `gap` pages apart. */
+static void join_runs(uint64_t bytes, uint64_t *pages, uint64_t gap)
+{
+	uint64_t last = UINT64_MAX;
+
+	for (uint64_t p = 0; p < bytes / MEMORY_PAGE; p++) {
+		if (!has_page(pages, p))
+			continue;
+		if (last != UINT64_MAX && p - last <= gap)
+			for (uint64_t k = last + 1; k < p; k++)
+				pages[k / 64] |= 1ull << (k % 64);
+		last = p;
+	}
+}
+
+void memory_join(uint64_t bytes, uint64_t *pages)
+{
+	for (uint64_t gap = 2; count_runs(bytes, pages) > MEMORY_RUNS_MAX; gap *= 2)
+		join_runs(bytes, pages, gap);
+}
+
+/* Each run of the delta over the base. Whoever wrote the delta kept the number of runs within the bound. */
+static enum rc map_delta(struct memory *m, struct fault *ret_f)
+{
+	_cleanup_free_ uint64_t *pages = memory_bitmap(m->bytes);
+	enum rc rc;
+
+	if (!pages)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	rc = memory_layer_pages(m->delta_fd, m->bytes, pages, ret_f);
+	if (rc)
+		return rc;
+	if (count_runs(m->bytes, pages) > LAYER_MAPS_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "memory layer has more than %d runs", LAYER_MAPS_MAX);
+	for (uint64_t p = 0, n = memory_pages(m); p < n;) {
+		uint64_t first = p;
+
+		while (p < n && has_page(pages, p))
+			p++;
+		if (p == first) {
+			p++;
+			continue;
+		}
+		if (mmap(m->base + first * MEMORY_PAGE, (p - first) * MEMORY_PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, m->delta_fd, (off_t)(first * MEMORY_PAGE)) == MAP_FAILED)
 			return fault_set(ret_f, RC_NOMEM, errno, "map memory layer");
 	}
+	return RC_OK;
 }
 
 static enum rc map_all(struct memory *m, struct fault *ret_f)
@@ -84,9 +168,9 @@ static enum rc map_all(struct memory *m, struct fault *ret_f)
 	return RC_OK;
 }
 
-uint64_t *memory_bitmap(const struct memory *m)
+uint64_t *memory_bitmap(uint64_t bytes)
 {
-	return calloc((size_t)((memory_pages(m) + 63) / 64), sizeof(uint64_t));
+	return calloc((size_t)words_of(bytes), sizeof(uint64_t));
 }
 
 enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *ret, struct fault *ret_f)
@@ -96,14 +180,14 @@ enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *
 
 	m.low = MIN_OF(bytes, (uint64_t)MEMORY_HOLE);
 	m.high = bytes - m.low;
-	m.written = memory_bitmap(&m);
-	m.own = memory_bitmap(&m);
+	m.written = memory_bitmap(bytes);
+	m.own = memory_bitmap(bytes);
 	if (!m.written || !m.own)
 		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (!rc && base_fd >= 0)
-		rc = check_sealed(base_fd, bytes, ret_f);
+		rc = check_sealed(base_fd, bytes, 0, ret_f);
 	if (!rc && delta_fd >= 0)
-		rc = check_sealed(delta_fd, bytes, ret_f);
+		rc = check_sealed(delta_fd, bytes, MEMORY_MAP_BYTES(bytes), ret_f);
 	if (!rc)
 		rc = map_all(&m, ret_f);
 	if (rc) {
@@ -257,22 +341,6 @@ enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd
 	if (ret_pages)
 		*ret_pages = count;
 	return RC_OK;
-}
-
-enum rc memory_layer_pages(const struct memory *m, int fd, uint64_t *pages, struct fault *ret_f)
-{
-	uint64_t at = 0, end;
-
-	if (fd < 0)
-		return RC_OK;
-	for (;; at = end) {
-		enum rc rc = next_data(fd, at, m->bytes, &at, &end, ret_f);
-
-		if (rc || !end)
-			return rc;
-		for (uint64_t p = at / MEMORY_PAGE; p < end / MEMORY_PAGE; p++)
-			pages[p / 64] |= 1ull << (p % 64);
-	}
 }
 
 enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct fault *ret_f)

@@ -3,7 +3,8 @@
  * Guest memory, seen by the guest as [0, low) below the hole at 3 GiB and [4 GiB, 4 GiB + high) above it.
  *
  * Theory. A machine's memory is three layers: the *base* (a sealed memfd, the template's, or a capture's file; shared by all that start from it), over
- * it the *delta* (a sealed memfd, what a fork's parent had changed; shared by the children of one fork), over both this machine's
+ * it the *delta* (a sealed memfd, what a fork's parent had changed; shared by the children of one fork; or a capture's file, if the
+ * capture has a base), over both this machine's
  * own pages, made by copy-on-write. Either memfd may be absent; a machine that boots cold has only pages of its own. Which
  * pages are its own is known without looking at page tables: KVM logs what vCPUs write, memory_at() what devices write, and
  * `own` gathers both. Saving and forking need nothing else.
@@ -23,6 +24,7 @@
 #define MEMORY_HOLE 0xc0000000ull
 #define MEMORY_HIGH 0x100000000ull
 #define MEMORY_PAGE 4096u
+#define MEMORY_RUNS_MAX 16000
 
 struct memory {
 	uint8_t *base;     /* one mapping; the high region follows the low one in it */
@@ -33,7 +35,7 @@ struct memory {
 };
 
 /* Takes both descriptors. base must be sealed against writing and shrinking, or be a file on disk that is open for reading only and
- * that its owner leaves alone, and have exactly `bytes`; delta likewise. */
+ * that its owner leaves alone, and have exactly `bytes`; delta likewise, or the bitmap more. */
 enum rc memory_create(uint64_t bytes, int base_fd, int delta_fd, struct memory *ret, struct fault *ret_f);
 void memory_free(struct memory *m);
 
@@ -66,10 +68,16 @@ uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, ui
 /* Writes the pages of a bitmap into a file at their offsets; zero pages become holes where `sparse`. */
 enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd, bool sparse, uint64_t *ret_pages,
 			   struct fault *ret_f);
-/* Adds the pages that a layer has data for. fd -1: none. */
-enum rc memory_layer_pages(const struct memory *m, int fd, uint64_t *pages, struct fault *ret_f);
+/*
+ * Adds the pages that a layer of a machine with `bytes` of memory has something for. fd -1: none. A file says so itself, by a bitmap behind
+ * its pages (MEMORY_MAP_BYTES); of a memfd it is those that were written.
+ */
+enum rc memory_layer_pages(int fd, uint64_t bytes, uint64_t *pages, struct fault *ret_f);
+#define MEMORY_MAP_BYTES(bytes) ((bytes) / MEMORY_PAGE / 8)
+/* Joins neighbours until a layer of these pages has at most MEMORY_RUNS_MAX runs, each a mapping in whoever has it. */
+void memory_join(uint64_t bytes, uint64_t *pages);
 
-uint64_t *memory_bitmap(const struct memory *m); /* empty, to be freed; NULL: no memory */
+uint64_t *memory_bitmap(uint64_t bytes); /* empty, to be freed; NULL: no memory */
 /* A memfd of the right size for a delta, and what makes it immutable. */
 enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct fault *ret_f);
 enum rc memory_seal(int fd, struct fault *ret_f);

@@ -38,6 +38,7 @@ struct fork {
 	struct engine_spec specs[ENGINE_FORK_MAX];
 	struct engine_vm *children[ENGINE_FORK_MAX]; /* NULL: gone already */
 	size_t n;
+	struct engine_snapshot **taken; /* of qemu_take(): for the parent's owner instead of children */
 };
 
 static void fork_free(struct fork *k)
@@ -73,7 +74,7 @@ static void fork_fail(struct fork *k, const struct fault *why)
 	if (k->phase == PHASE_STOP && vm_command(parent, "cont", NULL, -1, NULL))
 		parent->state = VM_RUNNING;
 	parent->fork = NULL;
-	vm_op_end(parent, NULL);
+	vm_op_end(parent, k->taken ? &f : NULL);
 	children_fail(k, &f);
 	fork_free(k);
 }
@@ -111,6 +112,21 @@ bool fork_deadline(struct engine_vm *vm)
 	return true;
 }
 
+static void taken(struct fork *k)
+{
+	struct engine_vm *vm = k->parent;
+	struct engine_snapshot *snap = snapshot_new(vm->e, k->snap.shape, vm->memory_mib, k->snap.ram_fd, k->snap.state_fd);
+	struct fault f;
+
+	fault_set(&f, RC_NOMEM, 0, "out of memory");
+	if (snap) {
+		k->snap.ram_fd = k->snap.state_fd = -1;
+		*k->taken = snap;
+	}
+	fork_free(k);
+	vm_op_end(vm, snap ? NULL : &f);
+}
+
 /* BORN */
 static void fork_finish(struct fork *k)
 {
@@ -121,6 +137,10 @@ static void fork_finish(struct fork *k)
 		return;
 	}
 	k->parent->fork = NULL;
+	if (k->taken) {
+		taken(k);
+		return;
+	}
 	vm_op_end(k->parent, NULL);
 	for (size_t i = 0; i < k->n; i++) {
 		struct engine_vm *child = take_ptr(k->children[i]);
@@ -163,7 +183,7 @@ static void fork_proceed(struct fork *k)
 		return;
 	k->cutting = true;
 	fault_set(&f, RC_STATE, 0, "no child of machine '%s' is left", k->parent->id);
-	if (!children_left(k))
+	if (!children_left(k) && !k->taken)
 		qemu_fork_go(k->parent, &f);
 	else if (k->cut)
 		k->cut(k->cut_arg);
@@ -336,6 +356,55 @@ static enum rc fork_files(struct fork *k, struct fault *ret_f)
 	return rc;
 }
 
+static enum rc fork_begin(struct engine_vm *parent, struct fork *k, engine_done_fn *done, struct fault *ret_f)
+{
+	enum rc rc;
+
+	if (!parent->op && parent->state != VM_RUNNING)
+		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not running", parent->id);
+	rc = vm_op_begin(parent, OP_FORK, QEMU_FORK_MS, done, ret_f);
+	if (rc)
+		return rc;
+	rc = fork_files(k, ret_f);
+	if (rc) {
+		parent->done = NULL;
+		vm_op_end(parent, NULL);
+	}
+	return rc;
+}
+
+static void fork_ask(struct fork *k)
+{
+	k->parent->fork = k;
+	vm_command(k->parent, "human-monitor-command", "{\"command-line\":\"gpa2hva 0\"}", -1, on_address);
+}
+
+static struct fork *fork_new(struct engine_vm *parent, void (*cut)(void *arg), void *cut_arg)
+{
+	struct fork *k = calloc(1, sizeof(*k));
+
+	if (k)
+		*k = (struct fork){ .parent = parent, .snap = { .ram_fd = -1, .state_fd = -1 }, .cut = cut, .cut_arg = cut_arg };
+	return k;
+}
+
+enum rc qemu_take(struct engine_vm *vm, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done, struct engine_snapshot **ret,
+		  struct fault *ret_f)
+{
+	struct fork *k = fork_new(vm, cut, cut_arg);
+	enum rc rc;
+
+	if (!k)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	k->taken = ret;
+	rc = fork_begin(vm, k, done, ret_f);
+	if (rc)
+		fork_free(k);
+	else
+		fork_ask(k);
+	return rc;
+}
+
 enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
 		  void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[], struct engine_vm *rets[],
 		  struct fault *ret_f)
@@ -345,29 +414,24 @@ enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec s
 
 	if (!n || n > ENGINE_FORK_MAX)
 		return fault_set(ret_f, RC_INVALID, 0, "%zu children; 1 to %d are possible", n, ENGINE_FORK_MAX);
-	if (!parent->op && parent->state != VM_RUNNING)
-		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is not running", parent->id);
-	k = calloc(1, sizeof(*k));
+	k = fork_new(parent, cut, cut_arg);
 	if (!k)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*k = (struct fork){ .parent = parent, .snap = { .ram_fd = -1, .state_fd = -1 }, .cut = cut, .cut_arg = cut_arg,
-			    .done = done, .n = n };
-	rc = vm_op_begin(parent, OP_FORK, QEMU_FORK_MS, NULL, ret_f);
+	k->done = done;
+	k->n = n;
+	rc = fork_begin(parent, k, NULL, ret_f);
 	if (rc) {
 		fork_free(k);
 		return rc;
 	}
-	rc = fork_files(k, ret_f);
-	if (!rc)
-		rc = children_make(k, specs, exit, args, ret_f);
+	rc = children_make(k, specs, exit, args, ret_f);
 	if (rc) {
 		vm_op_end(parent, NULL);
 		fork_free(k);
 		return rc;
 	}
-	parent->fork = k;
 	for (size_t i = 0; i < n; i++)
 		rets[i] = k->children[i];
-	vm_command(parent, "human-monitor-command", "{\"command-line\":\"gpa2hva 0\"}", -1, on_address);
+	fork_ask(k);
 	return RC_OK;
 }

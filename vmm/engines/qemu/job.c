@@ -46,7 +46,7 @@ static bool job_ready(void *arg)
 
 _Noreturn static void job_child(const struct job_spec *spec, int result_fd, int go_fd)
 {
-	int fds[JOB_FDS] = { result_fd, spec->from.base_fd, spec->out_fd, go_fd };
+	int fds[JOB_FDS] = { result_fd, spec->from.base_fd, spec->out_fd < 0 ? spec->from.base_fd : spec->out_fd, go_fd };
 	struct job_spec s = *spec;
 	struct job_result r = { 0 };
 
@@ -54,7 +54,7 @@ _Noreturn static void job_child(const struct job_spec *spec, int result_fd, int 
 	if (job_fds(fds) < 0)
 		_exit(1);
 	s.from.base_fd = JOB_FD_BASE;
-	s.out_fd = JOB_FD_OUT;
+	s.out_fd = s.out_fd < 0 ? -1 : JOB_FD_OUT;
 	if (s.own_only)
 		(void)memory_copy_own(&s.from, s.out_fd, s.prepared ? job_ready : NULL, NULL, &r.sum.private_pages, &r.fault);
 	else

@@ -7,7 +7,7 @@ libnbengine_a_SOURCES = vmm/engines/choose.c vmm/engines/engine.h vmm/engines/pr
 	vmm/engines/qemu/args.c vmm/engines/qemu/args.h vmm/engines/qemu/calls.c \
 	vmm/engines/qemu/fork.c vmm/engines/qemu/host.c vmm/engines/qemu/job.c vmm/engines/qemu/limits.h \
 	vmm/engines/qemu/memory.c vmm/engines/qemu/memory.h vmm/engines/qemu/qemu.c vmm/engines/qemu/qmp.c \
-	vmm/engines/qemu/qmp.h vmm/engines/qemu/save.c vmm/engines/qemu/spawn.c vmm/engines/qemu/vm.c vmm/engines/qemu/vm.h
+	vmm/engines/qemu/qmp.h vmm/engines/qemu/save.c vmm/engines/qemu/stored.c vmm/engines/qemu/spawn.c vmm/engines/qemu/vm.c vmm/engines/qemu/vm.h
 # What a program with the engines links, before libnbbase.a.
 ENGINE_LIBS = libnbengine.a libnbjail.a
 ENGINE_SYSLIBS = $(JSONC_LIBS) $(SECCOMP_LIBS) $(OPENSSL_LIBS)

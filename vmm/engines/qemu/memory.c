@@ -145,7 +145,7 @@ static enum rc chunk_store(struct copier *c, uint64_t at, size_t n, struct fault
 				      !EVP_DigestUpdate(c->md, c->chunk + i * PAGE, PAGE)))
 				return fault_set(ret_f, RC_SYS, 0, "checksum");
 		}
-		for (size_t done = first * PAGE; done < i * PAGE;) {
+		for (size_t done = first * PAGE; c->out_fd >= 0 && done < i * PAGE;) {
 			ssize_t put = pwrite(c->out_fd, c->chunk + done, i * PAGE - done, (off_t)(at + done));
 
 			if (put <= 0)
@@ -182,7 +182,7 @@ static enum rc copier_open(struct copier *c, struct fault *ret_f)
 	c->chunk = c->own_only ? NULL : malloc(CHUNK);
 	if (!c->chunk && !c->own_only)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	if (c->from->size % PAGE || (!c->own_only && ftruncate(c->out_fd, (off_t)c->from->size) < 0))
+	if (c->from->size % PAGE || (!c->own_only && c->out_fd >= 0 && ftruncate(c->out_fd, (off_t)c->from->size) < 0))
 		return fault_set(ret_f, rc_from_errno(errno), errno, "memory of %llu bytes",
 				 (unsigned long long)c->from->size);
 	if (!c->from->pid)

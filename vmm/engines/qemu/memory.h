@@ -36,7 +36,7 @@ enum rc memory_file(const char *name, uint64_t size, int *ret_fd, struct fault *
 /* No writing, growing, shrinking from now on. */
 enum rc memory_seal(int fd, struct fault *ret_f);
 
-/* Base and own pages to out_fd, which is empty. Blocks: run it in a job. */
+/* Base and own pages to out_fd, which is empty; -1: only sums them. Blocks: run it in a job. */
 enum rc memory_copy(const struct memory_source *from, int out_fd, bool summed, struct memory_sum *ret, struct fault *ret_f);
 /*
  * Only the own pages, over what out_fd has, which is as large. No checksum. With ready(): what can be done beforehand is done, then
@@ -59,7 +59,7 @@ struct job_result {
 typedef void job_prepared_fn(void *arg);
 struct job_spec {
 	struct memory_source from;
-	int out_fd;
+	int out_fd; /* -1: to nowhere, for the sum */
 	bool own_only;
 	bool unsummed; /* no checksum */
 	/* With own_only: called when all is prepared; the copy begins with job_go(). */

@@ -19,6 +19,7 @@
 #define QEMU_MEMORY_FILE "memory"
 #define QEMU_STATE_FILE "state"
 #define QEMU_MANIFEST_FILE "manifest.json"
+#define QEMU_MANIFEST_FORMAT 1
 
 struct qemu {
 	struct engine base;
@@ -35,6 +36,14 @@ struct engine_snapshot {
 	int ram_fd;   /* a sealed memfd, or a file on disk, open for reading */
 	int state_fd; /* a sealed memfd */
 	char shape[QEMU_SHAPE_MAX];
+	struct qemu *e;
+	uint32_t memory_mib;
+	char sum[2 * MEMORY_DIGEST + 1]; /* of memory, as the manifest says */
+	/* What is under way beside, if anything. */
+	struct job *job;
+	engine_done_fn *done;
+	void *arg;
+	int to_fd, dirfd; /* where memory is loaded to; of snapshot_store() */
 };
 
 enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_GONE };
@@ -46,7 +55,20 @@ struct vm_disk {
 };
 
 struct save; /* save.c */
-struct fork; /* fork.c */
+struct fork; /* stored.c */
+/* Takes the descriptors unless it fails: NULL, no memory. */
+struct engine_snapshot *snapshot_new(struct qemu *e, const char *shape, uint32_t memory_mib, int ram_fd, int state_fd);
+enum rc qemu_snapshot_store(struct engine_snapshot *snap, int dirfd, int base_dirfd, engine_done_fn *done, void *arg,
+			    struct fault *ret_f);
+enum rc qemu_snapshot_open(struct engine *e, int dirfd, engine_done_fn *done, void *arg, struct engine_snapshot **ret,
+			   struct fault *ret_f);
+enum rc qemu_snapshot_map(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
+enum rc qemu_snapshot_check(struct engine_snapshot *snap, engine_done_fn *done, void *arg, struct fault *ret_f);
+void qemu_snapshot_free(struct engine_snapshot *snap);
+
+/* fork.c */
+enum rc qemu_take(struct engine_vm *vm, void (*cut)(void *arg), void *cut_arg, engine_done_fn *done, struct engine_snapshot **ret,
+		  struct fault *ret_f);
 
 struct engine_vm {
 	struct qemu *e;
@@ -123,9 +145,9 @@ qmp_closed_fn vm_on_closed;
 
 /* save.c */
 enum rc qemu_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f);
-enum rc qemu_snapshot_open(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
-enum rc qemu_snapshot_map(struct engine *e, int dirfd, struct engine_snapshot **ret, struct fault *ret_f);
-void qemu_snapshot_free(struct engine_snapshot *snap);
+enum rc manifest_write(const struct qemu *e, int dirfd, const char *shape, uint32_t memory_mib, int state_fd,
+		       const struct memory_sum *sum, struct fault *ret_f);
+void digest_hex(char out[2 * MEMORY_DIGEST + 1], const uint8_t in[MEMORY_DIGEST]);
 void save_on_migration(struct engine_vm *vm, const char *status);
 void save_free(struct engine_vm *vm);
 /* "Host virtual address for 0x0 (ram) is 0x7f..": where guest memory is in QEMU. */
