@@ -28,6 +28,7 @@
 	N(vm_max,             64,     1, 4096,       "machines on this host at once")                           \
 	N(vm_memory_mib_min,  768,    128, 1048576,  "smallest machine")                                        \
 	N(vm_memory_mib_max,  4096,   128, 1048576,  "largest machine")                                         \
+	N(vm_memory_mib_step, 256,    1, 1048576,    "memory of a machine is rounded up to a multiple of this; each size has its template") \
 	N(vm_vcpus,           2,      1, 16,         "virtual processors of a machine")                         \
 	N(vm_disk_mib,        10240,  512, 1048576,  "size of the writable overlay disk")                       \
 	N(vm_disk_iops,       0,      0, 10000000,   "operations a second of each disk of a machine; 0: no limit") \

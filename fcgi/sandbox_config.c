@@ -53,7 +53,10 @@ static enum rc parse_memory(struct parse *p)
 		return fault_set(p->f, RC_INVALID, 0, "memory_mb must be %llu to %llu",
 				 (unsigned long long)p->bounds->memory_mib_min,
 				 (unsigned long long)p->bounds->memory_mib_max);
-	p->c->memory_mib = (uint32_t)mib;
+	/* Each size that runs has a template of its own, on disk and in the broker: those who ask must not choose how many. */
+	mib = (mib + (int64_t)p->bounds->memory_mib_step - 1) / (int64_t)p->bounds->memory_mib_step *
+	      (int64_t)p->bounds->memory_mib_step;
+	p->c->memory_mib = (uint32_t)MIN_OF((uint64_t)mib, p->bounds->memory_mib_max);
 	return RC_OK;
 }
 

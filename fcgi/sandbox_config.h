@@ -19,6 +19,7 @@
 
 struct sandbox_bounds {
 	uint64_t memory_mib_min, memory_mib_max, memory_mib_default;
+	uint64_t memory_mib_step; /* what is asked for is rounded up to a multiple, to the most at most */
 	uint64_t now_ms;     /* wall clock */
 	uint64_t stop_max_s; /* 0: any */
 };

@@ -117,6 +117,7 @@ static enum api_code create_parse(struct creation *c)
 	const struct sandbox_bounds bounds = {
 		.memory_mib_min = cfg->vm_memory_mib_min,
 		.memory_mib_max = cfg->vm_memory_mib_max,
+		.memory_mib_step = cfg->vm_memory_mib_step,
 		.memory_mib_default = MIN_OF(MAX_OF(MEMORY_DEFAULT_MIB, cfg->vm_memory_mib_min), cfg->vm_memory_mib_max),
 		.now_ms = wall_ms(),
 		.stop_max_s = cfg->stop_max_s,

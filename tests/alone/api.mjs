@@ -48,7 +48,7 @@ function setUp() {
 	fs.cpSync(path.join(SRC, "schema/migrations"), env.NESTBOX_SCHEMA_DIR, { recursive: true });
 	const root = process.getuid() === 0;
 	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
-api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_volumes = 3\nstop_max_s = 86400\n`);
+api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_volumes = 3\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
 	// The errors that nginx itself answers are those of our template.
 	const errors = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").split("\n").filter((l) => /^\s+(error_page|location = \/_error\/)/.test(l));
 	must(errors.length > 10, "error pages in nginx.conf.in");

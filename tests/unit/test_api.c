@@ -11,7 +11,8 @@
 #define NOW 1700000000000ull
 
 static const struct sandbox_bounds bounds = {
-	.memory_mib_min = 768, .memory_mib_max = 4096, .memory_mib_default = 1280, .now_ms = NOW, .stop_max_s = 3600,
+	.memory_mib_min = 768, .memory_mib_max = 4096, .memory_mib_default = 1280, .memory_mib_step = 256,
+	.now_ms = NOW, .stop_max_s = 3600,
 };
 
 static enum api_code parse(const char *json, struct sandbox_config *ret)
@@ -138,15 +139,42 @@ TEST(config_header_form)
 	free(long_text);
 }
 
+/* Each size costs the host a template, and there is room for 64. */
+TEST(few_sizes_of_memory_are_given)
+{
+	uint32_t last = 0, sizes = 0;
+
+	for (uint32_t asked = 768; asked <= 4096; asked++) {
+		struct sandbox_config c = { 0 };
+		struct sandbox_bounds odd = bounds;
+		enum api_code code = API_OK;
+		char json[64], *text;
+
+		snprintf(json, sizeof(json), "{\"memory_mb\":%u}", asked);
+		text = base64_encode(json, strlen(json));
+		REQUIRE(sandbox_config_parse(text, &bounds, &c, &code, NULL) == RC_OK);
+		CHECK(c.memory_mib >= asked && c.memory_mib < asked + 256 && c.memory_mib <= 4096);
+		sizes += c.memory_mib != last;
+		last = c.memory_mib;
+		sandbox_config_free(&c);
+		odd.memory_mib_max = 4100; /* no multiple */
+		REQUIRE(sandbox_config_parse(text, &odd, &c, &code, NULL) == RC_OK);
+		CHECK(c.memory_mib >= asked && c.memory_mib <= 4100);
+		sandbox_config_free(&c);
+		free(text);
+	}
+	CHECK_EQ(sizes, 14);
+}
+
 TEST(record_has_no_secret_values)
 {
 	struct sandbox_config c = { 0 };
 	struct json_object *o;
 
-	REQUIRE(parse("{\"memory_mb\":800,\"secrets\":{\"K\":{\"hosts\":[\"h.com\"],\"value\":\"hush\"}}}", &c) == API_OK);
+	REQUIRE(parse("{\"memory_mb\":1024,\"secrets\":{\"K\":{\"hosts\":[\"h.com\"],\"value\":\"hush\"}}}", &c) == API_OK);
 	o = sandbox_config_record(&c);
 	CHECK(strstr(json_text(o), "h.com"));
-	CHECK(strstr(json_text(o), "800"));
+	CHECK(strstr(json_text(o), "1024"));
 	CHECK(!strstr(json_text(o), "hush"));
 	json_object_put(o);
 	sandbox_config_free(&c);
