@@ -427,6 +427,21 @@ test("expose: HTTP, bodies both ways, WebSocket, SSE", async () => {
 	await until("visits are gone", async () => (await bed.stat()).streams === 0);
 });
 
+test("expose: an app is told the host that led to it, whatever else the request says", async () => {
+	const agent = await exposeAgent((req, res) => res.end(`${req.headers.host} ${req.headers["x-forwarded-host"]}`));
+	await bed.ok(`host ${APP} ${portOf(agent)}`);
+	await hostReady(APP);
+	for (const [line, host] of [["/", APP.toUpperCase()], [`http://${APP}/`, "evil.example"], [`https://${APP}/`, `evil.example:${PORT}`]]) {
+		const raw = tls.connect({ port: PORT, host: "127.0.0.1", servername: APP, ca: ca(), ALPNProtocols: ["http/1.1"] });
+		raw.write(`GET ${line} HTTP/1.1\r\nHost: ${host}\r\nX-Forwarded-Host: evil.example\r\nConnection: close\r\n\r\n`);
+		let got = "";
+		raw.on("data", (d) => got += d);
+		await new Promise((resolve, reject) => raw.on("end", resolve).on("error", reject));
+		const told = host.includes(":") ? `${APP}:${PORT}` : APP;
+		is(got.startsWith("HTTP/1.1 200 ") && got.includes(`${told} ${told}`), `${line} ${host}: ${got}`);
+	}
+});
+
 test("expose: the guest cannot steer nginx", async () => {
 	const agent = await exposeAgent((req, res) => { res.setHeader("X-Accel-Redirect", "/_stream/abc"); res.setHeader("X-Accel-Limit-Rate", "1"); res.end("body of the guest"); });
 	await bed.ok(`host ${APP} ${portOf(agent)}`);
