@@ -17,7 +17,7 @@ def slow(fn):
     return attempt(fn)
 
 # --- tools ---
-def end_of(s, timeout=15):
+def end_of(s, timeout=45):
     """What a connection comes to: reset, end, silence, or the bytes that came before."""
     s.settimeout(timeout)
     got = b""
@@ -29,7 +29,7 @@ def end_of(s, timeout=15):
     except socket.timeout: return got.decode("latin1")[:4000] or "silence"
     except OSError as e: return got.decode("latin1")[:4000] or ("reset" if e.errno == 104 else os.strerror(e.errno or 0))
 
-def tcp(host, port, data=b"", timeout=15):
+def tcp(host, port, data=b"", timeout=45):
     try: s = socket.create_connection((host, port), timeout)
     except socket.timeout: return "no answer"
     except OSError as e: return "reset" if e.errno == 104 else "no such name" if isinstance(e, socket.gaierror) else os.strerror(e.errno or 0)
@@ -44,7 +44,7 @@ def context(verify=True, alpn=None):
     if alpn: c.set_alpn_protocols(alpn)
     return c
 
-def tls(name, data, sni=None, verify=True, alpn=None, address=None, timeout=15):
+def tls(name, data, sni=None, verify=True, alpn=None, address=None, timeout=45):
     try:
         s = socket.create_connection((address or name, 443), timeout)
         s = context(verify, alpn).wrap_socket(s, server_hostname=sni if sni is not None else name)
@@ -371,7 +371,7 @@ def half_open_flood():
     return r
 
 # --- TLS ---
-@attempt
+@slow
 def guessed_synthetic_address(): return tcp("198.18.77.77", 443, b"x") + "; " + tcp("198.19.255.254", 80)[:12]
 @attempt
 def synthetic_address_of_another_sandbox():
@@ -389,7 +389,7 @@ def no_server_name():
     except OSError as e: return "reset" if e.errno == 104 else type(e).__name__
 @attempt
 def no_tls(): return tcp("other.egress.test", 443, b"GET / HTTP/1.1\r\nHost: other.egress.test\r\n\r\n")
-@attempt
+@slow
 def malformed_hello(): return tcp("other.egress.test", 443, b"\x16\3\1\0\x30\1\0\0\x2c\3\3" + b"\xff" * 41)
 @attempt
 def server_name_with_an_end():
@@ -481,6 +481,82 @@ def placeholder_in_odd_places():
 @attempt
 def secrets_and_bad_certificates():
     return {n: status(tls(f"{n}.egress.test", f"GET /cert HTTP/1.1\r\nHost: {n}.egress.test\r\nX-Key: {KEY}\r\nConnection: close\r\n\r\n")) for n in ("expired", "selfsigned", "wrongname")}
+
+# --- HTTP/2, by hand: what no client library sends ---
+H2, H2_OTHER = "h2.egress.test", "h2other.egress.test"
+
+def h2_frame(kind, flags, stream, data=b""): return struct.pack(">I", len(data))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + data
+def h2_block(fields): return b"".join(b"\0" + bytes([len(k)]) + k.encode() + bytes([len(v)]) + v.encode() for k, v in fields)
+def h2_get(path, authority=H2, more=(), scheme="https", method="GET"):
+    return [(":method", method), (":scheme", scheme), (":authority", authority), (":path", path), *more]
+
+def h2_connection(name=H2, sni=None, address=None, verify=True):
+    s = context(verify, alpn=["h2"]).wrap_socket(socket.create_connection((address or name, 443), 45), server_hostname=sni or name)
+    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_frame(4, 0, 0))
+    return s
+
+def h2_ends(s, streams):
+    """What each stream comes to: the body of its answer (refusals say why there), or how it was ended."""
+    s.settimeout(45)
+    got, out, bodies = b"", {}, {}
+    try:
+        while len(out) < len(streams):
+            d = s.recv(65536)
+            if not d: break
+            got += d
+            while len(got) >= 9 and len(got) >= 9 + int.from_bytes(got[:3], "big"):
+                n, kind, flags, stream = int.from_bytes(got[:3], "big"), got[3], got[4], int.from_bytes(got[5:9], "big")
+                data, got = got[9:9 + n], got[9 + n:]
+                if kind == 0: bodies[stream] = bodies.get(stream, b"") + data
+                if kind == 4 and not flags & 1: s.sendall(h2_frame(4, 1, 0))
+                if kind == 3: out.setdefault(stream, "stream reset")
+                if kind == 7:
+                    for i in streams: out.setdefault(i, "connection ended")
+                if kind in (0, 1) and flags & 1: out.setdefault(stream, bodies.get(stream, b"").decode("latin1").strip())
+    except OSError: pass
+    return [out.get(i, "connection ended") for i in streams]
+
+def h2_requests(blocks, **where):
+    """One connection for all of them: a stream's fault is not the others'."""
+    try: s = h2_connection(**where)
+    except ssl.SSLError as e: return "TLS: " + (e.reason or "ended")
+    except OSError as e: return "reset" if e.errno == 104 else type(e).__name__
+    with s:
+        for i, b in enumerate(blocks): s.sendall(h2_frame(1, 5, 2 * i + 1, h2_block(b)))
+        return h2_ends(s, [2 * i + 1 for i in range(len(blocks))])
+
+@attempt
+def h2_works(): return [json.loads(r)["url"] for r in h2_requests([h2_get("/one"), h2_get("/two", more=[("x-key", KEY)])])]
+@attempt
+def h2_authority_of_another():
+    # Fronting and coalescing: the certificate is good for both names, and one server has both.
+    return h2_requests([h2_get("/c1", H2_OTHER), h2_get("/c2", H2 + ":444"), h2_get("/c3", "user@" + H2), h2_get("/c4", H2 + "."), h2_get("/c5", "web.egress.test"), h2_get("/after")])
+@attempt
+def h2_coalesced_by_server_name(): return h2_requests([h2_get("/c6", H2_OTHER)], name=H2, sni=H2_OTHER)
+@attempt
+def h2_coalesced_by_address(): return h2_requests([h2_get("/c7")], name=H2, address=H2_OTHER)
+@attempt
+def h2_two_authorities():
+    return h2_requests([h2_get("/d1", more=[("host", H2_OTHER)]), h2_get("/d2")[:3] + [(":authority", H2_OTHER), (":path", "/d2")],
+                        [(":method", "GET"), (":scheme", "https"), (":path", "/d3"), ("host", H2_OTHER)]])
+@attempt
+def h2_connect(): return h2_requests([[(":method", "CONNECT"), (":authority", H2_OTHER + ":443")], h2_get("/e1", more=[(":protocol", "websocket")], method="CONNECT")])
+@attempt
+def h2_scheme_and_path(): return h2_requests([h2_get("/f1", scheme="http"), h2_get("https://" + H2_OTHER + "/f2"), h2_get("f3"), h2_get("/f4 HTTP/1.1")])
+@attempt
+def h2_to_h1_smuggling():
+    return h2_requests([h2_get("/g", more=[f]) for f in (("transfer-encoding", "chunked"), ("connection", "upgrade"), ("x", "y\r\nhost: " + H2_OTHER),
+        ("x\r\nhost", "y"), ("content-length", "40"), ("Host", H2), ("x", "a\0b"))] + [h2_get("/after-g")])
+@attempt
+def h2_trailers():
+    # A value in the answer's trailers, and a placeholder in the request's.
+    s = h2_connection()
+    with s:
+        s.sendall(h2_frame(1, 4, 1, h2_block(h2_get("/trailer", method="POST", more=[("x-key", KEY), ("te", "trailers")]))) + h2_frame(0, 0, 1, b"body"))
+        s.sendall(h2_frame(1, 5, 1, h2_block([("x-late", KEY)])))
+        return h2_ends(s, [1])
+@attempt
+def h2_placeholder_to_another(): return json.loads(h2_requests([h2_get("/elsewhere-h2", H2_OTHER, [("x-key", KEY)])], name=H2_OTHER, verify=False)[0])["key"] == KEY
 
 # --- what does not answer ---
 @slow

@@ -5,6 +5,7 @@
 import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import http from "node:http";
+import http2 from "node:http2";
 import https from "node:https";
 import net from "node:net";
 import { createInterface } from "node:readline";
@@ -17,6 +18,12 @@ const A = (n) => `${NET}.${n}`;
 const zone = {
   "api.egress.test": A(10), "other.egress.test": A(10), "web.egress.test": A(10), "files.egress.test": A(16),
   "expired.egress.test": A(11), "selfsigned.egress.test": A(12), "wrongname.egress.test": A(13),
+  // HTTP/2, one server and one certificate for both.
+  "h2.egress.test": A(15), "h2other.egress.test": A(15),
+  // Those with a bad certificate, for a secret that is bound to them.
+  "kexpired.egress.test": A(11), "kselfsigned.egress.test": A(12), "kwrongname.egress.test": A(13),
+  // Servers of tests/lib/egress-servers.mjs.
+  "nginx.egress.test": A(17), "knginx.egress.test": A(17), "deno.egress.test": A(18), "kdeno.egress.test": A(18), "pg.egress.test": A(19), "ssh.egress.test": A(20),
   "raw.egress.test": A(14), "hole.egress.test": A(10), "refused.egress.test": A(10),
   "meta.egress.test": "169.254.169.254", "loop.egress.test": "127.0.0.1", "private.egress.test": "10.9.0.5",
   "host.egress.test": A(1), "fake.egress.test": "198.18.0.1", "cgnat.egress.test": "100.64.0.1",
@@ -99,6 +106,22 @@ function upgrade(req, socket) {
   socket.on("data", (d) => socket.write(d));
   socket.on("error", () => {});
 }
+function h2Handle(stream, headers) {
+  const parts = [];
+  const row = { server: A(15), h2: true, sni: stream.session.socket.servername, method: headers[":method"], url: headers[":path"], headers, raw: [] };
+  stream.on("error", () => {});
+  stream.on("data", (d) => parts.push(d));
+  stream.on("trailers", (t) => row.trailers = t);
+  stream.on("end", () => {
+    row.body = Buffer.concat(parts).toString("latin1");
+    requests.push(row);
+    if (stream.destroyed) return;
+    const late = headers[":path"] === "/trailer";
+    stream.respond({ ":status": 200, "content-type": "application/json" }, { waitForTrailers: late });
+    if (late) stream.on("wantTrailers", () => stream.sendTrailers({ "x-late": headers["x-key"] ?? "none" }));
+    stream.end(JSON.stringify({ url: headers[":path"], authority: headers[":authority"], key: late ? undefined : headers["x-key"] }));
+  });
+}
 const listen = (server, port, host) => new Promise((ok, bad) => server.once("error", bad).listen({ port, host }, ok));
 const tls = (name) => ({ key: readFileSync(`${certs}/${name}.key`), cert: readFileSync(`${certs}/${name}.pem`) });
 process.on("uncaughtException", (e) => console.error("world:", e.message));
@@ -115,6 +138,11 @@ await web("good", A(10));
 await web("expired", A(11));
 await web("selfsigned", A(12));
 await web("wrongname", A(13));
+const h2 = http2.createSecureServer({ ...tls("good"), allowHTTP1: false });
+h2.on("stream", h2Handle);
+h2.on("sessionError", () => {});
+h2.on("connection", () => connections.push(`${A(15)}:443`));
+await listen(h2, 443, A(15));
 const plain = http.createServer(handle);
 plain.on("upgrade", upgrade);
 plain.on("connection", () => connections.push(`${A(10)}:80`));

@@ -9,12 +9,12 @@ import { has, ledger, World } from "./lib-egress.mjs";
 
 const world = await World.start();
 const VALUE = "adv-7Qm2xVb9Lr4TzKc1";
-const names = ["api", "other", "expired", "selfsigned", "wrongname", "meta", "loop", "private", "host", "fake", "cgnat", "rebind", "hole",
+const names = ["h2", "h2other", "api", "other", "expired", "selfsigned", "wrongname", "meta", "loop", "private", "host", "fake", "cgnat", "rebind", "hole",
   "refused", "silent", "missing"].map((n) => `${n}.egress.test`);
 const sandbox = await Sandbox.create({
   timeout: "15m",
   allowNet: [...names, "web.egress.test:80", "raw.egress.test:7000", "*.tunnel.egress.test"],
-  secrets: { API_KEY: { hosts: ["api.egress.test", "expired.egress.test", "selfsigned.egress.test", "wrongname.egress.test"], value: VALUE } },
+  secrets: { API_KEY: { hosts: ["api.egress.test", "h2.egress.test", "expired.egress.test", "selfsigned.egress.test", "wrongname.egress.test"], value: VALUE } },
 });
 // A neighbour has addresses that mean something only there.
 const neighbour = await Sandbox.create({ timeout: "15m", allowNet: ["*.neighbour.test"] });
@@ -34,6 +34,7 @@ if (process.env.NESTBOX_SHOW) {
 }
 
 const S = "10.199.77.10", none = "no allow rule names it", api443 = { name: "api.egress.test", port: 443, protocol: "https" };
+const h2 = { name: "h2.egress.test", port: 443, protocol: "https" };
 const toName = (name, more) => ({ name: `${name}.egress.test`, ...more });
 const toAddress = (address, port, rule) => ({ address, port, decision: "deny", rule });
 const metadata = toAddress("169.254.169.254", 80, "link-local address");
@@ -106,6 +107,17 @@ const expected = {
   secrets_and_bad_certificates: [(r) => Object.values(r).every((x) => http(502).test(x)), [
     toName("expired", { decision: "error", reason: /expired/, status: 502 }), toName("selfsigned", { decision: "error", reason: /issuer|self/, status: 502 }),
     toName("wrongname", { decision: "error", reason: /ostname|name/, status: 502 })]],
+  h2_works: [["/one", "/two"], [{ ...h2, path: "/two", decision: "allow", status: 200, secret: "API_KEY" }]],
+  h2_authority_of_another: [(r) => r.slice(0, 5).every((x) => !x.includes("url")) && JSON.parse(r[5]).url === "/after", [
+    { ...h2, path: "/c1", decision: "deny", status: 421 }, { ...h2, path: "/c5", decision: "deny", status: 421 }, { ...h2, path: "/after", decision: "allow", status: 200 }]],
+  h2_coalesced_by_server_name: ["reset", [{ name: h2.name, decision: "deny", reason: "TLS server name is not the resolved name" }]],
+  h2_coalesced_by_address: ["reset", [toName("h2other", { decision: "deny", reason: "TLS server name is not the resolved name" })]],
+  h2_two_authorities: [(r) => r.every((x) => !x.includes("url")), [{ ...h2, path: "/d3", decision: "deny", status: 421 }]],
+  h2_connect: [(r) => r.every((x) => !x.includes("url")), [{ ...h2, method: "CONNECT", decision: "deny" }]],
+  h2_scheme_and_path: [(r) => r.every((x) => !x.includes("url")), [{ ...h2, path: "/f1", decision: "deny", status: 400 }]],
+  h2_to_h1_smuggling: [(r) => r.slice(0, 7).every((x) => !x.includes("url")) && JSON.parse(r[7]).url === "/after-g", []],
+  h2_trailers: [(r) => JSON.parse(r[0]).url === "/trailer", [{ ...h2, path: "/trailer", status: 200, secret: "API_KEY", reason: /held a secret/ }]],
+  h2_placeholder_to_another: [true, [toName("h2other", { decision: "allow", protocol: "tls" })]],
   nobody_listens: ["reset", [toName("refused", { decision: "error", reason: "connection refused" })]],
   nobody_answers: ["reset", [toName("hole", { port: 9999, decision: "error", reason: "no answer" })]],
   name_server_is_silent: ["reset", [toName("silent", { decision: "error", reason: /did not answer|time/i })]],
@@ -128,27 +140,28 @@ await test("every attempt has its expectation", () => assert.deepEqual([...resul
 
 await test("only what the policy allows was connected to", () => {
   const allowed = new Set(rows.filter((r) => r.decision === "allow").map((r) => `${r.name ?? r.address}:${r.port}`));
-  for (const a of allowed) assert.match(a, /^((api|other|expired|selfsigned|wrongname)\.egress\.test:443|web\.egress\.test:80|rebind\.egress\.test:\d+)$/);
-  for (const c of seen.connections) assert.match(c, /^10\.199\.77\.1[0-3]:(443|80)$/);
+  for (const a of allowed) assert.match(a, /^((api|other|expired|selfsigned|wrongname|h2|h2other)\.egress\.test:443|web\.egress\.test:80|rebind\.egress\.test:\d+)$/);
+  for (const c of seen.connections) assert.match(c, /^10\.199\.77\.1[0-35]:(443|80)$/);
   assert.equal(strange, 0, "packets that no connection makes");
 });
 
 await test("no name but of allowed connections reached the name server", () => {
-  for (const q of seen.questions) assert.match(q.name, /^(api|other|expired|selfsigned|wrongname|meta|loop|private|host|fake|cgnat|rebind|hole|refused|silent|missing|web)\.egress\.test$/);
+  for (const q of seen.questions) assert.match(q.name, /^(api|other|expired|selfsigned|wrongname|meta|loop|private|host|fake|cgnat|rebind|hole|refused|silent|missing|web|h2|h2other)\.egress\.test$/);
 });
 
 await test("no smuggled request reached a server, and none to another host", () => {
   for (const r of seen.requests) {
     assert.ok(!r.url.includes("smuggled"), r.url);
     if (r.sni === "api.egress.test") assert.equal(r.headers.host, "api.egress.test", r.url);
+    if (r.h2) assert.equal(r.headers[":authority"], r.sni, r.url);
     assert.ok(!["10.199.77.11", "10.199.77.12", "10.199.77.13"].includes(r.server), "a request to a server with a bad certificate");
   }
 });
 
 await test("the value went to its host, in no odd place, and nowhere else", () => {
   for (const r of seen.requests) {
-    const text = JSON.stringify([r.url, r.raw, r.body]);
-    if (text.includes(VALUE)) assert.ok(r.sni === "api.egress.test" && !["user-agent", "referer", "x-forwarded-for"].some((h) => r.headers[h]?.includes(VALUE)) && !r.url.includes(VALUE), text);
+    const text = JSON.stringify([r.url, r.raw, r.body, r.headers, r.trailers]);
+    if (text.includes(VALUE)) assert.ok(["api.egress.test", "h2.egress.test"].includes(r.sni) && !["user-agent", "referer", "x-forwarded-for"].some((h) => r.headers[h]?.includes(VALUE)) && !r.url.includes(VALUE), text);
     if (["/elsewhere", "/plain", "/odd"].some((p) => r.url.startsWith(p))) assert.ok(!text.includes(VALUE), text);
   }
   assert.ok(!output.stdoutText.includes(VALUE) && !JSON.stringify(rows).includes(VALUE));
