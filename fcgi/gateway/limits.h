@@ -26,7 +26,7 @@
 #define FOLLOW_KEEPALIVE_MS 15000
 #define FOLLOW_POLL_MS 250           /* only where inotify cannot watch the file */
 
-#define EXPOSE_HOSTS_MAX 8192
+#define EXPOSE_HOSTS_MAX 16384       /* as many as the broker names (EXPOSE_MAX): one more would be exposed and not served */
 #define EXPOSE_NAME_MAX 102          /* bytes of a host: "<host>.sock" must fit sockaddr_un */
 #define EXPOSE_DIAL_MS 5000          /* one answer of the broker */
 #define EXPOSE_ANSWER_MS 5000        /* the agent's answer line */

@@ -28,5 +28,8 @@ done)"
 result "every case that is named exists" "$(grep -E '^\|' doc/limits.md | grep -oP '(unit|it|sec)/test_[a-z0-9_]+( [a-z_]+\b(?!/)(, [a-z_]+\b(?!/))*)?' | sort -u | while read -r t cases; do
 	for c in ${cases//,/ }; do grep -q "^TEST($c)" "tests/$t.c" || echo "  tests/$t.c $c"; done
 done)"
+value() { awk -v c="$2" '$1 == "#define" && $2 == c { print $3 }' "$1"; }
+result "the gateway serves as many names as the broker takes" "$([ "$(value fcgi/gateway/limits.h EXPOSE_HOSTS_MAX)" -ge "$(value vmm/broker/limits.h EXPOSE_MAX)" ] ||
+	echo "  EXPOSE_HOSTS_MAX is less than EXPOSE_MAX")"
 echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ]
