@@ -21,6 +21,7 @@ struct engine_snapshot {
 	uint64_t bytes;        /* of guest memory */
 	/* What is under way beside, if anything. */
 	struct process process;
+	struct source *timer;
 	enum rc (*finish)(struct engine_snapshot *s, struct fault *ret_f); /* of a process that succeeded */
 	engine_done_fn *done;
 	void *arg;

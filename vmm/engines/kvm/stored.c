@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #define FDS_MAX 8
+#define STORED_MS 600000 /* for reading or writing all of a memory; what it reads came from a machine's process, which may be nobody's friend */
 
 static struct engine_snapshot *snapshot_new(struct kvm_engine *e)
 {
@@ -31,6 +32,7 @@ void kvm_snapshot_free(struct engine_snapshot *s)
 {
 	if (!s)
 		return;
+	source_drop(&s->timer);
 	process_abort(&s->process);
 	close_fd(&s->base_fd);
 	close_fd(&s->delta_fd);
@@ -85,9 +87,15 @@ static void on_ended(void *arg, int status)
 		rc = fault_set(&f, RC_STATE, 0, "snapshot cannot be used: %.120s", why);
 	}
 	process_close(&s->process);
+	source_drop(&s->timer);
 	if (!rc && s->finish)
 		rc = s->finish(s, &f);
 	s->done(s->arg, rc, rc ? &f : NULL);
+}
+
+static void on_late(void *arg)
+{
+	process_kill(&((struct engine_snapshot *)arg)->process);
 }
 
 static enum rc run(struct engine_snapshot *s, char *const argv[], const int fds[], size_t n_fds,
@@ -107,7 +115,12 @@ static enum rc run(struct engine_snapshot *s, char *const argv[], const int fds[
 	s->finish = finish;
 	s->done = done;
 	s->arg = arg;
-	return process_spawn(&s->process, s->e->base.loop, &js, ret_f);
+	if (process_spawn(&s->process, s->e->base.loop, &js, ret_f))
+		return RC_SYS;
+	if (!loop_timer(s->e->base.loop, now_ms() + STORED_MS, on_late, s, &s->timer, ret_f))
+		return RC_OK;
+	process_abort(&s->process);
+	return RC_SYS;
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
