@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs inside the bed: engines through a machine's whole life, then our own through forks and saves of a guest that checks itself,
 # against a hostile guest (BED_ROBUST=0: not) and with failing calls.
-#   BED_RUNS (3): starts from a snapshot    BED_CYCLES (2): rounds of four forks and of four saves
+#   BED_RUNS (2): starts from a snapshot    BED_CYCLES (2): rounds of four forks and of four saves
 . "$BED_SRC/tests/kvmbed/lib.sh"
 failed=0
 make_overlay /tmp/overlay
@@ -10,7 +10,7 @@ result() { # result WHAT STATUS
 }
 [ $# -gt 0 ] || set -- kvm
 for engine in "$@"; do
-	timeout "${BED_LIFE_TIMEOUT:-300}" bash -c '. "$BED_SRC/tests/kvmbed/lib.sh"; run_on "$@"' - "$engine" engine-driver -m 512 -n "${BED_RUNS:-3}"
+	timeout "${BED_LIFE_TIMEOUT:-600}" bash -c '. "$BED_SRC/tests/kvmbed/lib.sh"; run_on "$@"' - "$engine" engine-driver -m 512 -n "${BED_RUNS:-2}"
 	result "$engine: a machine's whole life" $?
 done
 if [ "${BED_CYCLES:-2}" != 0 ]; then

@@ -16,7 +16,7 @@ make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/
 [ $# -gt 0 ] || set -- job system
 passed=0 failed=0
 for job in "$@"; do
-	BED_TIMEOUT=${BED_TIMEOUT:-700} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
+	BED_TIMEOUT=${BED_TIMEOUT:-1200} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
 	passed=$((passed + $(grep -ac '^ok ' "$out")))
 	bad=$(grep -ac '^not ok ' "$out")
 	# A bed that ended early has not said so itself.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# kvm against qemu-kvm, side by side in one run of the KVM bed: ratios of medians, as absolute times there say nothing. Each figure has a bound; the exit status is 1 if one is not kept.   BED_RUNS (5)
+# kvm against qemu-kvm, side by side in one run of the KVM bed: ratios of medians, as absolute times there say nothing. Each figure has a bound; the exit status is 1 if one is not kept.   BED_RUNS (3)
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 make -s -C "$NESTBOX_BUILD" tests/it/engine-figures tests/it/guest-checker >&2
-BED_TIMEOUT=${BED_TIMEOUT:-1200} BED_RUNS=${BED_RUNS:-5} ../kvmbed/bed run "$PWD/../kvmbed/figures.sh" kvm qemu-kvm >"$out" || { tail -n 40 "$out" >&2; exit 1; }
+BED_TIMEOUT=${BED_TIMEOUT:-1800} BED_RUNS=${BED_RUNS:-3} ../kvmbed/bed run "$PWD/../kvmbed/figures.sh" kvm qemu-kvm >"$out" || { tail -n 40 "$out" >&2; exit 1; }
 mkdir -p "$NESTBOX_STATE/bench"
 # Rows of engine-figures' table: name, runs, least, median, most.
 awk '

@@ -44,7 +44,7 @@ tests_unit_test_vmm_stored_SOURCES = tests/unit/test_vmm_stored.c
 tests_unit_test_vmm_stored_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
 
 check_PROGRAMS += tests/unit/test_vmm_nth
-tests_unit_test_vmm_nth_SOURCES = tests/unit/test_vmm_nth.c $(VMM_FAKE_SOURCES)
+tests_unit_test_vmm_nth_SOURCES = tests/unit/test_vmm_nth.c tests/lib/wrap.h $(VMM_FAKE_SOURCES)
 tests_unit_test_vmm_nth_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
 tests_unit_test_vmm_nth_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=free \
 	-Wl,--wrap=mmap,--wrap=eventfd,--wrap=epoll_create1,--wrap=epoll_ctl,--wrap=memfd_create,--wrap=ftruncate,--wrap=lseek \
@@ -63,7 +63,7 @@ tests_fuzz_fuzz_vmm_control_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 EXTRA_PROGRAMS = tests/kvmbed/vmm-bed tests/kvmbed/nestbox-vmm-nth
 tests_kvmbed_vmm_bed_SOURCES = tests/kvmbed/vmm_bed.c vmm/engines/kvm/messages.c
 tests_kvmbed_vmm_bed_LDADD = $(UNIT_LIBS)
-tests_kvmbed_nestbox_vmm_nth_SOURCES = tests/kvmbed/nth.c $(nestbox_vmm_SOURCES)
+tests_kvmbed_nestbox_vmm_nth_SOURCES = tests/kvmbed/nth.c tests/lib/wrap.h $(nestbox_vmm_SOURCES)
 tests_kvmbed_nestbox_vmm_nth_LDADD = $(nestbox_vmm_LDADD)
 tests_kvmbed_nestbox_vmm_nth_CFLAGS = $(nestbox_vmm_CFLAGS)
 tests_kvmbed_nestbox_vmm_nth_LDFLAGS = $(nestbox_vmm_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray \
