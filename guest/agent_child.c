@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "guest/agent_limits.h"
+#include "guest/proc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -260,15 +261,9 @@ enum rc agent_fork(int (*fn)(int fd, void *arg), int fd, const int std[3], void 
 	return RC_OK;
 }
 
-/* How many processes of users the kernel has killed for memory. */
+/* How many processes the kernel has killed for memory: users', as the agent and the session are never chosen; also those of groups that
+ * users made themselves. */
 uint64_t agent_oom_kills(void)
 {
-	char text[256];
-	const char *at;
-
-	if (agent.cgroup_fd < 0)
-		return 0;
-	agent_proc_read(AGENT_CGROUP "/memory.events", text, sizeof(text));
-	at = strstr(text, "oom_kill ");
-	return at ? strtoull(at + strlen("oom_kill "), NULL, 10) : 0;
+	return proc_oom_count();
 }
