@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What is too long for `check`; called by `./bootstrap soak`, in an instance of its own. SOAK_SECONDS (600), SOAK_WORKERS (4) clients,
-# SOAK_LIVE (20) sandboxes at once, SOAK_APPS (200), SOAK_DEPLOYED (6) of them with deployments.
+# SOAK_LIVE (20) sandboxes at once, SOAK_APPS (200), SOAK_DEPLOYED (6) of them with deployments; SOAK_LARGE_MIB (1024). With names (large, churn)
+# only those programs; without, churn.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 export NESTBOX_INSTANCE=soak
@@ -12,5 +13,12 @@ trap './bootstrap stop' EXIT
 export NESTBOX_CONF_EXTRA="tenant_vms = 48"
 ./bootstrap start
 eval "$(./bootstrap env)"
-NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv \
-	"$NESTBOX_NODE" tests/soak/churn.mjs
+export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv
+programs=("$@")
+[ ${#programs[@]} -gt 0 ] || programs=(churn)
+status=0
+for p in "${programs[@]}"; do
+	echo "== $p =="
+	"$NESTBOX_NODE" "tests/soak/$p.mjs" || status=1
+done
+exit $status
