@@ -73,6 +73,7 @@ struct watch {
 	struct retry retries[RETRIES_MAX];
 	struct keeper *keepers;
 	uint64_t reconcile_at_ms, gc_at_ms;
+	int64_t names_n, names_newest_ms;
 	char wanted[BROKER_HOST_MAX]; /* the host that was wanted last, so that a crowd before one door costs one look */
 	uint64_t wanted_ms;
 };
@@ -643,6 +644,24 @@ static void tick(void *arg)
 	gc_deleted(w->c, w->db, &w->link);
 }
 
+/* Whether names came or went since the last look. Asking the broker for all that it has is for then, and for every reconcile. */
+static bool names_changed(struct watch *w)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	int64_t n, newest;
+	bool same;
+
+	db_start(&q, w->db, "SELECT count(*), ifnull(max(created_ms), 0) FROM domains");
+	if (db_row(&q, NULL))
+		return true;
+	n = db_col_int(&q, 0);
+	newest = db_col_int(&q, 1);
+	same = n == w->names_n && newest == w->names_newest_ms;
+	w->names_n = n;
+	w->names_newest_ms = newest;
+	return !same;
+}
+
 static void on_kick(void *arg, uint32_t events)
 {
 	struct watch *w = arg;
@@ -652,7 +671,7 @@ static void on_kick(void *arg, uint32_t events)
 	while (recv(w->kick_fd, data, sizeof(data), MSG_DONTWAIT) >= 0)
 		;
 	tick(w);
-	if (w->events_fd >= 0)
+	if (w->events_fd >= 0 && names_changed(w))
 		names_sync(w->c, w->db, &w->link);
 }
 
