@@ -1,35 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Snapshots in use: taken while somebody writes hard, started from, deleted below what came from them; and what of a volume is
 // given back, kept or refused on the way. tests/sdk/volumes.mjs has the plain ways.
-import { alone, assert, done, rejection, Sandbox, skip, sleep, test, until } from "./lib.mjs";
-import { Client, Snapshot, Volume } from "@deno/sandbox";
+import { assert, done, rejection, Sandbox, sleep, until } from "./lib.mjs";
+import { cleanup, client, inSandbox, MB, must, region, sh, slug, system as systemTest, tag } from "./lib-disks.mjs";
+import { Snapshot, Volume } from "@deno/sandbox";
 
-const client = new Client();
-const tag = Math.random().toString(36).slice(2, 8);
-const region = process.env.NESTBOX_REGION ?? "ord";
-const slug = (name) => `${name}-${tag}`;
-const MB = 1e6;
-const cleanup = [];
-const system = (name, fn, ms = 300_000) => test(name, alone ? () => skip("needs a running system") : fn, ms);
+const system = (name, fn, ms = 300_000) => systemTest(name, fn, ms);
 
-async function sh(sandbox, script) {
-  const child = await sandbox.spawn("bash", { args: ["-c", script], stdout: "piped", stderr: "piped" });
-  const { status, stdoutText, stderrText } = await child.output();
-  return { code: status.code, out: stdoutText, err: stderrText };
-}
-const must = async (sandbox, script) => {
-  const r = await sh(sandbox, script);
-  assert.equal(r.code, 0, `${script}: ${r.err}`);
-  return r.out;
-};
-async function inSandbox(options, fn) {
-  const sandbox = await Sandbox.create({ region, ...options });
-  try {
-    return await fn(sandbox);
-  } finally {
-    await sandbox.kill();
-  }
-}
 async function volume(name, capacity, from) {
   const v = await Volume.create({ slug: slug(name), region, capacity, ...(from ? { from } : {}) });
   cleanup.push(() => client.volumes.delete(v.id).catch(() => {}));

@@ -1,35 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Volumes, snapshots and roots: client.volumes, client.snapshots and Sandbox.create's `volumes` and `root`, through the
 // unmodified SDK against a running system.
-import { alone, assert, done, rejection, Sandbox, skip, test } from "./lib.mjs";
-import { Client } from "@deno/sandbox";
+import { alone, assert, done, rejection, Sandbox, test } from "./lib.mjs";
+import { cleanup, client, inSandbox, MB, must, region, sh, slug, system, tag } from "./lib-disks.mjs";
 
-const client = new Client();
-const tag = Math.random().toString(36).slice(2, 8);
-const region = process.env.NESTBOX_REGION ?? "ord";
-const slug = (name) => `${name}-${tag}`;
-const MB = 1e6;
-const cleanup = [];
-const system = (name, fn, ms) => test(name, alone ? () => skip("needs a running system") : fn, ms);
-
-async function sh(sandbox, script) {
-  const child = await sandbox.spawn("bash", { args: ["-c", script], stdout: "piped", stderr: "piped" });
-  const { status, stdoutText, stderrText } = await child.output();
-  return { code: status.code, out: stdoutText, err: stderrText };
-}
-const must = async (sandbox, script) => {
-  const r = await sh(sandbox, script);
-  assert.equal(r.code, 0, `${script}: ${r.err}`);
-  return r.out;
-};
-async function inSandbox(options, fn) {
-  const sandbox = await Sandbox.create({ region, ...options });
-  try {
-    return await fn(sandbox);
-  } finally {
-    await sandbox.kill();
-  }
-}
 async function volume(name, capacity, from) {
   const v = await client.volumes.create({ slug: slug(name), region, capacity, ...(from ? { from } : {}) });
   cleanup.push(() => client.volumes.delete(v.id));
