@@ -74,8 +74,10 @@ async function deploy() {
   });
   for await (const _ of client.revisions.progress(r.id));
   const done = await client.revisions.get(r.id);
+  // The host has no room for another machine just now.
+  if (done.status === "failed" && /left on this host|maximum of \d+ machines/.test(done.failure_message)) throw Object.assign(new Error("limit"), { status: 429 });
   // Two at once of one app: the older one may be skipped.
-  must(["succeeded", "skipped"].includes(done.status), `revision ${r.id} ended as ${done.status}`);
+  must(["succeeded", "skipped"].includes(done.status), `revision ${r.id} ended as ${done.status}: ${done.failure_message}`);
   if (done.status === "succeeded") deployed.set(slug, [...(deployed.get(slug) ?? []), word]);
 }
 
@@ -90,8 +92,8 @@ async function records() {
   const app = await client.apps.get(slug);
   must(app?.slug === slug, `${slug} is not there`);
   await client.apps.update(slug, { labels: { round: String(counts.records ?? 0) } });
-  const page = await client.sandboxes.list({ limit: 50 });
-  must(page.items.length > 0, "no sandbox is listed");
+  const listed = await client.sandboxes.list();
+  must(Array.isArray(listed), "no list of sandboxes came");
 }
 
 const pool = new Set(); // running and free; a step takes one out
@@ -137,7 +139,7 @@ async function worker() {
       await fn();
       counts[what] = (counts[what] ?? 0) + 1;
     } catch (e) {
-      if (e.status === 429) {
+      if (e.status === 429 || e.code === "CAPACITY_EXCEEDED") {
         counts.limited = (counts.limited ?? 0) + 1;
         await new Promise((r) => setTimeout(r, 300));
       } else {

@@ -10,7 +10,9 @@ INST=$NESTBOX_PREFIX/instances/soak
 ./bootstrap stop
 rm -rf "$INST"
 trap './bootstrap stop' EXIT
-export NESTBOX_CONF_EXTRA="tenant_vms = 48"
+# What the machines may have together is more than the host has: they use a fraction of it.
+export NESTBOX_CONF_EXTRA="tenant_vms = 48
+vm_memory_mib_host = 65536"
 ./bootstrap start
 eval "$(./bootstrap env)"
 export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv
