@@ -256,7 +256,9 @@ static enum rc lease_make(struct machine *m, struct fault *ret_f)
 
 enum rc machine_prepare(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
-	struct cgroup_limits limits = { .memory_bytes = ((uint64_t)m->memory_mib + VM_OVERHEAD_MIB) << 20,
+	/* Our own monitor copies what its guest changed when it is forked or captured, all of it at most; QEMU's is copied by a job of the broker. */
+	uint64_t copies = strcmp(m->b->verdict.name, "kvm") ? 1 : 2;
+	struct cgroup_limits limits = { .memory_bytes = (m->memory_mib * copies + VM_OVERHEAD_MIB) << 20,
 					.pids = VM_PIDS_MAX, .cpus = (uint32_t)m->b->config->vm_vcpus,
 					.weight = m->background ? BACKGROUND_WEIGHT : CGROUP_WEIGHT };
 	enum rc rc;
