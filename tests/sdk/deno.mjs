@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SandboxDeno: run, httpReady, fetch into the process, watch, repl, eval.
-import { alone, assert, done, rejection, Sandbox, skip, sleep, test, text, until } from "./lib.mjs";
+import { alone, assert, done, nodeTest, rejection, Sandbox, skip, sleep, test, text, until } from "./lib.mjs";
 import { dirname } from "node:path";
 import { createRequire } from "node:module";
 
@@ -21,11 +21,14 @@ async function run(options) {
 }
 
 await test("run: code, extensions, arguments", async () => {
-  const ts = await run({ code: "const a: number = 1; console.log(a, Deno.args.join('|'))", scriptArgs: ["x", "--help", "-v", "a b"] });
+  const [ts, ...others] = await Promise.all([
+    run({ code: "const a: number = 1; console.log(a, Deno.args.join('|'))", scriptArgs: ["x", "--help", "-v", "a b"] }),
+    run({ code: "console.log(typeof module)", extension: "cjs" }),
+    run({ code: "console.log(import.meta.main)", extension: "mjs" }),
+    run({ code: "-1; console.log('dash')", extension: "js" }),
+  ]);
   assert.equal(ts.stdoutText, "1 x|--help|-v|a b\n", ts.stderrText);
-  assert.equal((await run({ code: "console.log(typeof module)", extension: "cjs" })).stdoutText, "object\n");
-  assert.equal((await run({ code: "console.log(import.meta.main)", extension: "mjs" })).stdoutText, "true\n");
-  assert.equal((await run({ code: "-1; console.log('dash')", extension: "js" })).stdoutText, "dash\n");
+  assert.deepEqual(others.map((r) => r.stdoutText), ["object\n", "true\n", "dash\n"]);
 });
 
 await test("run: an entrypoint, cwd, env, exit code, uncaught error", async () => {
@@ -291,7 +294,7 @@ await test("repl: one waits for the next of the same shape, and for no other", a
   await sandbox.env.delete("NB_W");
 }, 300_000);
 
-await test("repl: what it would find now is what it finds, also if one waits", async () => {
+await nodeTest("repl: what it would find now is what it finds, also if one waits", async () => {
   const here = { ...quiet, cwd: `${dir}/lib` };
   const mapped = (r) => r.eval("(await import('mapped')).v");
   await using first = await sandbox.deno.repl(here);

@@ -11,6 +11,7 @@
 #include "guest/ws.h"
 #include "tests/lib/check.h"
 
+#include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -304,6 +305,107 @@ TEST(a_clone_drops_connections_and_keeps_programs)
 	CHECK_EQ(ok_int(call("processWait", params), "code"), 137);
 }
 
+/* The pid of the n-th Deno that was started, once there is one; 0: none came. */
+static int64_t deno_pid(int n)
+{
+	uint64_t deadline = now_ms() + DEADLINE_MS;
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/pids", s.home);
+	while (now_ms() < deadline) {
+		_cleanup_file_ FILE *f = fopen(path, "re");
+		long long pid = 0;
+		int lines = 0;
+
+		while (f && lines < n && fscanf(f, "%lld\n", &pid) == 1)
+			lines++;
+		if (lines == n)
+			return pid;
+		usleep(10000);
+	}
+	return 0;
+}
+
+static bool is_gone(int64_t pid)
+{
+	uint64_t deadline = now_ms() + DEADLINE_MS;
+
+	while (!kill((pid_t)pid, 0) && now_ms() < deadline)
+		usleep(10000);
+	return kill((pid_t)pid, 0) < 0;
+}
+
+static int64_t oom_of(int64_t pid)
+{
+	char path[64];
+	long long v = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)pid);
+	_cleanup_file_ FILE *f = fopen(path, "re");
+	if (f && fscanf(f, "%lld", &v) != 1)
+		v = -1;
+	return v;
+}
+
+/* A REPL in the home directory that has answered once; its pid. */
+static int64_t used_repl(void)
+{
+	char params[200];
+	int64_t pid;
+
+	snprintf(params, sizeof(params), "{\"stdout\":\"null\",\"stderr\":\"null\",\"env\":{\"PATH\":\"%s:/usr/bin:/bin\"}}", s.home);
+	pid = ok_int(call("spawnDenoRepl", params), "pid");
+	snprintf(params, sizeof(params), "{\"pid\":%d,\"code\":\"1\"}", (int)pid);
+	json_object_put(call("denoReplEval", params));
+	return pid;
+}
+
+TEST(a_repl_waits_for_its_like_and_not_in_a_clone)
+{
+	_cleanup_free_ char *got = NULL;
+	char path[64], text[300];
+	int64_t second, third;
+	int fd;
+
+	if (s.rpc < 0)
+		SKIP("needs root");
+	/* As far as the session sees of Deno: it answers one request, and ends with its input. */
+	snprintf(path, sizeof(path), "%s/deno", s.home);
+	snprintf(text, sizeof(text), "#!/bin/sh\necho $$ >>%s/pids\nread line <&3\necho '1 ok 2' >&4\nread line <&3\n", s.home);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
+	REQUIRE(fd >= 0 && !fd_write_all(fd, text, strlen(text), UINT64_MAX, NULL));
+	close(fd);
+
+	CHECK_EQ(used_repl(), deno_pid(1));
+	second = deno_pid(2);
+	REQUIRE(second > 0);
+	CHECK_EQ(oom_of(second), 1000);
+	CHECK_EQ(used_repl(), second);
+	CHECK_EQ(oom_of(second), 0);
+
+	third = deno_pid(3);
+	REQUIRE(third > 0);
+	json_object_put(call("envSet", "{\"key\":\"NB_OTHER\",\"value\":\"1\"}"));
+	CHECK_EQ(used_repl(), deno_pid(4));
+	CHECK(is_gone(third));
+
+	snprintf(path, sizeof(path), "%s/deno.json", s.home);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	REQUIRE(fd >= 0);
+	close(fd);
+	third = deno_pid(5);
+	CHECK_EQ(used_repl(), deno_pid(6));
+	CHECK(is_gone(third));
+
+	third = deno_pid(7);
+	REQUIRE(third > 0);
+	CHECK(control("i{\"generation\":3}", -1));
+	CHECK(recv_frame(&got) == 0x88);
+	CHECK(is_gone(third));
+	close_fd(&s.rpc);
+	s.rpc = connection("r");
+}
+
 TEST(odd_packets_do_no_harm)
 {
 	char out[100];
@@ -327,9 +429,13 @@ TEST(ends_with_its_control)
 	close_fd(&s.control);
 	REQUIRE(waitpid(s.pid, &status, 0) == s.pid);
 	CHECK_EQ(status, 0);
-	snprintf(path, sizeof(path), "%s/f", s.home);
-	unlink(path);
-	rmdir(s.home);
+	for (int i = 0; i < 4; i++) {
+		static const char *const left[] = { "f", "deno", "pids", "deno.json" };
+
+		snprintf(path, sizeof(path), "%s/%s", s.home, left[i]);
+		unlink(path);
+	}
+	CHECK_EQ(rmdir(s.home), 0);
 }
 
 CHECK_MAIN()
