@@ -21,7 +21,7 @@ for t in "$@"; do
 	mkdir -p "work/$t" least
 	rm -rf "least/$t"
 	cp -r "$corpus" "least/$t"
-	"./tests/fuzz/fuzz_$t" -max_total_time="$seconds" -max_len=16384 -timeout=30 -rss_limit_mb=1500 -artifact_prefix="$dir/$t-" \
+	"./tests/fuzz/fuzz_$t" -max_total_time="$seconds" -max_len=4096 -timeout=30 -rss_limit_mb=1500 -artifact_prefix="$dir/$t-" \
 		"work/$t" "$corpus" >"$t.log" 2>&1 || { echo "$t: a find, see $dir/$t.log"; found=1; }
 	"./tests/fuzz/fuzz_$t" -merge=1 "least/$t" "work/$t" >"$t.merge.log" 2>&1
 	size=$(du -sb "least/$t" | cut -f1)
