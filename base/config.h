@@ -46,6 +46,7 @@
 	N(tenant_captures,    16,     0, 65536,      "captures of one organization's sandboxes")                  \
 	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
 	N(tenant_apps,        1000,   1, 1000000,    "apps of one organization")                                \
+	N(tenant_names,       4096,   1, 16384,      "host names of one organization's apps together, previews included") \
 	N(tenant_volumes,     1000,   0, 1000000,    "volumes and snapshots of one organization, those deleted within a day included") \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \

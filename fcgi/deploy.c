@@ -47,13 +47,14 @@ static enum api_code revision_make(struct request *r, struct deploy *d, char id[
 		.config = json_text(d->config),
 		.production = d->production,
 		.preview = d->preview,
+		.names_max = r->api->config.tenant_names,
 		.bundle = d->tree.sha256,
 		.bundle_bytes = d->tree.bytes,
 	};
 	struct fault f = { 0 };
 
 	if (revision_create(r->api->db, &n, r->api->logs_fd, id, &f))
-		return api_fault(r, &f);
+		return f.rc == RC_LIMIT ? api_refuse(r, API_NAME_QUOTA_EXCEEDED, &f) : api_fault(r, &f);
 	runner_kick(r->api);
 	return API_OK;
 }

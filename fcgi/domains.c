@@ -84,6 +84,35 @@ enum rc domain_approve(struct db *db, const char *host, const char *app, struct 
 	return rc ? rc : db_commit(&txn, ret_f);
 }
 
+enum rc domain_claim(struct db *db, const char *host, const char *app_id, const char *timeline, uint64_t most, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT, whose = DB_Q_INIT;
+	enum rc rc;
+
+	/* One statement: parallel claims are counted one after the other. */
+	db_start(&q, db,
+		 "INSERT OR IGNORE INTO domains (host, app_id, timeline, created_ms) SELECT ?1, ?2, ?3, ?4 WHERE ?5 > "
+		 "(SELECT count(*) FROM apps me JOIN apps a ON a.org_id = me.org_id JOIN domains d ON d.app_id = a.id WHERE me.id = ?2)");
+	db_text(&q, host);
+	db_text(&q, app_id);
+	db_text(&q, timeline);
+	db_int(&q, (int64_t)wall_ms());
+	db_int(&q, (int64_t)most);
+	rc = db_run(&q, ret_f);
+	if (rc)
+		return rc;
+	db_start(&whose, db, "SELECT app_id IS ?2 FROM domains WHERE host = ?1");
+	db_text(&whose, host);
+	db_text(&whose, app_id);
+	rc = db_row(&whose, ret_f);
+	if (rc == RC_ABSENT)
+		return fault_set(ret_f, RC_LIMIT, 0, "the organization's apps have %llu names together, as many as they may: a deleted app "
+				 "or revision gives its own up", (unsigned long long)most);
+	if (!rc && !db_col_int(&whose, 0))
+		return fault_set(ret_f, RC_EXISTS, 0, "the name %.100s belongs to something else", host);
+	return rc;
+}
+
 static enum rc run_two(struct db *db, const char *sql, const char *a, const char *b, int64_t *ret_changes, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;

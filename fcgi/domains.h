@@ -17,6 +17,11 @@
 bool domain_is_valid(const char *host, const char *own_domain);
 /* RC_ABSENT: nobody asked (app: id or slug; NULL if only one did); RC_EXISTS: another app has it; RC_LIMIT: several asked. */
 enum rc domain_approve(struct db *db, const char *host, const char *app, struct fault *ret_f);
+/*
+ * The platform's own name for a timeline. most: names that an organization's apps have together, all kinds counted: each is a socket of the
+ * gateway, and no organization may take all there are. RC_LIMIT; RC_EXISTS: something else has it.
+ */
+enum rc domain_claim(struct db *db, const char *host, const char *app_id, const char *timeline, uint64_t most, struct fault *ret_f);
 /* Also takes it from whom it was approved for. RC_ABSENT. */
 enum rc domain_remove(struct db *db, const char *host, const char *app_id, struct fault *ret_f);
 

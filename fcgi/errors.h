@@ -35,6 +35,7 @@
 	X(CAPTURE_UNUSABLE,         409, "no machine can start from this capture any more")                      \
 	X(CAPTURE_QUOTA_EXCEEDED,   429, "the organization has as many captures as it may")                      \
 	X(APP_QUOTA_EXCEEDED,       429, "the organization has as many apps as it may")                          \
+	X(NAME_QUOTA_EXCEEDED,      429, "the organization's apps have as many names as they may")               \
 	X(VOLUME_QUOTA_EXCEEDED,    429, "the organization has as many volumes and snapshots as it may; deleted ones count for a day") \
 	X(SANDBOX_QUOTA_EXCEEDED,   429, "the organization has as many running sandboxes as it may")             \
 	X(EXPOSURE_QUOTA_EXCEEDED,  429, "the sandbox has as many exposed services as it may")                   \

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/fd.h"
+#include "fcgi/domains.h"
 #include "fcgi/limits.h"
 #include "fcgi/revisions.h"
 #include "schema/broker.h"
@@ -87,7 +88,7 @@ static enum rc row_insert(struct db *db, const struct revision_new *n, const cha
 static enum rc preview_insert(struct db *db, const struct revision_new *n, const char *id, int64_t now,
 			      struct fault *ret_f)
 {
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT, d = DB_Q_INIT;
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	char host[BROKER_HOST_MAX], slug[32];
 	enum rc rc;
 
@@ -100,14 +101,7 @@ static enum rc preview_insert(struct db *db, const struct revision_new *n, const
 	db_text(&q, id);
 	db_int(&q, now);
 	rc = db_run(&q, ret_f);
-	if (rc)
-		return rc;
-	db_start(&d, db, "INSERT INTO domains (host, app_id, timeline, created_ms) VALUES (?, ?, ?, ?)");
-	db_text(&d, host);
-	db_text(&d, n->app_id);
-	db_text(&d, slug);
-	db_int(&d, now);
-	return db_run(&d, ret_f);
+	return rc ? rc : domain_claim(db, host, n->app_id, slug, n->names_max, ret_f);
 }
 
 enum rc revision_create(struct db *db, const struct revision_new *n, int logs_fd, char ret_id[REVISION_ID_CHARS + 1],

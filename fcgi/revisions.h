@@ -26,11 +26,12 @@ struct revision_new {
 	const char *app_id, *app_slug, *domain;
 	const char *labels, *layers, *env_vars, *config; /* JSON */
 	bool production, preview;
+	uint64_t names_max; /* of its organization, see domain_claim() */
 	const char *bundle; /* hex SHA-256 */
 	uint64_t bundle_bytes;
 };
 
-/* The row, its timeline and domain. logs_fd: <state_dir>/logs/revisions. RC_EXISTS: the preview's host name is taken. */
+/* The row, its timeline and domain. logs_fd: <state_dir>/logs/revisions. RC_EXISTS: the preview's host name is taken; RC_LIMIT: too many names. */
 enum rc revision_create(struct db *db, const struct revision_new *n, int logs_fd, char ret_id[REVISION_ID_CHARS + 1],
 			struct fault *ret_f);
 /* Ends it if it still waits: true in *ret_done. Else only notes the wish. Writes the logs' last lines if it ended it. */

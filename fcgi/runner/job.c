@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "fcgi/deploy/bundle.h"
+#include "fcgi/domains.h"
 #include "fcgi/env.h"
 #include "fcgi/runner/limits.h"
 #include "fcgi/runner/capture.h"
@@ -370,26 +371,6 @@ static enum rc wake(struct job *j, struct fault *ret_f)
 
 /* --- routing ------------------------------------------------------------------------------------------------------- */
 
-static enum rc claim_host(struct job *j, const char *host, const char *timeline, struct fault *ret_f)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT, check = DB_Q_INIT;
-	enum rc rc;
-
-	db_start(&q, j->db, "INSERT OR IGNORE INTO domains (host, app_id, timeline, created_ms) VALUES (?, ?, ?, ?)");
-	db_text(&q, host);
-	db_text(&q, j->app_id);
-	db_text(&q, timeline);
-	db_int(&q, (int64_t)wall_ms());
-	rc = db_run(&q, ret_f);
-	if (rc)
-		return rc;
-	db_start(&check, j->db, "SELECT 1 FROM domains WHERE host = ? AND app_id = ?");
-	db_text(&check, host);
-	db_text(&check, j->app_id);
-	rc = db_row(&check, ret_f);
-	return rc == RC_ABSENT ? fault_set(ret_f, RC_EXISTS, 0, "the name %.100s belongs to something else", host) : rc;
-}
-
 /* Builds end in any order; a newer revision that serves already is not replaced by an older one. */
 static bool newer_serves(struct job *j, const char *timeline)
 {
@@ -515,7 +496,7 @@ static enum rc route(struct job *j, const struct target *t, struct fault *ret_f)
 	/* A deployment that is neither production nor asked for as a preview is one all the same. */
 	if (!rc && !s.n && !strcmp(t->context, "preview")) {
 		snprintf(host, sizeof(host), "%.60s-%.20s.%.150s", j->slug, j->revision, j->c->domain);
-		rc = claim_host(j, host, t->slug, ret_f);
+		rc = domain_claim(j->db, host, j->app_id, t->slug, j->c->tenant_names, ret_f);
 		if (!rc)
 			rc = names_of_timeline(j->db, j->app_id, t->slug, &s, ret_f);
 	}

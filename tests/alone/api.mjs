@@ -48,7 +48,7 @@ function setUp() {
 	fs.cpSync(path.join(SRC, "schema/migrations"), env.NESTBOX_SCHEMA_DIR, { recursive: true });
 	const root = process.getuid() === 0;
 	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
-api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_volumes = 3\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
+api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_names = 31\ntenant_volumes = 3\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
 	// The errors that nginx itself answers are those of our template.
 	const errors = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").split("\n").filter((l) => /^\s+(error_page|location = \/_error\/)/.test(l));
 	must(errors.length > 10, "error pages in nginx.conf.in");
@@ -449,7 +449,13 @@ test("an organization has so many apps", async () => {
 	const all = await Promise.all(Array.from({ length: 34 }, make));
 	equal([all.filter((r) => r.status === 200).length, all.filter((r) => r.code === "APP_QUOTA_EXCEEDED" && r.status === 429).length], [30, 4]);
 	equal((await ask(token, "DELETE", `/api/v2/apps/${all.find((r) => r.status === 200).json.id}`)).status, 204);
-	equal((await make()).status, 200, "one that was deleted leaves its place");
+	const last = await make();
+	equal(last.status, 200, "one that was deleted leaves its place");
+	const theirs = new Client({ token, apiEndpoint: `http://127.0.0.1:${PORT}` });
+	const preview = () => theirs.apps.deploy(last.json.slug, { assets: { "main.ts": { content: "x" } }, preview: true });
+	await preview();
+	await refused(preview(), "NAME_QUOTA_EXCEEDED");
+	equal((await theirs.revisions.list(last.json.slug)).items.length, 1, "nothing of the refused one is left");
 });
 
 test("the runner ends a machine whose create was undone while the broker could not be told", async () => {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/fd.h"
 #include "fcgi/db.h"
+#include "fcgi/domains.h"
 #include "fcgi/env.h"
 #include "fcgi/limits.h"
 #include "fcgi/sandbox_store.h"
@@ -409,6 +410,23 @@ TEST(variables_of_one_owner_are_bounded)
 	CHECK_EQ(update_var(db, "A", 32000, true), RC_OK);
 	CHECK_EQ(update_var(db, "C", 600, true), RC_OK);
 	CHECK_EQ(count(db, "SELECT count(*) FROM env_vars WHERE app_id = 'a'"), 3);
+	away(db);
+}
+
+TEST(names_of_an_organization_are_bounded)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db && !run_sql(db, "INSERT INTO organizations (id, name, created_ms) VALUES ('o', 'acme', 1), ('p', 'other', 1)") &&
+		!run_sql(db, "INSERT INTO apps (id, org_id, slug, created_ms, updated_ms) VALUES ('a', 'o', 'a', 1, 1), ('b', 'o', 'b', 1, 1), "
+			     "('c', 'p', 'c', 1, 1)"));
+	CHECK_EQ(domain_claim(db, "1.x", "a", "production", 2, NULL), RC_OK);
+	CHECK_EQ(domain_claim(db, "2.x", "b", "production", 2, NULL), RC_OK);
+	CHECK_EQ(domain_claim(db, "3.x", "a", "preview/1", 2, NULL), RC_LIMIT);
+	CHECK_EQ(domain_claim(db, "1.x", "a", "production", 2, NULL), RC_OK); /* has it already */
+	CHECK_EQ(domain_claim(db, "1.x", "c", "production", 2, NULL), RC_EXISTS);
+	CHECK_EQ(domain_claim(db, "3.x", "c", "production", 2, NULL), RC_OK);
+	CHECK_EQ(count(db, "SELECT count(*) FROM domains"), 3);
 	away(db);
 }
 
