@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Deployments: a tree of 1,000 files to its first answer, a rollback, the wake of an idle app, and requests to an app from outside.
-// References: tar and zstd of the same tree; a cold start; nginx alone in front of the same kind of answer on this host.
-import { execFileSync, spawn } from "node:child_process";
+// Deployments: a tree of 1,000 files to its first answer, a rollback, the wake of an idle app.
+// References: tar and zstd of the same tree; a deployment; a cold start.
+import { execFileSync } from "node:child_process";
 import fs from "node:fs";
-import http from "node:http";
-import { Agent, request } from "node:https";
 import os from "node:os";
 import path from "node:path";
 import { Client } from "@deno/sandbox";
 import { env, finish, row, timed } from "./lib.mjs";
 
 const RUNS = Number(env.PERF_RUNS ?? 5);
-const SECONDS = Number(env.PERF_SECONDS ?? 5);
 const client = new Client();
 const endpoint = new URL(env.DENO_DEPLOY_ENDPOINT);
 const domain = endpoint.hostname.replace(/^api\./, ""), port = Number(endpoint.port || 443);
@@ -83,50 +80,6 @@ async function wakes(forget) {
 const warm = await wakes(false), cold = await wakes(true);
 row(`wake of an idle app to its first answer (${warm.warm} of ${RUNS} from memory)`, "ms", warm.values, { name: "cold start", values: cold.values });
 
-// --- requests ---
-async function load(options, connections) {
-	const latencies = [], end = performance.now() + SECONDS * 1000;
-	const agent = new Agent({ keepAlive: true, maxSockets: connections });
-	let wrong = 0;
-	const started = performance.now();
-	await Promise.all(Array.from({ length: connections }, async () => {
-		while (performance.now() < end) {
-			const t = performance.now();
-			const ok = await new Promise((yes) => {
-				request({ ...options, agent }, (res) => {
-					res.resume();
-					res.on("end", () => yes(res.statusCode === 200));
-				}).on("error", () => yes(false)).end();
-			});
-			if (ok) latencies.push(performance.now() - t);
-			else wrong++;
-		}
-	}));
-	agent.destroy();
-	if (!latencies.length) throw new Error("no answer at all");
-	return { latencies, rate: latencies.length / ((performance.now() - started) / 1000), wrong };
-}
-const upstream = http.createServer((_, res) => res.end("answer 0")).listen(0, "127.0.0.1");
-await new Promise((r) => upstream.once("listening", r));
-const etc = path.dirname(env.NESTBOX_CONF), alone = 19000 + (process.pid % 1000);
-fs.writeFileSync(`${dir}/nginx.conf`, `daemon off; worker_processes auto; pid ${dir}/nginx.pid; error_log stderr;
-events { worker_connections 4096; }
-http { access_log off; proxy_temp_path ${dir}/p; client_body_temp_path ${dir}/b; fastcgi_temp_path ${dir}/f; uwsgi_temp_path ${dir}/u; scgi_temp_path ${dir}/s;
- server { listen 127.0.0.1:${alone} ssl; ssl_certificate ${etc}/tls/server.pem; ssl_certificate_key ${etc}/tls/server.key;
-  location / { proxy_pass http://127.0.0.1:${upstream.address().port}; } } }`);
-const nginx = spawn("nginx", ["-e", "stderr", "-c", `${dir}/nginx.conf`], { stdio: "ignore" });
-await pause(1000);
-const ca = fs.readFileSync(`${etc}/ca.pem`);
-for (const n of [1, 16, 256]) {
-	const there = await load({ host: new URL(base).hostname, port, path: "/", ca }, n);
-	const plain = await load({ host: "127.0.0.1", port: alone, path: "/", ca, servername: `x.${domain}` }, n);
-	row(`request to an app, ${n} connections`, "ms", there.latencies, { name: "nginx alone", values: plain.latencies });
-	row(`  requests a second`, "1/s", [there.rate], { name: "nginx alone", values: [plain.rate] });
-	if (there.wrong || plain.wrong) console.log(`  ${there.wrong} (nginx alone: ${plain.wrong}) requests failed with ${n} connections`);
-}
-nginx.kill();
-upstream.close();
-upstream.closeAllConnections();
 fs.rmSync(dir, { recursive: true });
 await client.apps.delete(app.id);
 finish("deploy");

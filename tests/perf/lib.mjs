@@ -2,8 +2,11 @@
 // Rows of a performance suite: figure, unit, n, p50, p95, p99, reference, ratio. Printed as a table, written as JSON.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
+import path from "node:path";
 
 export const env = process.env;
+// Of the same package as the client's.
+export const DENO = path.join(path.dirname(env.NESTBOX_NODE), "../../@deno/linux-x64-glibc/deno");
 const rows = [];
 
 export function quantile(list, q) {
@@ -21,6 +24,7 @@ export function row(figure, unit, values, reference) {
     ratio: ref ? p50 / ref : null,
   };
   rows.push(r);
+  console.error(`  ${figure.trim()}: ${num(p50)} ${unit}${r.ratio ? `, ratio ${num(r.ratio)}` : ""}`); // the table is the last thing; a run may be long
   return r;
 }
 
