@@ -29,7 +29,7 @@
 #define EXPOSE_HOSTS_MAX 16384       /* as many as the broker names (EXPOSE_MAX): one more would be exposed and not served */
 #define EXPOSE_NAME_MAX 102          /* bytes of a host: "<host>.sock" must fit sockaddr_un */
 #define EXPOSE_DIAL_MS 5000          /* one answer of the broker */
-#define EXPOSE_ANSWER_MS 5000        /* the agent's answer line */
+#define EXPOSE_ANSWER_MS 15000       /* the agent's answer line */
 #define EXPOSE_ANSWER_MAX 4096
 #define EXPOSE_WAKE_MS 60000         /* for a machine that sleeps */
 #define EXPOSE_WAKE_FIRST_MS 50
