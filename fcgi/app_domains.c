@@ -39,21 +39,6 @@ enum api_code app_domain_list(struct request *r)
 }
 
 /* How many the app has, and whether this is one of them. */
-static enum api_code room_check(struct request *r, const char *app_id, const char *host)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	struct fault f = { 0 };
-
-	db_start(&q, r->api->db, "SELECT count(*), ifnull(sum(host = ?2), 0) FROM custom_domains WHERE app_id = ?1");
-	db_text(&q, app_id);
-	db_text(&q, host);
-	if (db_row(&q, &f))
-		return api_fault(r, &f);
-	if (db_col_int(&q, 1))
-		return API_DOMAIN_EXISTS;
-	return db_col_int(&q, 0) >= APP_DOMAINS_MAX ? API_DOMAIN_QUOTA_EXCEEDED : API_OK;
-}
-
 enum api_code app_domain_add(struct request *r)
 {
 	static const char *const keys[] = { "domain", NULL };
@@ -73,15 +58,17 @@ enum api_code app_domain_add(struct request *r)
 		return api_refuse(r, API_INVALID_REQUEST, &f);
 	if (!host || !domain_is_valid(host, r->api->config.domain))
 		return API_INVALID_DOMAIN;
-	code = room_check(r, app.id, host);
-	if (code)
-		return code;
-	db_start(&q, r->api->db, "INSERT INTO custom_domains (app_id, host, created_ms) VALUES (?, ?, ?)");
+	/* One statement, so that requests at once are counted one after the other; what is there already is a conflict first. */
+	db_start(&q, r->api->db,
+		 "INSERT INTO custom_domains (app_id, host, created_ms) SELECT ?1, ?2, ?3 WHERE ?4 > "
+		 "(SELECT count(*) FROM custom_domains WHERE app_id = ?1) OR EXISTS "
+		 "(SELECT 1 FROM custom_domains WHERE app_id = ?1 AND host = ?2)");
 	db_text(&q, app.id);
 	db_text(&q, host);
 	db_int(&q, now);
+	db_int(&q, APP_DOMAINS_MAX);
 	switch (db_run(&q, &f)) {
-	case RC_OK: return reply_json(r, 201, domain_json(host, now, 0));
+	case RC_OK: return q.changes ? reply_json(r, 201, domain_json(host, now, 0)) : API_DOMAIN_QUOTA_EXCEEDED;
 	case RC_EXISTS: return API_DOMAIN_EXISTS;
 	default: return api_fault(r, &f);
 	}

@@ -8,27 +8,21 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum api_code room_check(struct request *r, const char *id)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	struct fault f = { 0 };
-
-	db_start(&q, r->api->db, "SELECT count(*) FROM domains WHERE sandbox_id = ?");
-	db_text(&q, id);
-	if (db_row(&q, &f))
-		return api_fault(r, &f);
-	return db_col_int(&q, 0) >= EXPOSURES_MAX ? API_EXPOSURE_QUOTA_EXCEEDED : API_OK;
-}
-
+/* One statement, so that requests at once are counted one after the other. RC_LIMIT: as many as a sandbox may have. */
 static enum rc domain_insert(struct request *r, const char *host, const char *id, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	enum rc rc;
 
-	db_start(&q, r->api->db, "INSERT INTO domains (host, sandbox_id, created_ms) VALUES (?, ?, ?)");
+	db_start(&q, r->api->db,
+		 "INSERT INTO domains (host, sandbox_id, created_ms) SELECT ?1, ?2, ?3 WHERE ?4 > "
+		 "(SELECT count(*) FROM domains WHERE sandbox_id = ?2)");
 	db_text(&q, host);
 	db_text(&q, id);
 	db_int(&q, (int64_t)wall_ms());
-	return db_run(&q, ret_f);
+	db_int(&q, EXPOSURES_MAX);
+	rc = db_run(&q, ret_f);
+	return !rc && !q.changes ? fault_set(ret_f, RC_LIMIT, 0, "too many exposures") : rc;
 }
 
 static void domain_delete(struct request *r, const char *host)
@@ -60,7 +54,7 @@ static enum api_code expose_http(struct request *r, const char *id)
 	if (!line)
 		return API_BUSY;
 	if (domain_insert(r, host, id, &f))
-		return api_fault(r, &f);
+		return f.rc == RC_LIMIT ? API_EXPOSURE_QUOTA_EXCEEDED : api_fault(r, &f);
 	if (broker_expose_add(r->api, id, host, json_text(line), &f)) {
 		domain_delete(r, host);
 		return f.rc == RC_ABSENT ? sandbox_is_gone(r, id) : broker_code(r, &f, API_SANDBOX_UNREACHABLE);
@@ -78,8 +72,6 @@ enum api_code sandbox_expose_http(struct request *r)
 
 	if (!code)
 		code = request_json(r, true, &body);
-	if (!code)
-		code = room_check(r, s.id);
 	return code ? code : expose_http(r, s.id);
 }
 
