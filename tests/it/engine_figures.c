@@ -254,6 +254,7 @@ static void fork_one(struct machine *parent, const char *name, bool counted)
 	hello(parent);
 }
 
+/* snap NULL: of a machine that is booted for it, whose memory is quicker to touch in the bed. */
 static void fork_pauses(const struct machine *template, struct engine_snapshot *snap, const char *name, uint32_t touched_mib,
 			uint32_t rate)
 {
@@ -262,8 +263,12 @@ static void fork_pauses(const struct machine *template, struct engine_snapshot *
 	int fd;
 
 	step(name);
-	machine_make(&parent, "parent", RIG_UID, template);
-	start_from(&parent, snap);
+	if (snap) {
+		machine_make(&parent, "parent", RIG_UID, template);
+		start_from(&parent, snap);
+	} else {
+		cold_boot(&parent, "parent", RIG_UID);
+	}
 	snprintf(line, sizeof(line), "{\"service\":\"exec\",\"user\":\"root\",\"argv\":[\"/guest-checker\",\"touch\",\"%u\",\"%u\"]}",
 		 touched_mib, rate);
 	fd = service(&parent, line);
@@ -291,11 +296,8 @@ int main(int argc, char **argv)
 	machine_unmake(&template);
 	if (!strcmp(opt.engine, "kvm")) {
 		opt.memory_mib = 3072;
-		snap = template_make(&template, "large");
-		fork_pauses(&template, snap, "fork pause: 256 of 3072 MiB touched", 256, 0);
-		fork_pauses(&template, snap, "fork pause: 2048 of 3072 MiB touched", 2048, 0);
-		engine->ops->snapshot_free(snap);
-		machine_unmake(&template);
+		fork_pauses(NULL, NULL, "fork pause: 256 of 3072 MiB touched", 256, 0);
+		fork_pauses(NULL, NULL, "fork pause: 2048 of 3072 MiB touched", 2048, 0);
 	}
 	rig_end("engine-figures");
 	return 0;
