@@ -424,8 +424,9 @@ bool proc_refuse_nul(struct session *s, struct rpc_call *call, struct json_objec
 		snprintf(at, sizeof(at), "%s/%.4095s", *spec.cwd == '/' ? "" : s->home, spec.cwd);
 	if (!file)
 		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': entity not found", spec.command);
-	else if (has_nul(cwd))
+	else if (has_nul(cwd)) /* which a command relative to it has in its path, too */
 		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': No such cwd '<string-with-nul>'",
+			       *spec.command != '/' && strchr(spec.command, '/') && strncmp(spec.command, "../", 3) ? "<string-with-nul>" :
 			       file);
 	else if (spec.cwd && (stat(at, &st) || !S_ISDIR(st.st_mode)))
 		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': %s '%.1000s'", file,

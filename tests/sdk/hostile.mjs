@@ -100,7 +100,7 @@ await refused("a close frame is answered", 1000, frame(0x88, Buffer.from([0x03, 
 
 await test("unknown method and bad parameters are answers", async () => {
   const socket = await connect();
-  for (const [i, [method, params]] of [["nope", {}], ["spawn", { command: 5 }], ["spawn", { command: "a\0b", stdout: "null", stderr: "null" }],
+  for (const [i, [method, params]] of [["nope", {}], ["spawn", { command: 5 }], ["spawn", { command: ["a"], stdout: "null", stderr: "null" }],
     ["processWait", { pid: -1 }], ["envSet", { key: "A", value: 5 }], ["exposeHttp", { domain: "x", port: 70000 }]].entries())
     socket.write(frame(0x81, call(method, params, i)));
   socket.write(frame(0x88, Buffer.from([0x03, 0xe8])));
