@@ -200,14 +200,15 @@ TEST(client_end)
 	talk_end(&t);
 }
 
+static char commands[4096]; /* since machine_start() */
+
 static const char *seen_commands(struct talk *t)
 {
-	static char text[4096];
-	size_t n = strlen(text);
-	ssize_t k = recv(t->peer, text + n, sizeof(text) - 1 - n, MSG_DONTWAIT);
+	size_t n = strlen(commands);
+	ssize_t k = recv(t->peer, commands + n, sizeof(commands) - 1 - n, MSG_DONTWAIT);
 
-	text[n + (k > 0 ? (size_t)k : 0)] = '\0';
-	return text;
+	commands[n + (k > 0 ? (size_t)k : 0)] = '\0';
+	return commands;
 }
 
 /* --- a machine whose QEMU was taken over: what it says, and when, is its own idea ---- */
@@ -256,6 +257,7 @@ static bool machine_start(struct machine *m)
 
 	memset(m, 0, sizeof(*m));
 	memset(&told, 0, sizeof(told));
+	commands[0] = '\0';
 	strcpy(m->dir, "/tmp/nbqemu.XXXXXX");
 	m->dirfd = mkdtemp(m->dir) ? open(m->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	m->mem = mmap(NULL, MIB << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -309,6 +311,19 @@ static void say_address(struct machine *m, int id, const char *address)
 	talk_say(&m->t, line);
 }
 
+/* Once it has asked. */
+static void answer_status(struct machine *m, int id, const char *status)
+{
+	char asked[64], line[96];
+
+	snprintf(asked, sizeof(asked), "\"query-status\",\"id\":%d}", id);
+	for (uint64_t end = now_ms() + 20000; now_ms() < end && !strstr(seen_commands(&m->t), asked);)
+		loop_once(m->t.loop, 10, NULL);
+	CHECK(strstr(seen_commands(&m->t), asked));
+	snprintf(line, sizeof(line), "{\"return\":{\"status\":\"%s\"},\"id\":%d}\n", status, id);
+	talk_say(&m->t, line);
+}
+
 /* The answers to a save that failed come when the next one is under way: each would begin a copy, of which only the last is known. */
 TEST(answers_that_were_held_back_begin_nothing)
 {
@@ -333,6 +348,8 @@ TEST(answers_that_were_held_back_begin_nothing)
 	CHECK(!fstatat(second, QEMU_MEMORY_FILE, &st, 0) && !st.st_size);
 	say_address(&m, 3, "0x10000");
 	talk_say(&m.t, "{\"return\":{},\"id\":4}\n{\"event\":\"MIGRATION\",\"data\":{\"status\":\"completed\"}}\n");
+	talk_say(&m.t, "{\"return\":{},\"id\":5}\n");
+	answer_status(&m, 6, "postmigrate");
 	turns(&m, 20000, &told.done, 2);
 	CHECK_EQ(told.done, 2);
 	CHECK_EQ(told.rc, RC_GUEST); /* it has written no state */
@@ -372,10 +389,17 @@ TEST(disks_are_cut_once_however_often_the_state_is_complete)
 		talk_say(&m.t, line);
 	}
 	talk_say(&m.t, completed);
+	answer_status(&m, 5, "finish-migrate"); /* it could not go on yet */
+	turns(&m, 300, NULL, 0);
+	CHECK_EQ(told.cuts, 0);
+	answer_status(&m, 6, "postmigrate");
 	turns(&m, 20000, &told.cuts, 1);
 	CHECK_EQ(told.cuts, 1);
 	talk_say(&m.t, completed);
 	talk_say(&m.t, completed);
+	answer_status(&m, 7, "postmigrate");
+	answer_status(&m, 8, "postmigrate");
+	turns(&m, 300, NULL, 0);
 	CHECK_EQ(told.cuts, 1);
 	fault_set(&f, RC_STATE, 0, "enough");
 	qemu_fork_go(&m.vm, &f);

@@ -20,5 +20,6 @@
 #define QEMU_COMMAND_MS 20000     /* pause, resume, resize, the answer to an adoption */
 #define QEMU_SAVE_MS 300000       /* memory and state to disk */
 #define QEMU_FORK_MS 60000
+#define QEMU_ASKS_MAX 100000      /* in one operation, whether a written state is final */
 
 #endif

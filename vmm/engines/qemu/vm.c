@@ -41,6 +41,7 @@ enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, e
 		return RC_NOMEM;
 	vm->op = op;
 	vm->done = done;
+	vm->asks = 0;
 	return RC_OK;
 }
 
@@ -129,6 +130,30 @@ static void start_on_migration(struct engine_vm *vm, const char *status)
 		vm_condemn(vm, "QEMU could not load the saved state");
 }
 
+/*
+ * A moment passes between QEMU's word that the state is complete and its readiness to go on; a "cont" in between is refused ("Migration is not
+ * finalized yet"). Nothing tells when it is over, so it is asked, a round trip after the other.
+ */
+static void on_status(void *arg, struct json_object *value, const struct fault *f)
+{
+	struct engine_vm *vm = arg;
+	struct json_object *v = NULL;
+
+	if (vm_refused(vm, f))
+		return;
+	if (json_object_is_type(value, json_type_object) && json_object_object_get_ex(value, "status", &v) &&
+	    json_object_is_type(v, json_type_string) && !strcmp(json_object_get_string(v), "finish-migrate")) {
+		if (++vm->asks > QEMU_ASKS_MAX)
+			vm_condemn(vm, "QEMU does not finish its state");
+		else
+			vm_command(vm, "query-status", NULL, -1, on_status);
+	} else if (vm->op == OP_SAVE) {
+		save_on_migration(vm, "completed");
+	} else if (vm->op == OP_FORK) {
+		fork_on_migration(vm, "completed");
+	}
+}
+
 static void on_migration(struct engine_vm *vm, struct json_object *data)
 {
 	struct json_object *v = NULL;
@@ -140,6 +165,8 @@ static void on_migration(struct engine_vm *vm, struct json_object *data)
 	status = json_object_get_string(v);
 	if (vm->op == OP_START && vm->restored)
 		start_on_migration(vm, status);
+	else if ((vm->op == OP_SAVE || vm->op == OP_FORK) && !strcmp(status, "completed"))
+		vm_command(vm, "query-status", NULL, -1, on_status);
 	else if (vm->op == OP_SAVE)
 		save_on_migration(vm, status);
 	else if (vm->op == OP_FORK)

@@ -87,6 +87,7 @@ struct engine_vm {
 
 	enum vm_state state;
 	enum vm_op op;
+	uint32_t asks;
 	bool stopped, restored, to_be_paused; /* the last: adopted */
 	uint64_t spawned_us, greeted_us;
 	struct engine_times times;
