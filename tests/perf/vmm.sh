@@ -3,11 +3,10 @@
 # kvm against qemu-kvm, side by side in one run of the KVM bed: ratios of medians, as absolute times there say nothing. Each figure has a bound; the exit status is 1 if one is not kept.   BED_RUNS (3)
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+mkdir -p "$NESTBOX_STATE/bench"
+out=$NESTBOX_STATE/bench/vmm.txt # what the engines' runs printed, also while they run
 make -s -C "$NESTBOX_BUILD" tests/it/engine-figures tests/it/guest-checker >&2
 BED_TIMEOUT=${BED_TIMEOUT:-1800} BED_RUNS=${BED_RUNS:-3} ../kvmbed/bed run "$PWD/../kvmbed/figures.sh" kvm qemu-kvm >"$out" || { tail -n 40 "$out" >&2; exit 1; }
-mkdir -p "$NESTBOX_STATE/bench"
 # Rows of engine-figures' table: name, runs, least, median, most.
 awk '
 /^engine / { e = $2; next }
@@ -29,14 +28,14 @@ END {
 	printf "{\"unit\":\"us unless the name says otherwise\",\"rows\":["
 	for (i = 1; i <= rows; i++) {
 		name = order[i]; k = value[name, "kvm"]; q = value[name, "qemu-kvm"]
-		printf "%s{\"name\":\"%s\",\"n\":%s,\"kvm\":%s,\"qemu_kvm\":%s,\"ratio\":%s,\"at_most\":%s}", i > 1 ? "," : "", name,
-			count[name, "kvm"] == "" ? 0 : count[name, "kvm"], k == "" ? "null" : k, q == "" ? "null" : q,
-			k == "" || !q ? "null" : sprintf("%.3f", k / q), name in most ? most[name] : "null"
+		printf "%s{\"name\":\"%s\",\"n\":%s,\"kvm\":%s,\"qemu_kvm\":%s,\"ratio\":%s,\"at_most\":%s}", (i > 1 ? "," : ""), name,
+			(count[name, "kvm"] == "" ? 0 : count[name, "kvm"]), (k == "" ? "null" : k), (q == "" ? "null" : q),
+			((k == "" || !q) ? "null" : sprintf("%.3f", k / q)), ((name in most) ? most[name] : "null")
 	}
 	small = value["fork pause: 256 of 3072 MiB touched", "kvm"]; big = value["fork pause: 2048 of 3072 MiB touched", "kvm"]
 	own = value["process'\''s own private KiB", "kvm"]
-	printf ",{\"name\":\"fork pause: 2048 MiB touched against 256\",\"n\":1,\"kvm\":null,\"qemu_kvm\":null,\"ratio\":%s,\"at_most\":2}", small ? sprintf("%.3f", big / small) : "null"
-	printf ",{\"name\":\"own memory against 5 MiB\",\"n\":1,\"kvm\":%s,\"qemu_kvm\":null,\"ratio\":%s,\"at_most\":1}", own == "" ? "null" : own, own == "" ? "null" : sprintf("%.3f", own / 5120)
+	printf ",{\"name\":\"fork pause: 2048 MiB touched against 256\",\"n\":1,\"kvm\":null,\"qemu_kvm\":null,\"ratio\":%s,\"at_most\":2}", (small ? sprintf("%.3f", big / small) : "null")
+	printf ",{\"name\":\"own memory against 5 MiB\",\"n\":1,\"kvm\":%s,\"qemu_kvm\":null,\"ratio\":%s,\"at_most\":1}", (own == "" ? "null" : own), (own == "" ? "null" : sprintf("%.3f", own / 5120))
 	print "]}"
 }' "$out" >"$NESTBOX_STATE/bench/vmm.json"
 jq -r '.rows[] | [.name, .n, (.kvm // "-"), (.qemu_kvm // "-"), (.ratio // "-"), (.at_most // "-"),
