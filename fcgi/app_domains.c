@@ -38,7 +38,6 @@ enum api_code app_domain_list(struct request *r)
 	return rc == RC_ABSENT ? reply_json(r, 200, take_ptr(list)) : api_fault(r, &f);
 }
 
-/* How many the app has, and whether this is one of them. */
 enum api_code app_domain_add(struct request *r)
 {
 	static const char *const keys[] = { "domain", NULL };

@@ -256,7 +256,6 @@ static enum rc may_insert(struct request *r, const char *slug, struct fault *ret
 
 	if (rc)
 		return rc;
-
 	db_start(&q, db,
 		 "SELECT 1 FROM volumes WHERE org_id = ?1 AND slug = ?2 AND deleted_ms IS NULL UNION ALL "
 		 "SELECT 1 FROM snapshots WHERE org_id = ?1 AND slug = ?2 AND deleted_ms IS NULL");
