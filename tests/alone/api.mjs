@@ -50,13 +50,15 @@ function setUp() {
 	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
 api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_names = 31\ntenant_volumes = 3\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
 	// The errors that nginx itself answers are those of our template.
-	const errors = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").split("\n").filter((l) => /^\s+(error_page|location = \/_error\/)/.test(l));
-	must(errors.length > 10, "error pages in nginx.conf.in");
+	const template = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8");
+	const pages = template.match(/^\t\tlocation \/_error\/ \{$[^]*?^\t\t\}$/m)?.[0];
+	must(pages, "the error pages of nginx.conf.in");
+	const errors = [...new Set(template.match(/^\s+error_page .*;$/gm)), pages].join("\n");
 	fs.writeFileSync(path.join(DIR, "nginx.conf"), `daemon off; worker_processes 1; pid ${DIR}/nginx.pid; ${root ? "user www-data;" : ""}
 events {} http { access_log off; large_client_header_buffers 4 56k;
 client_body_temp_path ${DIR}/tmp/b; fastcgi_temp_path ${DIR}/tmp/f; proxy_temp_path ${DIR}/tmp/p; uwsgi_temp_path ${DIR}/tmp/u; scgi_temp_path ${DIR}/tmp/s;
 server { listen 127.0.0.1:${PORT}; client_max_body_size 64m;
-${[...new Set(errors)].join("\n")}
+${errors}
 location / { fastcgi_pass unix:${RUN}/api.sock; fastcgi_param REQUEST_METHOD $request_method; fastcgi_param REQUEST_URI $request_uri;
 fastcgi_param CONTENT_LENGTH $content_length; fastcgi_buffer_size 64k; fastcgi_buffers 16 64k; }
 location /_stream/ { internal; default_type text/plain; return 200 "stream $uri"; } } }`);
@@ -533,7 +535,9 @@ test("1000 requests leave the workers' descriptors as they were", async () => {
 	await round(30);
 	const before = count();
 	await round(220);
-	equal(count().map((n, i) => n <= before[i] + 1), [true, true, true], `descriptors ${before} -> ${count()}`);
+	// A worker connects to each daemon when it first needs it; a descriptor lost per create would be 70 of them.
+	const most = Math.max(...before) + 4, after = count();
+	must(after.every((n) => n <= most), `descriptors ${before} -> ${after}`);
 });
 
 test("bad input through the front door (tests/it/bad_input.mjs)", async () => {

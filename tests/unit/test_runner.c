@@ -103,6 +103,7 @@ static void agent_of_empty_frames(int fd)
 		put_all(fd, frames, sizeof(frames));
 }
 
+/* Ends without having read that its input is closed: at the worst before that is written. */
 static void agent_of_a_command(int fd)
 {
 	static const uint8_t out[] = "\1\3\0\0\0a\nb", exit0[] = "\3\12\0\0\0{\"code\":0}";
