@@ -398,12 +398,47 @@ static bool any_has_nul(struct json_object *v)
 	return found;
 }
 
+/* What is searched for in PATH is named whole, NUL and what follows it included. */
+static void no_such_name(struct rpc_call *call, struct json_object *name)
+{
+	static const char before[] = "Failed to spawn '", after[] = "': entity not found";
+	struct json_object *error = rpc_error_new("NotFound", "ENOENT", "");
+	size_t n = (size_t)json_object_get_string_len(name);
+	_cleanup_free_ char *text = malloc(sizeof(before) + n + sizeof(after));
+	char *at = text;
+
+	if (text) {
+		at = mempcpy(at, before, sizeof(before) - 1);
+		at = mempcpy(at, json_object_get_string(name), n);
+		at = mempcpy(at, after, sizeof(after) - 1);
+		json_put(error, "message", json_object_new_string_len(text, (int)(at - text)));
+	}
+	rpc_call_error_json(call, error);
+}
+
+/* How errors name the file of a command; NULL: there is none, and it was said. */
+static const char *spawn_name(struct session *s, struct rpc_call *call, struct json_object *name, const struct proc_spec *spec,
+			      char **ret_file)
+{
+	if (has_nul(name)) {
+		if (memchr(json_object_get_string(name), '/', (size_t)json_object_get_string_len(name)))
+			return "<string-with-nul>";
+		no_such_name(call, name);
+		return NULL;
+	}
+	*ret_file = proc_file(s, spec);
+	if (!*ret_file)
+		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': entity not found", spec->command);
+	return *ret_file;
+}
+
 bool proc_refuse_nul(struct session *s, struct rpc_call *call, struct json_object *params, const char *command)
 {
 	struct json_object *v = NULL, *args = NULL, *script = NULL, *env = NULL, *cwd = NULL;
 	struct proc_spec spec = { .command = command };
 	_cleanup_free_ char *file = NULL;
 	char at[PATH_MAX * 2] = "/";
+	const char *shown;
 	struct params p;
 	struct stat st;
 
@@ -419,21 +454,20 @@ bool proc_refuse_nul(struct session *s, struct rpc_call *call, struct json_objec
 	spec.env = json_object_is_type(env, json_type_object) ? env : NULL;
 	spec.clear_env = params_bool_opt(&p, "clearEnv", false);
 	spec.cwd = json_object_is_type(cwd, json_type_string) && !has_nul(cwd) ? json_object_get_string(cwd) : NULL;
-	file = has_nul(v) ? NULL : proc_file(s, &spec);
+	shown = spawn_name(s, call, v, &spec, &file);
+	if (!shown)
+		return true;
 	if (spec.cwd)
 		snprintf(at, sizeof(at), "%s/%.4095s", *spec.cwd == '/' ? "" : s->home, spec.cwd);
-	if (!file)
-		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': entity not found", spec.command);
-	else if (has_nul(cwd)) /* which a command relative to it has in its path, too */
+	if (has_nul(cwd)) /* which a command relative to it has in its path, too */
 		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': No such cwd '<string-with-nul>'",
 			       *spec.command != '/' && strchr(spec.command, '/') && strncmp(spec.command, "../", 3) ? "<string-with-nul>" :
-			       file);
+			       shown);
 	else if (spec.cwd && (stat(at, &st) || !S_ISDIR(st.st_mode)))
-		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': %s '%.1000s'", file,
+		rpc_call_error(call, "NotFound", "ENOENT", "Failed to spawn '%.1000s': %s '%.1000s'", shown,
 			       stat(at, &st) ? "No such cwd" : "cwd is not a directory", spec.cwd);
 	else
-		rpc_call_error(call, "TypeError", "EINVAL", "Failed to spawn '%.1000s': nul byte found in provided data",
-			       file);
+		rpc_call_error(call, "TypeError", "EINVAL", "Failed to spawn '%.1000s': nul byte found in provided data", shown);
 	return true;
 }
 

@@ -90,6 +90,7 @@ function makeCase() {
   if (maybe(5)) c.options.args = ["a\0b"];
   if (maybe(5)) c.options.env = { "NB_A=": "b", "": "c", ...maybe(30) && { NB_Z: "\0" } };
   if (maybe(2)) c.options.cwd = "/tmp\0";
+  if (maybe(2)) c.command = pick(["a\0b", "\0", "./x\0y", "a\0/b", `${dir}/here\0`, "../x\0"]);
   if (maybe(20)) c.options.env = { ...c.options.env, PATH: pick([`${dir}/bin:/usr/bin:/bin`, "/usr/bin:/bin", "/nowhere"]) };
   if (maybe(15)) {
     c.options.clearEnv = true;
