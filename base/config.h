@@ -42,7 +42,8 @@
 	N(lease_grace_ms,     2000,   0, 600000,     "a connection-bound sandbox lives this long after its connection") \
 	N(create_timeout_ms,  60000,  1000, 600000,  "deadline of a create")                                    \
 	N(stop_max_s,         0,      0, 31536000,   "longest lifetime a client may ask for; 0: no bound")      \
-	N(api_workers,        8,      1, 256,        "FastCGI processes")                                       \
+	N(api_workers,        8,      1, 192,        "FastCGI processes")                                       \
+	N(api_workers_max,    96,     4, 192,        "the same, while requests wait for machines")              \
 	N(tenant_captures,    16,     0, 65536,      "captures of one organization's sandboxes")                  \
 	N(tenant_vms,         32,     1, 4096,       "machines of one organization at once")                    \
 	N(tenant_apps,        1000,   1, 1000000,    "apps of one organization")                                \

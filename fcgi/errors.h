@@ -70,6 +70,7 @@
 	X(INVALID_ENTRYPOINT,       400, "no such entrypoint")                                                   \
 	X(INVALID_TREE,             400, "the directory cannot be deployed")                                     \
 	X(TREE_TOO_LARGE,           413, "the directory is too large to deploy")                                 \
+	X(TOO_MANY_REQUESTS,        429, "too many of the organization's requests wait for machines: try again when one is answered") \
 	X(BUSY,                     503, "busy, try again")                                                      \
 	X(INTERNAL,                 500, "internal error")
 

@@ -17,6 +17,13 @@
 #define HTTP_RESPONSE_MAX (16u << 20)
 #define HTTP_REQUEST_S 120 /* a worker that is busy longer with one request is replaced */
 
+#define ACCEPT_S 10        /* an idle worker looks whether it is to end, unless a signal tells it */
+#define POOL_SHARE 2       /* long requests of one organization: times the places without one */
+#define POOL_SHARE_END 4   /* the same, of requests that end a machine */
+#define POOL_YOUNG_MS 20   /* a long request that has not taken so long yet is no reason for another worker */
+#define POOL_LOOK_MS 1000  /* how often the parent looks while there are more than api_workers */
+#define POOL_IDLE_MS 5000  /* workers that were too many for so long end */
+
 #define JSON_DEPTH_MAX 32
 #define JSON_DEPTH_CONFIG 8
 #define JSON_VALUES_MAX 65536 /* lists, objects and elements of a text; ASSETS_MAX files are some 40000 */

@@ -17,7 +17,7 @@ libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/policy_text.c fcgi/policy_text.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
 	fcgi/revision_json.h fcgi/revisions.c fcgi/router.c fcgi/router.h fcgi/routes.c fcgi/sandbox_config.c \
 	fcgi/sandbox_capture.c fcgi/sandbox_capture.h fcgi/sandbox_config.h fcgi/sandbox_fork.c fcgi/sandbox_list.c fcgi/sandbox_policy.c fcgi/sandboxes.c fcgi/sandboxes.h \
-	fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
+	fcgi/pool.c fcgi/pool.h fcgi/volume_use.c fcgi/volumes.c fcgi/volumes.h
 API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
 sbin_PROGRAMS += nestbox-api
@@ -50,6 +50,10 @@ tests_it_api_fakes_LDADD = libnbschema.a libnbbase.a
 check_PROGRAMS += tests/unit/test_api
 tests_unit_test_api_SOURCES = tests/unit/test_api.c
 tests_unit_test_api_LDADD = $(API_LIBS)
+
+check_PROGRAMS += tests/unit/test_pool
+tests_unit_test_pool_SOURCES = tests/unit/test_pool.c fcgi/pool.c fcgi/pool.h
+tests_unit_test_pool_LDADD = libnbbase.a
 
 check_PROGRAMS += tests/unit/test_policy_text
 tests_unit_test_policy_text_SOURCES = tests/unit/test_policy_text.c

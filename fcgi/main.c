@@ -4,7 +4,8 @@
  *
  * Theory: started as root, it makes directories, key files and the socket, leaves root for good, migrates the database,
  * and then only forks and reaps. It never reads a byte of a client. Every worker opens its own database handle. A
- * worker that ends unasked is replaced, with a growing pause if it did not live long.
+ * worker that ends unasked is replaced, with a growing pause if it did not live long. There are api_workers of them, and more
+ * while requests wait for machines (fcgi/pool.h). One that is let go finishes what it has.
  */
 #include "base/cleanup.h"
 #include "base/config.h"
@@ -12,6 +13,8 @@
 #include "base/harden.h"
 #include "base/log.h"
 #include "fcgi/db.h"
+#include "fcgi/limits.h"
+#include "fcgi/pool.h"
 #include "fcgi/seal.h"
 #include "fcgi/worker.h"
 #include "schema/policy.h"
@@ -39,8 +42,11 @@
 #define STOP_GRACE_MS 20000
 #define STOP_AGAIN_MS 200
 
+static struct log_limit pool_lines = LOG_LIMIT_INIT(1, 20);
+
 struct slot {
-	pid_t pid;
+	pid_t pid; /* 0: none now */
+	bool wanted, leaving;
 	uint64_t started_ms, not_before_ms;
 	unsigned int pause_ms;
 };
@@ -49,7 +55,9 @@ struct parent {
 	struct config config;
 	int listen_fd, signal_fd;
 	struct slot *slots;
-	size_t n;
+	size_t n, usual;
+	struct pool *pool;
+	struct pool_shrink shrink;
 	bool stopping;
 };
 
@@ -152,6 +160,7 @@ static enum rc dirs_make(const struct config *c, const struct ids *ids, struct f
 
 static enum rc socket_make(const struct config *c, const struct ids *ids, int *ret_fd, struct fault *ret_f)
 {
+	const struct timeval timeout = { .tv_sec = ACCEPT_S };
 	char path[PATH_MAX];
 	enum rc rc = path_join(path, sizeof(path), c->run_dir, "api.sock", ret_f);
 	int fd = -1, flags;
@@ -160,9 +169,13 @@ static enum rc socket_make(const struct config *c, const struct ids *ids, int *r
 		rc = unix_listen(path, SOCK_STREAM, 0660, ids->me == 0 ? ids->web_gid : (gid_t)-1, &fd, ret_f);
 	if (rc)
 		return rc;
-	/* libfcgi waits in accept(2). */
+	/*
+	 * libfcgi waits in accept(2). A signal ends that, but only where there is a timeout (signal(7)); in everything else of a worker
+	 * calls are begun again. The timeout also catches a signal that fell between a worker's check and its accept.
+	 */
 	flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+	if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0) {
 		close(fd);
 		return fault_set(ret_f, RC_SYS, errno, "api.sock");
 	}
@@ -194,11 +207,14 @@ static enum rc signals_make(int *ret_fd, struct fault *ret_f)
 
 static void slot_start(struct parent *p, struct slot *s)
 {
-	pid_t parent = getpid();
-	pid_t pid = fork();
+	size_t at = (size_t)(s - p->slots);
+	pid_t parent = getpid(), pid;
 
+	pool_set_alive(p->pool, at, true);
+	pid = fork();
 	if (pid < 0) {
 		log_error("fork: %s", strerror(errno));
+		pool_set_alive(p->pool, at, false);
 		s->not_before_ms = now_ms() + BACKOFF_MAX_MS;
 		return;
 	}
@@ -207,7 +223,7 @@ static void slot_start(struct parent *p, struct slot *s)
 		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
 			_exit(1);
 		close(p->signal_fd);
-		_exit(worker_main(&p->config, p->listen_fd));
+		_exit(worker_main(&p->config, p->listen_fd, p->pool, at));
 	}
 	s->pid = pid;
 	s->started_ms = now_ms();
@@ -217,9 +233,15 @@ static void slot_ended(struct parent *p, struct slot *s, int status)
 {
 	uint64_t now = now_ms();
 
-	if (!p->stopping)
+	if (!p->stopping && !(s->leaving && !status))
 		log_warn("worker ended pid=%d status=%#x", s->pid, (unsigned int)status);
+	pool_set_alive(p->pool, (size_t)(s - p->slots), false);
 	s->pid = 0;
+	if (s->leaving && !status) {
+		s->leaving = false;
+		return;
+	}
+	s->leaving = false;
 	if (now - s->started_ms >= YOUNG_MS)
 		s->pause_ms = 0;
 	else
@@ -256,12 +278,63 @@ static int slots_due(struct parent *p)
 	for (size_t i = 0; i < p->n; i++) {
 		struct slot *s = &p->slots[i];
 
-		if (!s->pid && s->not_before_ms <= now)
+		if (s->wanted && !s->pid && s->not_before_ms <= now)
 			slot_start(p, s);
-		if (!s->pid)
+		if (s->wanted && !s->pid)
 			next = MIN_OF(next, s->not_before_ms);
 	}
 	return next == UINT64_MAX ? -1 : (int)(next > now ? next - now : 1);
+}
+
+static void grow(struct parent *p, size_t n, const struct pool_view *v)
+{
+	for (size_t i = 0; n && i < p->n; i++) {
+		if (p->slots[i].wanted || p->slots[i].pid)
+			continue;
+		p->slots[i].wanted = true;
+		n--;
+	}
+	log_limited(&pool_lines, LOG_LEVEL_INFO, "more workers busy=%zu waiting=%zu of=%zu", v->busy, v->waiting, v->alive);
+}
+
+/* Those that have nothing to do. A request that one of them takes meanwhile is served, too. */
+static void shrink(struct parent *p, size_t n)
+{
+	for (size_t i = p->n; n && i-- > p->usual;) {
+		struct slot *s = &p->slots[i];
+
+		if (!s->wanted || (s->pid && !pool_is_idle(p->pool, i)))
+			continue;
+		s->wanted = false;
+		s->leaving = s->pid != 0;
+		if (s->pid)
+			kill(s->pid, SIGTERM);
+		n--;
+	}
+}
+
+/* How many there should be; how long until that is to be looked at again. */
+static int pool_due(struct parent *p)
+{
+	uint64_t now = now_ms();
+	struct pool_view v;
+	size_t n;
+
+	pool_look(p->pool, now, &v);
+	n = pool_growth(&v, p->n);
+	if (n)
+		grow(p, n, &v);
+	n = pool_surplus(&p->shrink, &v, p->usual, now);
+	if (n)
+		shrink(p, n);
+	if (v.busy >= v.alive && v.alive < p->n)
+		return POOL_YOUNG_MS;
+	return v.alive > p->usual ? POOL_LOOK_MS : -1;
+}
+
+static int sooner(int a, int b)
+{
+	return a < 0 ? b : b < 0 ? a : MIN_OF(a, b);
 }
 
 static size_t slots_signal(struct parent *p, int sig)
@@ -308,9 +381,14 @@ static enum rc parent_init(struct parent *p, const char *path, struct fault *ret
 		rc = signals_make(&p->signal_fd, ret_f);
 	if (rc)
 		return rc;
-	p->n = (size_t)p->config.api_workers;
+	p->usual = (size_t)p->config.api_workers;
+	p->n = (size_t)MAX_OF(p->config.api_workers, p->config.api_workers_max);
 	p->slots = calloc(p->n, sizeof(*p->slots));
-	return p->slots ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "worker table");
+	if (!p->slots)
+		return fault_set(ret_f, RC_NOMEM, 0, "worker table");
+	for (size_t i = 0; i < p->usual; i++)
+		p->slots[i].wanted = true;
+	return pool_make(&p->pool, p->n, ret_f);
 }
 
 static int usage(FILE *to, int status)
@@ -347,12 +425,17 @@ int main(int argc, char **argv)
 		log_fault(LOG_LEVEL_ERROR, &f, "start");
 		return 1;
 	}
-	log_info("ready workers=%zu socket=%s/api.sock", p.n, p.config.run_dir);
+	log_info("ready workers=%zu max=%zu socket=%s/api.sock", p.usual, p.n, p.config.run_dir);
 	while (!p.stopping) {
-		struct pollfd pfd = { .fd = p.signal_fd, .events = POLLIN };
+		struct pollfd pfds[] = { { .fd = p.signal_fd, .events = POLLIN }, { .fd = pool_fd(p.pool), .events = POLLIN } };
+		int look = pool_due(&p);
 
-		if (poll(&pfd, 1, slots_due(&p)) > 0)
+		if (poll(pfds, ARRAY_SIZE(pfds), sooner(look, slots_due(&p))) <= 0)
+			continue;
+		if (pfds[0].revents)
 			on_signals(&p);
+		if (pfds[1].revents)
+			pool_heard(p.pool);
 	}
 	stop_all(&p);
 	log_info("stopped");

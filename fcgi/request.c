@@ -160,11 +160,20 @@ static void reply_error(struct request *r, enum api_code code)
 		reply_header(r, "WWW-Authenticate: Bearer");
 	if (code == API_UPGRADE_REQUIRED)
 		reply_header(r, "Upgrade: websocket");
-	if (code == API_BUSY || code == API_CAPACITY_EXCEEDED)
+	if (code == API_BUSY || code == API_CAPACITY_EXCEEDED || code == API_TOO_MANY_REQUESTS)
 		reply_header(r, "Retry-After: 1");
 	if (reply_json(r, api_code_status(code), o)) {
 		reply_empty(r, api_code_status(code));
 	}
+}
+
+/* Before anything is done, so that nothing has to be undone. */
+static enum api_code share_check(struct request *r)
+{
+	if (!(r->route->flags & (ROUTE_LONG | ROUTE_END)) || !r->api->pool ||
+	    pool_enter(r->api->pool, r->api->slot, r->org_id, r->route->flags & ROUTE_END ? POOL_END : POOL_LONG))
+		return API_OK;
+	return API_TOO_MANY_REQUESTS;
 }
 
 static enum api_code run(struct request *r)
@@ -187,6 +196,8 @@ static enum api_code run(struct request *r)
 			return auth;
 		}
 	}
+	if (!code)
+		code = share_check(r);
 	return code ? code : r->route->fn(r);
 }
 

@@ -16,6 +16,7 @@
 #include "fcgi/ids.h"
 #include "fcgi/json.h"
 #include "fcgi/limits.h"
+#include "fcgi/pool.h"
 #include "fcgi/seal.h"
 #include "schema/broker.h"
 #include "schema/gateway.h"
@@ -43,6 +44,8 @@ struct api {
 	int logs_fd;      /* <state_dir>/logs/revisions */
 	int app_logs_fd;  /* <state_dir>/logs/apps */
 	struct message_call call; /* large; one request at a time */
+	struct pool *pool; /* NULL: the only one (tests) */
+	size_t slot;       /* of this worker */
 };
 
 struct route;

@@ -15,6 +15,8 @@ struct route {
 };
 #define ROUTE_OPEN 1u     /* no token needed */
 #define ROUTE_BIG_BODY 2u /* HTTP_DEPLOY_BODY_MAX */
+#define ROUTE_LONG 4u     /* may wait for a guest, or works on many megabytes: an organization has its share of such (fcgi/pool.h) */
+#define ROUTE_END 8u      /* the same, with the larger share of what ends machines */
 
 extern const struct route routes[];
 extern const size_t n_routes;

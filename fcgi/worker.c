@@ -10,6 +10,7 @@
 #include "base/harden.h"
 #include "base/log.h"
 #include "fcgi/peers.h"
+#include "fcgi/pool.h"
 #include "schema/policy.h"
 
 #include <errno.h>
@@ -68,7 +69,6 @@ static void on_term(int sig)
 {
 	(void)sig;
 	stopping = 1;
-	FCGX_ShutdownPending();
 }
 
 static void on_alarm(int sig)
@@ -199,7 +199,9 @@ static void serve_one(struct api *api, struct request *r, FCGX_Request *fcgi)
 
 static enum rc signals_set(struct fault *ret_f)
 {
-	struct sigaction term = { .sa_handler = on_term }, hang = { .sa_handler = on_alarm };
+	/* What is read and written for a request goes on; accept alone ends, because its socket has a timeout. FCGX_ShutdownPending() would
+	 * end the request, too. */
+	struct sigaction term = { .sa_handler = on_term, .sa_flags = SA_RESTART }, hang = { .sa_handler = on_alarm };
 	sigset_t none;
 
 	sigemptyset(&none);
@@ -226,7 +228,17 @@ static enum rc worker_init(struct api *api, const struct config *config, FCGX_Re
 	return harden_final(worker_calls, ARRAY_SIZE(worker_calls), ret_f);
 }
 
-int worker_main(const struct config *config, int listen_fd)
+/* Waits for a request. False: it is to end. */
+static bool next_request(FCGX_Request *fcgi)
+{
+	int got = -EAGAIN;
+
+	while (!stopping && (got == -EAGAIN || got == -EINTR))
+		got = FCGX_Accept_r(fcgi);
+	return !got;
+}
+
+int worker_main(const struct config *config, int listen_fd, struct pool *pool, size_t slot)
 {
 	struct api *api = calloc(1, sizeof(*api));
 	struct request *r = calloc(1, sizeof(*r));
@@ -238,11 +250,15 @@ int worker_main(const struct config *config, int listen_fd)
 		log_fault(LOG_LEVEL_ERROR, &f, "worker start");
 		return 1;
 	}
-	while (!stopping && FCGX_Accept_r(&fcgi) == 0) {
+	api->pool = pool;
+	api->slot = slot;
+	while (next_request(&fcgi)) {
+		pool_take(pool, slot);
 		alarm(hang_s);
 		serve_one(api, r, &fcgi);
 		FCGX_Finish_r(&fcgi);
 		alarm(0);
+		pool_release(pool, slot);
 	}
 	db_close(api->db);
 	return stopping ? 0 : 1;

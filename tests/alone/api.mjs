@@ -504,16 +504,86 @@ const pids = () => {
 	}
 };
 
+// Median proportional set size of the workers, in KB; as root only.
+const pss = () => pids().map((p) => {
+	try { return Number(/^Pss: +(\d+)/m.exec(fs.readFileSync(`/proc/${p}/smaps_rollup`, "utf8"))[1]); } catch { return 0; }
+}).sort((a, b) => a - b)[pids().length >> 1];
+
+test("a stranger costs a worker next to nothing, with a large body, too", async () => {
+	await until("the usual workers", () => pids().length === 3, 60000);
+	const same = pids(), spent = () => same.reduce((sum, p) => sum + Number(fs.readFileSync(`/proc/${p}/schedstat`, "utf8").split(" ")[0]) / 1000, 0);
+	const body = JSON.stringify({ x: "x".repeat(4000000) });
+	const each = async (n, ...req) => {
+		const before = spent();
+		for (let i = 0; i < n; i++) equal((await ask("ddo_nobody", ...req)).code, "INVALID_TOKEN");
+		return (spent() - before) / n;
+	};
+	await each(20, "GET", "/api/v2/apps");
+	const bare = await each(300, "GET", "/api/v3/sandboxes/create"), large = await each(10, "POST", "/api/v2/apps", body);
+	console.log(`     processor time of a worker: ${bare.toFixed(0)} us, with 4 MB ${large.toFixed(0)} us`);
+	must(bare < 5000 && large < 50000, "too much");
+});
+
+test("an organization whose machines stall has its share of the workers; others are served as before", async () => {
+	await until("the usual workers", () => pids().length === 3, 60000);
+	const fds = () => fs.readdirSync(`/proc/${api.pid}/fd`).length, fdsBefore = fds();
+	for (const memory_mb of [4011, 1280]) equal((await create(acme, { memory_mb })).status, 200);
+	const [healthy, stalled] = await running(acme);
+	const connect = (s) => ask(acme, "GET", `/api/v3/sandbox/${s.id}/connect`, undefined, UPGRADE);
+	const round = async () => {
+		const began = performance.now();
+		equal((await create(other, {})).status, 200, "another organization's create");
+		for (const s of await running(other)) equal((await ask(other, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200);
+		return performance.now() - began;
+	};
+	const median = (a) => a.sort((x, y) => x - y)[a.length >> 1];
+	const before = [], meanwhile = [];
+	for (let i = 0; i < 9; i++) before.push(await round());
+	fs.writeFileSync(path.join(RUN, "stall"), "");
+	let ended = false, refusal, waited = Infinity, quickest = Infinity;
+	const stalling = Array.from({ length: 80 }, async () => {
+		while (!ended) {
+			const began = performance.now(), res = await connect(stalled).catch(() => ({}));
+			if (res.code === "TOO_MANY_REQUESTS") {
+				refusal = res;
+				quickest = Math.min(quickest, performance.now() - began);
+				await new Promise((r) => setTimeout(r, 200));
+			} else if (res.code === "SANDBOX_UNREACHABLE") waited = Math.min(waited, performance.now() - began);
+		}
+	});
+	try {
+		await until("the share to be full", () => refusal, 60000);
+		equal([refusal.status, refusal.headers["retry-after"]], [429, "1"]);
+		must(pids().length > 64, `more workers: ${pids().length}`);
+		for (let i = 0; i < 9; i++) meanwhile.push(await round());
+		must(Array.isArray(await list(acme)), "its own lists");
+		equal((await ask("ddo_nobody", "GET", "/api/v2/sandboxes")).code, "INVALID_TOKEN");
+		console.log(`     a create, list and delete: ${median(before).toFixed(0)} ms before, ${median(meanwhile).toFixed(0)} ms while ${pids().length} workers of ${pss()} KB (PSS); a refusal ${quickest.toFixed(0)} ms`);
+		must(meanwhile.at(-1) < 5000, `as long as a stalled one: ${meanwhile.at(-1)} ms`);
+		// The places of workers that die are free again: without that it would be refused from now on.
+		ended = true;
+		for (const pid of pids()) process.kill(Number(pid), "SIGKILL");
+		await Promise.all(stalling);
+		await until("room for a long request", async () => (await connect(healthy).catch(() => ({}))).status === 200, 60000);
+		must(waited >= 5000, `nothing waited for less than the deadline: ${waited}`);
+	} finally {
+		ended = true;
+		fs.rmSync(path.join(RUN, "stall"));
+	}
+	for (const s of await running(acme)) equal((await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200);
+	await until("the parent's descriptors", () => fds() === fdsBefore, 60000);
+});
+
 test("killed workers are replaced", async () => {
+	await until("the usual workers", () => pids().length === 3, 60000);
 	const before = pids();
-	equal(before.length, 3);
 	for (const pid of before) process.kill(Number(pid), "SIGKILL");
-	await until("new workers", () => pids().length === 3 && !pids().some((p) => before.includes(p)));
+	await until("new workers", () => pids().length === 3 && !pids().some((p) => before.includes(p)), 60000);
 	equal((await ask(acme, "GET", "/api/v2/apps")).status, 200);
 });
 
 test("every worker has the filter, no capability and its own uid", async () => {
-	await until("workers", () => pids().length === 3);
+	await until("workers", () => pids().length === 3, 60000);
 	for (const pid of pids()) {
 		const status = fs.readFileSync(`/proc/${pid}/status`, "utf8");
 		equal(/Seccomp:\t(\d)/.exec(status)[1], "2");
@@ -524,7 +594,7 @@ test("every worker has the filter, no capability and its own uid", async () => {
 });
 
 test("1000 requests leave the workers' descriptors as they were", async () => {
-	await until("workers", () => pids().length === 3);
+	await until("workers", () => pids().length === 3, 60000);
 	const same = pids(), count = () => same.map((p) => fs.readdirSync(`/proc/${p}/fd`).length);
 	const round = async (n) => {
 		for (let i = 0; i < n; i++) {
@@ -556,8 +626,15 @@ function revoked() {
 	return made.token;
 }
 
-test("SIGTERM ends it cleanly", async () => {
+test("SIGTERM ends it cleanly, with an answer to what is under way", async () => {
+	equal((await create(acme, { memory_mb: 4011 })).status, 200);
+	const [s] = await running(acme);
+	fs.writeFileSync(path.join(RUN, "stall"), "");
+	const waiting = ask(acme, "GET", `/api/v3/sandbox/${s.id}/connect`, undefined, UPGRADE), dials = () => log("fakes").split(`dial id=${s.id}`).length;
+	await until("its dial", () => dials() > 2, 60000);
 	api.kill("SIGTERM");
+	fs.rmSync(path.join(RUN, "stall"));
+	equal((await waiting).status, 200);
 	equal(await api.done, 0);
 });
 

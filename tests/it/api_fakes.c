@@ -5,6 +5,7 @@
  * A create of HELD_MEMORY is carried out only when that machine is killed, after the kill was answered: "no such machine". A policy with the word "late."
  * is set, and the answer to one with the word "hold." given, when any machine is extended, one of them each time.
  * A machine of UNDYING_MEMORY has an agent that refuses and is not ended by the first kill. While there is a file <run_dir>/hold no tar-in ends.
+ * The agent of one of STALLED_MEMORY does not answer as long as there is a file <run_dir>/stall.
  * The agent behind a dial is a process of its own that knows rpc (holds the line), exec (its exit status) and tar-out.
  */
 #include "base/cleanup.h"
@@ -24,13 +25,14 @@
 #include <unistd.h>
 
 #define VMS 64
-#define CONNS 64
+#define CONNS 256
 #define KEPT 256
 
 enum { FAIL_LIMIT = 4001, FAIL_NOSPACE, FAIL_SILENT, FAIL_AGENT_ERROR, FAIL_AGENT_GARBAGE, FAIL_HANGUP, FAIL_AGENT_EOF,
        FAIL_SYS };
 #define HELD_MEMORY 4009
 #define UNDYING_MEMORY 4010
+#define STALLED_MEMORY 4011
 #define MADE_VOLUME 400000000 /* bytes; others are not supported */
 
 struct vm {
@@ -197,6 +199,9 @@ static void agent(int fd, uint32_t memory)
 
 	if (memory == FAIL_AGENT_EOF || fd_read_line(fd, line, sizeof(line), UINT64_MAX, NULL))
 		_exit(0);
+	while (memory == STALLED_MEMORY && !access("stall", F_OK))
+		if (poll(&(struct pollfd){ .fd = fd, .events = POLLRDHUP }, 1, 50))
+			_exit(0);
 	is_tar_in = strstr(line, "tar-in");
 	printf("agent %s\n", line);
 	fflush(stdout);
