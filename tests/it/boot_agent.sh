@@ -55,7 +55,7 @@ in_ns qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-M microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,ioapic2=on,x-option-roms=off,auto-kernel-cmdline=off \
 	-accel tcg,thread=multi,tb-size=128 -cpu max,-cx16 -smp 2 -m "$MEMORY" -global virtio-mmio.force-legacy=false \
 	-kernel "$IMAGE/kernel" -initrd "$IMAGE/initrd" \
-	-append "$(jq -r .cmdline "$IMAGE/image.json") tsc=reliable tsc_early_khz=$khz" \
+	-append "$(jq -r .cmdline "$IMAGE/image.json") tsc=reliable norandmaps tsc_early_khz=$khz" \
 	-serial "file:$work/console" "${devices[@]}" \
 	-netdev tap,id=net0,ifname=traffic,script=no,downscript=no,vhost=off \
 	-device "virtio-net-device,netdev=net0,mac=02:6e:62:00:00:01,bus=virtio-mmio-bus.$slot" \

@@ -177,11 +177,12 @@ static void args_kernel(struct args *a, const struct args_in *in)
 	}
 	arg(a, "-append");
 	/* Without KVM's clock the kernel would calibrate the TSC against a timer that a busy host serves late, call
-	 * the TSC unstable and hang. TCG's TSC runs at the host's rate. */
+	 * the TSC unstable and hang. TCG's TSC runs at the host's rate. TCG finds what it has translated by virtual address:
+	 * where each process has other addresses, each translates all of its code again, most of what its start costs. */
 	if (in->kvm)
 		arg(a, "%s", s->cmdline);
 	else
-		arg(a, "%s tsc_early_khz=%u tsc=reliable", s->cmdline, in->tsc_khz);
+		arg(a, "%s tsc_early_khz=%u tsc=reliable norandmaps", s->cmdline, in->tsc_khz);
 }
 
 enum rc args_build(const struct args_in *in, struct args *ret, struct fault *ret_f)
