@@ -49,6 +49,7 @@
 	N(tenant_apps,        1000,   1, 1000000,    "apps of one organization")                                \
 	N(tenant_names,       4096,   1, 16384,      "host names of one organization's apps together, previews included") \
 	N(tenant_volumes,     1000,   0, 1000000,    "volumes and snapshots of one organization, those deleted within a day included") \
+	N(tenant_storage_gib, 256,    0, 1048576,    "volumes, snapshots and captures of one organization, and as much of deployed trees; 0: no bound") \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \
 	N(captures_max_mib,   20480,  0, 16777216,   "disk for the memory of sleeping apps; 0: they start cold") \

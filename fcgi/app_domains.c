@@ -91,15 +91,30 @@ enum api_code app_domain_delete(struct request *r)
 	return reply_empty(r, 204);
 }
 
+static struct json_object *instance_json(struct request *r, const struct db_q *q, struct fault *ret_f)
+{
+	struct json_object *o = json_object_new_object();
+
+	(void)r, (void)ret_f;
+	json_add_str(o, "id", db_col_text(q, 1));
+	json_add_str(o, "revision_id", db_col_text(q, 2));
+	json_add_str(o, "state", db_col_text(q, 3));
+	json_add_bool(o, "warm", db_col_int(q, 4));
+	json_add_int(o, "restarts", db_col_int(q, 5));
+	json_add_time(o, "created_at", db_col_int(q, 0));
+	json_add_time_or_null(o, "running_at", db_col_int(q, 6));
+	json_add_time_or_null(o, "ended_at", db_col_int(q, 7));
+	json_add_str(o, "reason", db_col_text(q, 8));
+	return o;
+}
+
 /* Newest first, those that ended of late included. */
 enum api_code app_instance_list(struct request *r)
 {
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct app_found app;
-	struct fault f = { 0 };
 	enum api_code code = app_find(r, r->args[0], &app);
-	enum rc rc;
 
 	if (!code)
 		code = page_start(r, &page);
@@ -110,20 +125,5 @@ enum api_code app_instance_list(struct request *r)
 		 "(created_ms, id) < (?, ?) ORDER BY created_ms DESC, id DESC LIMIT ?");
 	db_text(&q, app.id);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f))) {
-		struct json_object *o = json_object_new_object();
-
-		json_add_str(o, "id", db_col_text(&q, 1));
-		json_add_str(o, "revision_id", db_col_text(&q, 2));
-		json_add_str(o, "state", db_col_text(&q, 3));
-		json_add_bool(o, "warm", db_col_int(&q, 4));
-		json_add_int(o, "restarts", db_col_int(&q, 5));
-		json_add_time(o, "created_at", db_col_int(&q, 0));
-		json_add_time_or_null(o, "running_at", db_col_int(&q, 6));
-		json_add_time_or_null(o, "ended_at", db_col_int(&q, 7));
-		json_add_str(o, "reason", db_col_text(&q, 8));
-		if (!page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), o))
-			break;
-	}
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, instance_json);
 }

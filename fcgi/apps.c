@@ -8,6 +8,7 @@
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
 #include "fcgi/peers.h"
+#include "fcgi/quota.h"
 #include "fcgi/router.h"
 
 #include <stdio.h>
@@ -48,9 +49,10 @@ enum api_code app_find(struct request *r, const char *id_or_slug, struct app_fou
 }
 
 /* The row under q (APP_COLUMNS) with what other tables know of it. */
-static enum rc app_json(struct db *db, const struct db_q *q, struct json_object **ret, struct fault *ret_f)
+static struct json_object *app_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	_cleanup_json_ struct json_object *o = json_object_new_object();
+	struct db *db = r->api->db;
 	struct json_object *env = NULL, *layers = NULL;
 	const char *id = db_col_text(q, 1);
 	enum rc rc = env_list(db, ENV_APP, id, &env, ret_f);
@@ -65,9 +67,7 @@ static enum rc app_json(struct db *db, const struct db_q *q, struct json_object 
 	json_add(o, "layers", layers);
 	json_add_time(o, "created_at", db_col_int(q, 0));
 	json_add_time(o, "updated_at", db_col_int(q, 5));
-	if (!rc)
-		*ret = take_ptr(o);
-	return rc;
+	return rc ? NULL : take_ptr(o);
 }
 
 static enum api_code app_reply(struct request *r, const char *id)
@@ -81,8 +81,8 @@ static enum api_code app_reply(struct request *r, const char *id)
 	db_text(&q, id);
 	rc = db_row(&q, &f);
 	if (!rc)
-		rc = app_json(r->api->db, &q, &o, &f);
-	return rc ? api_fault(r, &f) : reply_json(r, 200, o);
+		o = app_json(r, &q, &f);
+	return o ? reply_json(r, 200, o) : api_fault(r, &f);
 }
 
 enum api_code app_get(struct request *r)
@@ -97,12 +97,10 @@ enum api_code app_list(struct request *r)
 {
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	_cleanup_json_ struct json_object *labels = NULL, *row = NULL;
+	_cleanup_json_ struct json_object *labels = NULL;
 	const char *layer = request_query(r, "layer"), *search = request_query(r, "search");
 	struct layer_found found = { 0 };
-	struct fault f = { 0 };
 	enum api_code code = page_start(r, &page);
-	enum rc rc;
 
 	if (!code)
 		code = request_labels(r, &labels);
@@ -122,14 +120,7 @@ enum api_code app_list(struct request *r)
 	db_text(&q, layer ? found.id : NULL);
 	db_text(&q, labels ? json_text(labels) : NULL);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f))) {
-		rc = app_json(r->api->db, &q, &row, &f);
-		if (rc)
-			break;
-		if (!page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), take_ptr(row)))
-			break;
-	}
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, app_json);
 }
 
 /* --- changes ---------------------------------------------------------------------------------------------------- */
@@ -223,17 +214,6 @@ static enum rc domain_insert(struct request *r, const char *app_id, const char *
 	return db_run(&q, ret_f);
 }
 
-static enum rc room_check(struct request *r, struct fault *ret_f)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	enum rc rc;
-
-	db_start(&q, r->api->db, "SELECT count(*) FROM apps WHERE org_id = ? AND deleted_ms IS NULL");
-	db_text(&q, r->org_id);
-	rc = db_row(&q, ret_f);
-	return !rc && (uint64_t)db_col_int(&q, 0) >= r->api->config.tenant_apps ? fault_set(ret_f, RC_LIMIT, 0, "too many apps") : rc;
-}
-
 static enum rc create_rows(struct request *r, const char *id, const struct change *c, struct fault *ret_f)
 {
 	_cleanup_db_txn_ struct db_txn txn = { 0 };
@@ -241,7 +221,8 @@ static enum rc create_rows(struct request *r, const char *id, const struct chang
 	enum rc rc = db_begin(&txn, db, ret_f);
 
 	if (!rc)
-		rc = room_check(r, ret_f);
+		rc = quota_room(db, "SELECT count(*) FROM apps WHERE org_id = ? AND deleted_ms IS NULL", r->org_id, 1, r->api->config.tenant_apps,
+				"apps", ret_f);
 	if (!rc)
 		rc = app_insert(r, id, c, ret_f);
 	if (!rc)

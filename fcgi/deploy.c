@@ -12,6 +12,7 @@
 #include "fcgi/guest_test.h"
 #include "fcgi/handlers.h"
 #include "fcgi/peers.h"
+#include "fcgi/quota.h"
 #include "fcgi/revision_json.h"
 #include "fcgi/revisions.h"
 #include "fcgi/sandboxes.h"
@@ -57,6 +58,14 @@ static enum api_code revision_make(struct request *r, struct deploy *d, char id[
 		return f.rc == RC_LIMIT ? api_refuse(r, API_NAME_QUOTA_EXCEEDED, &f) : api_fault(r, &f);
 	runner_kick(r->api);
 	return API_OK;
+}
+
+static enum api_code room_check(struct request *r)
+{
+	struct fault f = { 0 };
+	enum rc rc = quota_trees(r->api->db, r->org_id, r->api->config.tenant_storage_gib, &f);
+
+	return rc == RC_DENIED ? api_refuse(r, API_STORAGE_QUOTA_EXCEEDED, &f) : rc ? api_fault(r, &f) : API_OK;
 }
 
 /* The app's own configuration and layers are what a deployment does not say itself. */
@@ -223,6 +232,8 @@ enum api_code sandbox_deploy(struct request *r)
 	if (!code)
 		code = sandbox_body(r, &d, path, sizeof(path));
 	if (!code)
+		code = room_check(r);
+	if (!code)
 		code = inherit(r, &d);
 	if (!code)
 		code = entrypoint_check(r, s.id, path, &d);
@@ -278,6 +289,8 @@ enum api_code app_deploy(struct request *r)
 
 	if (!code)
 		code = app_body(r, &d, &assets);
+	if (!code)
+		code = room_check(r);
 	if (!code)
 		code = inherit(r, &d);
 	if (!code && entrypoint_of(d.config) && !json_get(assets, entrypoint_of(d.config)))

@@ -37,6 +37,7 @@
 	X(APP_QUOTA_EXCEEDED,       429, "the organization has as many apps as it may")                          \
 	X(NAME_QUOTA_EXCEEDED,      429, "the organization's apps have as many names as they may")               \
 	X(VOLUME_QUOTA_EXCEEDED,    429, "the organization has as many volumes and snapshots as it may; deleted ones count for a day") \
+	X(STORAGE_QUOTA_EXCEEDED,   429, "the organization stores as much as it may; deleted volumes and snapshots count for a day") \
 	X(SANDBOX_QUOTA_EXCEEDED,   429, "the organization has as many running sandboxes as it may")             \
 	X(EXPOSURE_QUOTA_EXCEEDED,  429, "the sandbox has as many exposed services as it may")                   \
 	X(CAPACITY_EXCEEDED,        503, "the host has no room for another machine")                             \

@@ -135,12 +135,13 @@ static enum rc depth_check(struct db *db, const char *id, struct fault *ret_f)
 	return rc;
 }
 
-static enum rc layer_json(struct db *db, const struct db_q *q, struct json_object **ret, struct fault *ret_f)
+static struct json_object *layer_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q count = DB_Q_INIT;
 	_cleanup_json_ struct json_object *o = json_object_new_object();
 	struct json_object *env = NULL, *layers = NULL;
 	const char *id = db_col_text(q, 1);
+	struct db *db = r->api->db;
 	enum rc rc = env_list(db, ENV_LAYER, id, &env, ret_f);
 
 	if (!rc)
@@ -156,12 +157,11 @@ static enum rc layer_json(struct db *db, const struct db_q *q, struct json_objec
 	if (!rc)
 		rc = db_row(&count, ret_f);
 	if (rc)
-		return rc;
+		return NULL;
 	json_add_int(o, "app_count", db_col_int(&count, 0));
 	json_add_time(o, "created_at", db_col_int(q, 0));
 	json_add_time(o, "updated_at", db_col_int(q, 4));
-	*ret = take_ptr(o);
-	return RC_OK;
+	return take_ptr(o);
 }
 
 static enum api_code layer_reply(struct request *r, const char *id)
@@ -175,8 +175,8 @@ static enum api_code layer_reply(struct request *r, const char *id)
 	db_text(&q, id);
 	rc = db_row(&q, &f);
 	if (!rc)
-		rc = layer_json(r->api->db, &q, &o, &f);
-	return rc ? api_fault(r, &f) : reply_json(r, 200, o);
+		o = layer_json(r, &q, &f);
+	return o ? reply_json(r, 200, o) : api_fault(r, &f);
 }
 
 enum api_code layer_get(struct request *r)
@@ -191,10 +191,7 @@ enum api_code layer_list(struct request *r)
 {
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	_cleanup_json_ struct json_object *row = NULL;
-	struct fault f = { 0 };
 	enum api_code code = page_start(r, &page);
-	enum rc rc;
 
 	if (code)
 		return code;
@@ -205,12 +202,18 @@ enum api_code layer_list(struct request *r)
 	db_text(&q, r->org_id);
 	db_text(&q, request_query(r, "search"));
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f))) {
-		rc = layer_json(r->api->db, &q, &row, &f);
-		if (rc || !page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), take_ptr(row)))
-			break;
-	}
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, layer_json);
+}
+
+static struct json_object *layer_app_json(struct request *r, const struct db_q *q, struct fault *ret_f)
+{
+	struct json_object *o = json_object_new_object();
+
+	(void)r, (void)ret_f;
+	json_add_str(o, "id", db_col_text(q, 1));
+	json_add_str(o, "slug", db_col_text(q, 2));
+	json_add_int(o, "layer_position", db_col_int(q, 3));
+	return o;
 }
 
 enum api_code layer_apps(struct request *r)
@@ -218,9 +221,7 @@ enum api_code layer_apps(struct request *r)
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct layer_found layer;
-	struct fault f = { 0 };
 	enum api_code code = layer_find(r, r->args[0], &layer);
-	enum rc rc;
 
 	if (!code)
 		code = page_start(r, &page);
@@ -232,16 +233,7 @@ enum api_code layer_apps(struct request *r)
 		 "ORDER BY a.created_ms DESC, a.id DESC LIMIT ?");
 	db_text(&q, layer.id);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f))) {
-		struct json_object *o = json_object_new_object();
-
-		json_add_str(o, "id", db_col_text(&q, 1));
-		json_add_str(o, "slug", db_col_text(&q, 2));
-		json_add_int(o, "layer_position", db_col_int(&q, 3));
-		if (!page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), o))
-			break;
-	}
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, layer_app_json);
 }
 
 /* --- changes ---------------------------------------------------------------------------------------------------- */

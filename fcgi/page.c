@@ -55,7 +55,8 @@ void page_bind(const struct page *p, struct db_q *q)
 	db_int(q, p->limit + 1);
 }
 
-bool page_add(struct page *p, int64_t created_ms, const char *id, struct json_object *row)
+/* False if the page is full, then the row is not part of it. Takes `row`. */
+static bool page_add(struct page *p, int64_t created_ms, const char *id, struct json_object *row)
 {
 	if (json_object_array_length(p->list) >= (size_t)p->limit) {
 		json_object_put(row);
@@ -109,18 +110,31 @@ void page_link(struct request *r, const char *cursor)
 		     (int)strcspn(uri, "?,;>"), uri, rest, cursor);
 }
 
-enum api_code page_reply(struct request *r, struct page *p, const char *member)
+static enum api_code page_reply(struct request *r, struct page *p)
 {
 	char cursor[CURSOR_MAX];
-	struct json_object *o;
 
 	if (p->more) {
 		snprintf(cursor, sizeof(cursor), "%lld.%s", (long long)p->last_ms, p->last_id);
 		page_link(r, cursor);
 	}
-	if (!member)
-		return reply_json(r, 200, take_ptr(p->list));
-	o = json_object_new_object();
-	json_add(o, member, take_ptr(p->list));
-	return reply_json(r, 200, o);
+	return reply_json(r, 200, take_ptr(p->list));
+}
+
+enum api_code page_rows(struct request *r, struct page *p, struct db_q *q, int created, int id, page_row_fn *row)
+{
+	struct fault f = { 0 };
+	enum rc rc;
+
+	while (!(rc = db_row(q, &f))) {
+		struct json_object *o = row(r, q, &f);
+
+		if (!o) {
+			rc = f.rc ? f.rc : fault_set(&f, RC_NOMEM, 0, "a row of a list");
+			break;
+		}
+		if (!page_add(p, db_col_int(q, created), db_col_text(q, id), o))
+			break;
+	}
+	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, p);
 }

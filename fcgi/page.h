@@ -30,10 +30,10 @@ static inline void page_free(struct page *p)
 enum api_code page_start(struct request *r, struct page *p);
 /* Binds the cursor's two values and the limit (one more than asked for, to know whether there is a next page). */
 void page_bind(const struct page *p, struct db_q *q);
-/* Adds a row; false if the page is full, then the row is not part of it. Takes `row`. */
-bool page_add(struct page *p, int64_t created_ms, const char *id, struct json_object *row);
-/* Sets the Link header if there is more, and answers. member: NULL answers the list itself, else {member: list}. */
-enum api_code page_reply(struct request *r, struct page *p, const char *member);
+/* The row that q stands at; NULL: the reason is in *ret_f. */
+typedef struct json_object *page_row_fn(struct request *r, const struct db_q *q, struct fault *ret_f);
+/* Answers with the rows of q, and sets the Link header if there are more. created, id: columns of the sort key. */
+enum api_code page_rows(struct request *r, struct page *p, struct db_q *q, int created, int id, page_row_fn *row);
 
 /* Only the cursor's text form, for other sort keys. */
 enum api_code page_limit(struct request *r, int64_t standard, int64_t max, int64_t *ret);

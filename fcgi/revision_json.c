@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-struct json_object *revision_json(const struct db_q *q)
+struct json_object *revision_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 
+	(void)r, (void)ret_f;
 	json_add_str(o, "id", db_col_text(q, 0));
 	json_add_str(o, "status", db_col_text(q, 1));
 	json_add_str(o, "failure_reason", db_col_null(q, 2) ? NULL : db_col_text(q, 2));

@@ -10,7 +10,8 @@
 	"v.cancel_requested_ms, v.build_finished_ms, v.deleted_ms, v.failure, a.id, a.slug"
 #define REVISION_CREATED 7
 
-struct json_object *revision_json(const struct db_q *q);
+/* A page_row_fn that cannot fail but for memory. */
+struct json_object *revision_json(struct request *r, const struct db_q *q, struct fault *ret_f);
 /* Answers the revision as clients see it. */
 enum api_code revision_reply(struct request *r, const char *id);
 

@@ -36,7 +36,7 @@ enum api_code revision_reply(struct request *r, const char *id)
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum api_code code = revision_row(r, id, &q);
 
-	return code ? code : reply_json(r, 200, revision_json(&q));
+	return code ? code : reply_json(r, 200, revision_json(r, &q, NULL));
 }
 
 enum api_code revision_get(struct request *r)
@@ -52,9 +52,7 @@ enum api_code revision_list(struct request *r)
 	const char *status = request_query(r, "status");
 	bool known = !status;
 	struct app_found app;
-	struct fault f = { 0 };
 	enum api_code code = app_find(r, r->args[0], &app);
-	enum rc rc;
 
 	for (size_t i = 0; i < ARRAY_SIZE(statuses) && status; i++)
 		known |= !strcmp(status, statuses[i]);
@@ -71,10 +69,7 @@ enum api_code revision_list(struct request *r)
 	db_text(&q, app.id);
 	db_text(&q, status);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f)))
-		if (!page_add(&page, db_col_int(&q, REVISION_CREATED), db_col_text(&q, 0), revision_json(&q)))
-			break;
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, REVISION_CREATED, 0, revision_json);
 }
 
 enum api_code revision_cancel_handler(struct request *r)
@@ -245,11 +240,12 @@ static struct json_object *domains_json(struct request *r, const char *app_id, c
 }
 
 /* Columns: slug, context, revision_id, app id, app slug. */
-static struct json_object *timeline_json(struct request *r, const struct db_q *q)
+static struct json_object *timeline_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object(), *app = json_object_new_object();
 	struct json_object *context = json_object_new_object(), *partition = json_object_new_object();
 
+	(void)ret_f;
 	json_add_str(app, "id", db_col_text(q, 3));
 	json_add_str(app, "slug", db_col_text(q, 4));
 	json_add_str(context, "slug", db_col_text(q, 1));
@@ -278,7 +274,7 @@ enum api_code revision_timelines(struct request *r)
 		 "WHERE t.revision_id = ? ORDER BY t.context DESC, t.slug");
 	db_text(&q, r->args[0]);
 	while (!(rc = db_row(&q, &f)))
-		json_object_array_add(list, timeline_json(r, &q));
+		json_object_array_add(list, timeline_json(r, &q, NULL));
 	return rc == RC_ABSENT ? reply_json(r, 200, take_ptr(list)) : api_fault(r, &f);
 }
 
@@ -287,9 +283,7 @@ enum api_code timeline_list(struct request *r)
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct app_found app;
-	struct fault f = { 0 };
 	enum api_code code = app_find(r, r->args[0], &app);
-	enum rc rc;
 
 	if (!code)
 		code = page_start(r, &page);
@@ -304,8 +298,5 @@ enum api_code timeline_list(struct request *r)
 		 "(ifnull(v.created_ms, 999999999999999), ifnull(v.id, 'production')) < (?, ?) ORDER BY 6 DESC, 7 DESC LIMIT ?");
 	db_text(&q, app.id);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f)))
-		if (!page_add(&page, db_col_int(&q, 5), db_col_text(&q, 6), timeline_json(r, &q)))
-			break;
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 5, 6, timeline_json);
 }

@@ -6,6 +6,7 @@
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
 #include "fcgi/peers.h"
+#include "fcgi/quota.h"
 #include "fcgi/sandboxes.h"
 
 #include <inttypes.h>
@@ -14,10 +15,11 @@
 
 #define COLUMNS "created_ms, id, sandbox_id, region, memory_mib, bytes, labels"
 
-static struct json_object *capture_json(const struct db_q *q)
+static struct json_object *capture_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object(), *labels = json_stored(db_col_text(q, 6));
 
+	(void)r, (void)ret_f;
 	json_add_str(o, "id", db_col_text(q, 1));
 	json_add_str(o, "sandboxId", db_col_text(q, 2));
 	json_add_str(o, "region", db_col_text(q, 3));
@@ -65,9 +67,7 @@ static enum api_code list(struct request *r, const char *sandbox)
 {
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	struct fault f = { 0 };
 	enum api_code code = page_start(r, &page);
-	enum rc rc;
 
 	if (code)
 		return code;
@@ -77,10 +77,7 @@ static enum api_code list(struct request *r, const char *sandbox)
 	db_text(&q, r->org_id);
 	db_text(&q, sandbox);
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f)))
-		if (!page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), capture_json(&q)))
-			break;
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, capture_json);
 }
 
 enum api_code capture_list(struct request *r)
@@ -101,18 +98,24 @@ enum api_code capture_get(struct request *r)
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum api_code code = capture_row(r, r->args[0], &q);
 
-	return code ? code : reply_json(r, 200, capture_json(&q));
+	return code ? code : reply_json(r, 200, capture_json(r, &q, NULL));
 }
 
 /* --- taking and removing ------------------------------------------------------------------------------------------- */
 
 static enum api_code row_insert(struct request *r, const char *id, const char *sandbox, struct json_object *labels)
 {
+	_cleanup_db_txn_ struct db_txn txn = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	struct db *db = r->api->db;
 	struct fault f = { 0 };
+	enum rc rc = db_begin(&txn, db, &f);
 
-	/* One statement, so that the quota holds when several are taken at once. */
-	db_start(&q, r->api->db,
+	if (!rc)
+		rc = quota_storage(db, r->org_id, 1, r->api->config.tenant_storage_gib, &f);
+	if (rc)
+		return rc == RC_DENIED ? API_STORAGE_QUOTA_EXCEEDED : api_fault(r, &f);
+	db_start(&q, db,
 		 "INSERT INTO sandbox_captures (id, org_id, sandbox_id, region, memory_mib, labels, created_ms) "
 		 "SELECT ?1, ?2, s.id, s.region, s.memory_mib, ifnull(?4, s.labels), ?5 FROM sandboxes s WHERE s.id = ?3 AND "
 		 "(SELECT count(*) FROM sandbox_captures WHERE org_id = ?2) < ?6");
@@ -122,9 +125,12 @@ static enum api_code row_insert(struct request *r, const char *id, const char *s
 	db_text(&q, labels ? json_text(labels) : NULL);
 	db_int(&q, (int64_t)wall_ms());
 	db_int(&q, (int64_t)r->api->config.tenant_captures);
-	if (db_run(&q, &f))
-		return api_fault(r, &f);
-	return q.changes ? API_OK : API_CAPTURE_QUOTA_EXCEEDED;
+	rc = db_run(&q, &f);
+	if (!rc && !q.changes)
+		return API_CAPTURE_QUOTA_EXCEEDED;
+	if (!rc)
+		rc = db_commit(&txn, &f);
+	return rc ? api_fault(r, &f) : API_OK;
 }
 
 static enum rc row_change(struct request *r, const char *sql, int64_t n, const char *id, struct fault *ret_f)
@@ -186,7 +192,7 @@ enum api_code sandbox_capture(struct request *r)
 	if (code)
 		return code;
 	log_info("captured id=%s capture=%s pause_us=%u bytes=%" PRIu64 " trace=%s", s.id, id, done.pause_us, done.bytes, r->trace);
-	o = capture_json(&q);
+	o = capture_json(r, &q, NULL);
 	json_add_int(o, "pauseUs", done.pause_us);
 	return reply_json(r, 201, o);
 }

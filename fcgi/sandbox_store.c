@@ -2,20 +2,7 @@
 #include "fcgi/sandbox_store.h"
 
 #include "base/fd.h"
-
-static enum rc quota_check(struct db *db, const char *org_id, uint64_t quota, struct fault *ret_f)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	enum rc rc;
-
-	db_start(&q, db, "SELECT count(*) FROM sandboxes WHERE org_id = ? AND status IN ('starting', 'running')");
-	db_text(&q, org_id);
-	rc = db_row(&q, ret_f);
-	if (!rc && (uint64_t)db_col_int(&q, 0) >= quota)
-		return fault_set(ret_f, RC_LIMIT, 0, "%llu sandboxes are running, the organization's limit",
-				 (unsigned long long)quota);
-	return rc;
-}
+#include "fcgi/quota.h"
 
 static enum rc insert_row(struct db *db, const struct sandbox_row *row, struct fault *ret_f)
 {
@@ -64,7 +51,8 @@ enum rc sandbox_insert(struct db *db, const struct sandbox_row *row, uint64_t qu
 	rc = db_begin(&txn, db, ret_f);
 	if (rc)
 		return rc;
-	rc = quota_check(db, row->org_id, quota, ret_f);
+	rc = quota_room(db, "SELECT count(*) FROM sandboxes WHERE org_id = ? AND status IN ('starting', 'running')", row->org_id, 1, quota,
+			"sandboxes are running", ret_f);
 	if (!rc)
 		rc = insert_row(db, row, ret_f);
 	for (size_t i = 0; !rc && i < row->n_volumes; i++)

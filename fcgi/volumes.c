@@ -6,6 +6,7 @@
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
 #include "fcgi/peers.h"
+#include "fcgi/quota.h"
 #include "fcgi/sandboxes.h"
 
 #include <stdio.h>
@@ -30,12 +31,13 @@ static struct json_object *ref_json(const char *id, const char *slug)
 	return o;
 }
 
-static struct json_object *volume_json(struct request *r, const struct db_q *q)
+static struct json_object *volume_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 	struct broker_volume stat = { 0 };
 	struct fault f = { 0 };
 
+	(void)ret_f;
 	/* Sizes are estimates by contract: without a broker they are 0, not an error. */
 	if (broker_volume_stat(r->api, db_col_text(q, 1), &stat, &f))
 		log_debug("volume %s: %s", db_col_text(q, 1), f.text);
@@ -53,11 +55,11 @@ static struct json_object *volume_json(struct request *r, const struct db_q *q)
 	return o;
 }
 
-static struct json_object *snapshot_json(struct request *r, const struct db_q *q)
+static struct json_object *snapshot_json(struct request *r, const struct db_q *q, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 
-	(void)r;
+	(void)r, (void)ret_f;
 	json_add_str(o, "id", db_col_text(q, 1));
 	json_add_str(o, "slug", db_col_text(q, 2));
 	json_add_str(o, "region", db_col_text(q, 3));
@@ -71,7 +73,7 @@ static struct json_object *snapshot_json(struct request *r, const struct db_q *q
 /* The two kinds differ in their table, their row's form and the word for a missing one. */
 struct kind {
 	const char *list_sql, *get_sql;
-	struct json_object *(*json)(struct request *r, const struct db_q *q);
+	page_row_fn *json;
 	enum api_code absent;
 };
 
@@ -92,9 +94,7 @@ static enum api_code kind_list(struct request *r, const struct kind *kind)
 {
 	_cleanup_page_ struct page page = { 0 };
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	struct fault f = { 0 };
 	enum api_code code = page_start(r, &page);
-	enum rc rc;
 
 	if (code)
 		return code;
@@ -102,10 +102,7 @@ static enum api_code kind_list(struct request *r, const struct kind *kind)
 	db_text(&q, r->org_id);
 	db_text(&q, request_query(r, "search"));
 	page_bind(&page, &q);
-	while (!(rc = db_row(&q, &f)))
-		if (!page_add(&page, db_col_int(&q, 0), db_col_text(&q, 1), kind->json(r, &q)))
-			break;
-	return rc && rc != RC_ABSENT ? api_fault(r, &f) : page_reply(r, &page, NULL);
+	return page_rows(r, &page, &q, 0, 1, kind->json);
 }
 
 static enum api_code kind_row(struct request *r, const struct kind *kind, const char *id_or_slug, struct db_q *q)
@@ -127,7 +124,7 @@ static enum api_code kind_get(struct request *r, const struct kind *kind, const 
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum api_code code = kind_row(r, kind, id_or_slug, &q);
 
-	return code ? code : reply_json(r, 200, kind->json(r, &q));
+	return code ? code : reply_json(r, 200, kind->json(r, &q, NULL));
 }
 
 enum api_code volume_list(struct request *r)
@@ -234,26 +231,20 @@ static enum api_code volume_parse(struct request *r, struct volume_new *v)
 	return code ? code : from_resolve(r, v);
 }
 
-/* Deleted ones count until their storage has gone. */
-static enum rc room_check(struct request *r, struct fault *ret_f)
-{
-	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	enum rc rc;
-
-	db_start(&q, r->api->db, "SELECT (SELECT count(*) FROM volumes WHERE org_id = ?1) + (SELECT count(*) FROM snapshots WHERE org_id = ?1)");
-	db_text(&q, r->org_id);
-	rc = db_row(&q, ret_f);
-	return !rc && (uint64_t)db_col_int(&q, 0) >= r->api->config.tenant_volumes ? fault_set(ret_f, RC_LIMIT, 0, "too many volumes") : rc;
-}
-
-/* Inside the transaction that inserts. Slugs are one name space for volumes and snapshots. RC_EXISTS, RC_LIMIT. */
-static enum rc may_insert(struct request *r, const char *slug, struct fault *ret_f)
+/*
+ * Inside the transaction that inserts; bytes: at least so many will be stored. Slugs are one name space for volumes and snapshots. Deleted
+ * ones count until their storage has gone. RC_EXISTS, RC_LIMIT, RC_DENIED: no room for the bytes.
+ */
+static enum rc may_insert(struct request *r, const char *slug, uint64_t bytes, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	const char *org_id = r->org_id;
 	struct db *db = r->api->db;
-	enum rc rc = room_check(r, ret_f);
+	enum rc rc = quota_room(db, "SELECT (SELECT count(*) FROM volumes WHERE org_id = ?1) + (SELECT count(*) FROM snapshots WHERE org_id = ?1)",
+				org_id, 1, r->api->config.tenant_volumes, "volumes", ret_f);
 
+	if (!rc)
+		rc = quota_storage(db, org_id, bytes, r->api->config.tenant_storage_gib, ret_f);
 	if (rc)
 		return rc;
 	db_start(&q, db,
@@ -269,6 +260,8 @@ static enum rc may_insert(struct request *r, const char *slug, struct fault *ret
 
 static enum api_code insert_code(struct request *r, enum rc rc, const struct fault *f)
 {
+	if (rc == RC_DENIED)
+		return API_STORAGE_QUOTA_EXCEEDED;
 	return rc == RC_EXISTS ? API_SLUG_TAKEN : rc == RC_LIMIT ? API_VOLUME_QUOTA_EXCEEDED : api_fault(r, f);
 }
 
@@ -279,7 +272,7 @@ static enum rc volume_insert(struct request *r, const struct volume_new *v, stru
 	enum rc rc = db_begin(&txn, r->api->db, ret_f);
 
 	if (!rc)
-		rc = may_insert(r, v->slug, ret_f);
+		rc = may_insert(r, v->slug, (uint64_t)v->capacity, ret_f);
 	if (rc)
 		return rc;
 	db_start(&q, r->api->db,
@@ -425,7 +418,7 @@ static enum rc snapshot_insert(struct request *r, const char *id, const char *sl
 	enum rc rc = db_begin(&txn, r->api->db, ret_f);
 
 	if (!rc)
-		rc = may_insert(r, slug, ret_f);
+		rc = may_insert(r, slug, 1, ret_f);
 	if (rc)
 		return rc;
 	db_start(&q, r->api->db,

@@ -199,8 +199,8 @@ static void serve_one(struct api *api, struct request *r, FCGX_Request *fcgi)
 
 static enum rc signals_set(struct fault *ret_f)
 {
-	/* What is read and written for a request goes on; accept alone ends, because its socket has a timeout. FCGX_ShutdownPending() would
-	 * end the request, too. */
+	/* What is read and written for a request goes on, since libfcgi takes an interrupted call for a broken connection. Accept alone ends,
+	 * because its socket has a timeout. */
 	struct sigaction term = { .sa_handler = on_term, .sa_flags = SA_RESTART }, hang = { .sa_handler = on_alarm };
 	sigset_t none;
 

@@ -48,7 +48,7 @@ function setUp() {
 	fs.cpSync(path.join(SRC, "schema/migrations"), env.NESTBOX_SCHEMA_DIR, { recursive: true });
 	const root = process.getuid() === 0;
 	fs.writeFileSync(CONF, `state_dir = ${STATE}\nrun_dir = ${RUN}\nuser_api = nobody\nuser_gateway = nobody\nuser_egress = nobody
-api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_names = 31\ntenant_volumes = 3\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
+api_workers = 3\nhttps_port = 8443\ncreate_timeout_ms = 1000\ntenant_vms = 4\ntenant_apps = 30\ntenant_names = 31\ntenant_volumes = 3\ntenant_storage_gib = 4\nvm_memory_mib_step = 1\nstop_max_s = 86400\n`);
 	// The errors that nginx itself answers are those of our template.
 	const template = fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8");
 	const pages = template.match(/^\t\tlocation \/_error\/ \{$[^]*?^\t\t\}$/m)?.[0];
@@ -445,6 +445,14 @@ test("an organization has so many volumes, deleted ones included, also when all 
 	equal((await ask(other, "POST", "/api/v2/volumes", { slug: "full-0", region: "ord", capacity: 400000000 })).status, 200, "another organization");
 });
 
+test("an organization stores so much", async () => {
+	const make = (slug, capacity) => ask(other, "POST", "/api/v2/volumes", { slug, region: "ord", capacity });
+	const mine = (await ask(other, "GET", "/api/v2/volumes")).json.reduce((sum, v) => sum + v.capacity, 0), room = 4 * 2 ** 30 - mine;
+	must(mine > 0 && room > 300e6, `${mine} bytes are stored`);
+	equal((await make("too-large", room + 1)).code, "STORAGE_QUOTA_EXCEEDED");
+	equal((await make("just", room)).code, "NOT_SUPPORTED", "let through to the broker");
+});
+
 test("an organization has so many apps", async () => {
 	const token = JSON.parse(adm("token", "create", "--org", "third")).token;
 	const make = () => ask(token, "POST", "/api/v2/apps", {});
@@ -562,7 +570,7 @@ test("an organization whose machines stall has its share of the workers; others 
 		must(meanwhile.at(-1) < 5000, `as long as a stalled one: ${meanwhile.at(-1)} ms`);
 		// The places of workers that die are free again: without that it would be refused from now on.
 		ended = true;
-		for (const pid of pids()) process.kill(Number(pid), "SIGKILL");
+		for (const pid of pids()) try { process.kill(Number(pid), "SIGKILL"); } catch { /* it was one too many and has left */ }
 		await Promise.all(stalling);
 		await until("room for a long request", async () => (await connect(healthy).catch(() => ({}))).status === 200, 60000);
 		must(waited >= 5000, `nothing waited for less than the deadline: ${waited}`);

@@ -4,6 +4,7 @@
 #include "fcgi/domains.h"
 #include "fcgi/env.h"
 #include "fcgi/limits.h"
+#include "fcgi/quota.h"
 #include "fcgi/sandbox_store.h"
 #include "tests/lib/check.h"
 
@@ -427,6 +428,44 @@ TEST(names_of_an_organization_are_bounded)
 	CHECK_EQ(domain_claim(db, "1.x", "c", "production", 2, NULL), RC_EXISTS);
 	CHECK_EQ(domain_claim(db, "3.x", "c", "production", 2, NULL), RC_OK);
 	CHECK_EQ(count(db, "SELECT count(*) FROM domains"), 3);
+	away(db);
+}
+
+TEST(storage_of_an_organization_is_bounded)
+{
+	struct db *db = fresh(schema_dir());
+	const uint64_t gib = 1 << 30;
+
+	REQUIRE(db && !run_sql(db, "INSERT INTO organizations (id, name, created_ms) VALUES ('o', 'acme', 1), ('p', 'other', 1)"));
+	CHECK_EQ(quota_storage(db, "o", 2 * gib, 2, NULL), RC_OK);
+	CHECK_EQ(quota_storage(db, "o", 2 * gib + 1, 2, NULL), RC_DENIED);
+	CHECK_EQ(quota_storage(db, "o", UINT64_MAX, 0, NULL), RC_OK); /* no bound */
+	/* A deleted volume, a snapshot that is being made of it, one that is made, a capture that is taken, one that is there: 100 + 100 + 30 + 1 + 7 MiB. */
+	REQUIRE(!run_sql(db, "INSERT INTO volumes (id, org_id, slug, region, capacity, created_ms, deleted_ms) VALUES ('v', 'o', 'v', 'ord', 104857600, 1, 5), "
+			     "('w', 'p', 'v', 'ord', 104857600, 1, NULL)") &&
+		!run_sql(db, "INSERT INTO snapshots (id, org_id, slug, region, volume_id, volume_slug, flattened, created_ms) VALUES "
+			     "('s', 'o', 's', 'ord', 'v', 'v', 0, 1), ('t', 'o', 't', 'ord', 'v', 'v', 31457280, 1)") &&
+		!run_sql(db, "INSERT INTO sandbox_captures (id, org_id, sandbox_id, region, memory_mib, bytes, created_ms) VALUES "
+			     "('c', 'o', 'x', 'ord', 1, 0, 1), ('d', 'o', 'x', 'ord', 99, 7340032, 1)"));
+	CHECK_EQ(quota_storage(db, "o", gib - (238 << 20), 1, NULL), RC_OK);
+	CHECK_EQ(quota_storage(db, "o", gib - (238 << 20) + 1, 1, NULL), RC_DENIED);
+	CHECK_EQ(quota_storage(db, "p", gib - (100 << 20), 1, NULL), RC_OK);
+	away(db);
+}
+
+TEST(deployed_trees_of_an_organization_are_bounded)
+{
+	struct db *db = fresh(schema_dir());
+
+	REQUIRE(db && !run_sql(db, "INSERT INTO organizations (id, name, created_ms) VALUES ('o', 'acme', 1), ('p', 'other', 1)") &&
+		!run_sql(db, "INSERT INTO apps (id, org_id, slug, created_ms, updated_ms) VALUES ('a', 'o', 'a', 1, 1), ('b', 'p', 'b', 1, 1)") &&
+		!run_sql(db, "INSERT INTO revisions (id, app_id, status, bundle, bundle_bytes, created_ms) VALUES ('1', 'a', 'queued', 'x', 600000000, 1), "
+			     "('2', 'a', 'queued', 'x', 600000000, 1), ('3', 'b', 'queued', 'x', 600000000, 1)"));
+	CHECK_EQ(quota_trees(db, "o", 1, NULL), RC_OK); /* one tree, twice */
+	REQUIRE(!run_sql(db, "INSERT INTO revisions (id, app_id, status, bundle, bundle_bytes, created_ms) VALUES ('4', 'a', 'queued', 'y', 600000000, 1)"));
+	CHECK_EQ(quota_trees(db, "o", 1, NULL), RC_DENIED);
+	CHECK_EQ(quota_trees(db, "p", 1, NULL), RC_OK);
+	CHECK_EQ(quota_trees(db, "o", 0, NULL), RC_OK);
 	away(db);
 }
 
