@@ -307,7 +307,7 @@ static enum rc tail(struct look *l, struct fault *ret_f)
 		struct org *g = &l->orgs[i];
 
 		/* Nothing yet: whatever comes is new. */
-		if (egress_newest(l->dir, g->name, *l->q.start ? l->q.start : NULL, g->file, &g->fd, &g->offset, NULL))
+		if (egress_file_since(l->dir, g->name, *l->q.start ? l->q.start : NULL, g->file, &g->fd, &g->offset, NULL))
 			*g->file = '\0';
 	}
 	*l->q.start = '\0';

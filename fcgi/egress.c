@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/fd.h"
 #include "fcgi/egress_learn.h"
+#include "fcgi/egress_place.h"
 #include "fcgi/egress_scan.h"
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
@@ -191,7 +192,7 @@ enum api_code egress_sandbox_list(struct request *r)
 static enum api_code tail(struct request *r, const char *sandbox)
 {
 	const char *format = request_query(r, "format");
-	char since[ISO_MAX] = "", match[ID_MAX + 16] = "", name[LEDGER_NAME_MAX];
+	char since[ISO_MAX] = "", match[ID_MAX + 16] = "", name[LEDGER_NAME_MAX], place[GATEWAY_PLACE_MAX];
 	_cleanup_fd_ int fd = -1, dir = ledger_dir(r);
 	struct fault f = { 0 };
 	uint64_t offset = 0;
@@ -199,11 +200,12 @@ static enum api_code tail(struct request *r, const char *sandbox)
 
 	if (code)
 		return code;
-	if (egress_newest(dir, r->org_name, *since ? since : NULL, name, &fd, &offset, &f))
+	if (egress_file_since(dir, r->org_name, *since ? since : NULL, name, &fd, &offset, &f) ||
+	    egress_place(&r->api->app_key, r->org_name, name, place, &f))
 		return f.rc == RC_ABSENT ? api_fail(r, API_NOT_FOUND, "nothing was recorded yet") : api_fault(r, &f);
 	if (*sandbox)
 		snprintf(match, sizeof(match), "\"sandbox\":\"%s\"", sandbox);
-	return ticket_follow(r, fd, offset, format && !strcmp(format, "jsonl"), match);
+	return ticket_follow_on(r, fd, offset, format && !strcmp(format, "jsonl"), match, place);
 }
 
 enum api_code egress_tail(struct request *r)

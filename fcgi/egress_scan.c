@@ -294,8 +294,30 @@ int egress_file_open(int dirfd, const char *org, const char *name)
 	return dir < 0 || !name_is_ours(name) ? -1 : openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-enum rc egress_newest(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
-		      struct fault *ret_f)
+/* The newest file that has a row up to `since`, else the oldest. */
+static int file_since(int dir, struct dirent **names, int n, const char *since, char ret_name[LEDGER_NAME_MAX])
+{
+	_cleanup_fd_ int fd = -1;
+
+	for (int i = n; i-- > 0;) {
+		int older = openat(dir, names[i]->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+		char t[LEDGER_TIME_LEN];
+		uint64_t at;
+
+		/* Removed meanwhile, and with it those before. */
+		if (older < 0)
+			break;
+		close_fd(&fd);
+		fd = older;
+		snprintf(ret_name, LEDGER_NAME_MAX, "%.*s", LEDGER_NAME_LEN, names[i]->d_name);
+		if (!since || (line_after(fd, 0, &at, t) && memcmp(t, since, LEDGER_TIME_LEN) <= 0))
+			break;
+	}
+	return take_fd(&fd);
+}
+
+enum rc egress_file_since(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
+			  struct fault *ret_f)
 {
 	_cleanup_fd_ int dir = -1, fd = -1;
 	struct dirent **names;
@@ -303,10 +325,7 @@ enum rc egress_newest(int dirfd, const char *org, const char *since, char ret_na
 	struct stat st;
 	uint64_t at;
 
-	if (n) {
-		fd = openat(dir, names[n - 1]->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-		snprintf(ret_name, LEDGER_NAME_MAX, "%.*s", LEDGER_NAME_LEN, names[n - 1]->d_name);
-	}
+	fd = file_since(dir, names, n, since, ret_name);
 	for (int i = 0; i < n; i++)
 		free(names[i]);
 	free(names);

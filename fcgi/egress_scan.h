@@ -33,9 +33,9 @@ enum rc egress_scan(int dirfd, const char *org, const struct egress_query *q, ch
 
 bool egress_row_fits(const struct egress_query *q, struct json_object *row); /* but for its times */
 
-/* The newest file, and where in it the rows after `since` begin (NULL: behind the last). RC_ABSENT: nothing was ever recorded. */
-enum rc egress_newest(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
-		      struct fault *ret_f);
+/* The file in which the rows after `since` begin, and where (NULL: the newest, behind its last). RC_ABSENT: nothing was ever recorded. */
+enum rc egress_file_since(int dirfd, const char *org, const char *since, char ret_name[LEDGER_NAME_MAX], int *ret_fd, uint64_t *ret_offset,
+			  struct fault *ret_f);
 /* The file that follows this one ("": the first). Once there is one, nothing is added to those before. */
 bool egress_file_after(int dirfd, const char *org, const char *name, char ret[LEDGER_NAME_MAX]);
 int egress_file_open(int dirfd, const char *org, const char *name); /* -1: none */

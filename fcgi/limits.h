@@ -80,6 +80,7 @@
 #define POLICY_CALL_MS 15000  /* proxy, then agent */
 #define VOLUME_CALL_MS 60000
 #define AGENT_ANSWER_MS 5000
+#define GUIDE_RETRY_MS 500            /* to the gateway again */
 #define TICKET_TTL_MS 10000
 #define TAR_DEADLINE_MS 90000
 

@@ -11,7 +11,8 @@ FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LI
 libnbapi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbapi_a_SOURCES = fcgi/app_config.c fcgi/app_config.h fcgi/app_domains.c fcgi/app_logs.c fcgi/apps.c fcgi/apps.h fcgi/auth.c fcgi/auth.h \
 	fcgi/deploy.c fcgi/deploy_tree.c fcgi/deploy_tree.h fcgi/egress.c fcgi/egress_config.c fcgi/egress_config.h \
-	fcgi/egress_evaluate.c fcgi/egress_judge.c fcgi/egress_judge.h fcgi/egress_learn.c fcgi/egress_learn.h fcgi/egress_policy.c \
+	fcgi/egress_evaluate.c fcgi/egress_judge.c fcgi/egress_judge.h fcgi/egress_learn.c fcgi/egress_learn.h fcgi/egress_place.c \
+	fcgi/egress_place.h fcgi/egress_policy.c \
 	fcgi/egress_scan.c fcgi/egress_scan.h fcgi/errors.c fcgi/errors.h fcgi/expose.c fcgi/guest_test.c \
 	fcgi/guest_test.h fcgi/handlers.h \
 	fcgi/layers.c fcgi/page.c fcgi/page.h fcgi/peers.c fcgi/peers.h fcgi/policy_text.c fcgi/policy_text.h fcgi/request.c fcgi/request.h fcgi/revision_json.c \
@@ -22,7 +23,7 @@ API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
 sbin_PROGRAMS += nestbox-api
 nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-nestbox_api_SOURCES = fcgi/main.c fcgi/worker.c fcgi/worker.h
+nestbox_api_SOURCES = fcgi/guide.c fcgi/guide.h fcgi/main.c fcgi/worker.c fcgi/worker.h
 nestbox_api_LDADD = $(API_LIBS) $(FCGI_LIBS) $(HARDEN_LIBS)
 
 sbin_PROGRAMS += nestboxadm

@@ -5,7 +5,8 @@
  * Theory: started as root, it makes directories, key files and the socket, leaves root for good, migrates the database,
  * and then only forks and reaps. It never reads a byte of a client. Every worker opens its own database handle. A
  * worker that ends unasked is replaced, with a growing pause if it did not live long. There are api_workers of them, and more
- * while requests wait for machines (fcgi/pool.h). One that is let go finishes what it has.
+ * while requests wait for machines (fcgi/pool.h). One that is let go finishes what it has. One more child is no worker but the
+ * guide (fcgi/guide.h).
  */
 #include "base/cleanup.h"
 #include "base/config.h"
@@ -13,6 +14,7 @@
 #include "base/harden.h"
 #include "base/log.h"
 #include "fcgi/db.h"
+#include "fcgi/guide.h"
 #include "fcgi/limits.h"
 #include "fcgi/pool.h"
 #include "fcgi/seal.h"
@@ -205,16 +207,28 @@ static enum rc signals_make(int *ret_fd, struct fault *ret_f)
 	return *ret_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "signalfd") : RC_OK;
 }
 
+/* The last slot, behind the workers'. */
+static bool is_guide(const struct parent *p, const struct slot *s)
+{
+	return s == &p->slots[p->n];
+}
+
+static void set_alive(struct parent *p, const struct slot *s, bool alive)
+{
+	if (!is_guide(p, s))
+		pool_set_alive(p->pool, (size_t)(s - p->slots), alive);
+}
+
 static void slot_start(struct parent *p, struct slot *s)
 {
 	size_t at = (size_t)(s - p->slots);
 	pid_t parent = getpid(), pid;
 
-	pool_set_alive(p->pool, at, true);
+	set_alive(p, s, true);
 	pid = fork();
 	if (pid < 0) {
 		log_error("fork: %s", strerror(errno));
-		pool_set_alive(p->pool, at, false);
+		set_alive(p, s, false);
 		s->not_before_ms = now_ms() + BACKOFF_MAX_MS;
 		return;
 	}
@@ -223,6 +237,10 @@ static void slot_start(struct parent *p, struct slot *s)
 		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
 			_exit(1);
 		close(p->signal_fd);
+		if (is_guide(p, s)) {
+			close(p->listen_fd);
+			_exit(guide_main(&p->config));
+		}
 		_exit(worker_main(&p->config, p->listen_fd, p->pool, at));
 	}
 	s->pid = pid;
@@ -234,8 +252,8 @@ static void slot_ended(struct parent *p, struct slot *s, int status)
 	uint64_t now = now_ms();
 
 	if (!p->stopping && !(s->leaving && !status))
-		log_warn("worker ended pid=%d status=%#x", s->pid, (unsigned int)status);
-	pool_set_alive(p->pool, (size_t)(s - p->slots), false);
+		log_warn("%s ended pid=%d status=%#x", is_guide(p, s) ? "guide" : "worker", s->pid, (unsigned int)status);
+	set_alive(p, s, false);
 	s->pid = 0;
 	if (s->leaving && !status) {
 		s->leaving = false;
@@ -255,7 +273,7 @@ static void reap(struct parent *p)
 	int status;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		for (size_t i = 0; i < p->n; i++)
+		for (size_t i = 0; i <= p->n; i++)
 			if (p->slots[i].pid == pid)
 				slot_ended(p, &p->slots[i], status);
 }
@@ -275,7 +293,7 @@ static int slots_due(struct parent *p)
 {
 	uint64_t now = now_ms(), next = UINT64_MAX;
 
-	for (size_t i = 0; i < p->n; i++) {
+	for (size_t i = 0; i <= p->n; i++) {
 		struct slot *s = &p->slots[i];
 
 		if (s->wanted && !s->pid && s->not_before_ms <= now)
@@ -341,7 +359,7 @@ static size_t slots_signal(struct parent *p, int sig)
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < p->n; i++)
+	for (size_t i = 0; i <= p->n; i++)
 		if (p->slots[i].pid) {
 			kill(p->slots[i].pid, sig);
 			n++;
@@ -383,11 +401,12 @@ static enum rc parent_init(struct parent *p, const char *path, struct fault *ret
 		return rc;
 	p->usual = (size_t)p->config.api_workers;
 	p->n = (size_t)MAX_OF(p->config.api_workers, p->config.api_workers_max);
-	p->slots = calloc(p->n, sizeof(*p->slots));
+	p->slots = calloc(p->n + 1, sizeof(*p->slots));
 	if (!p->slots)
 		return fault_set(ret_f, RC_NOMEM, 0, "worker table");
 	for (size_t i = 0; i < p->usual; i++)
 		p->slots[i].wanted = true;
+	p->slots[p->n].wanted = true; /* the guide */
 	return pool_make(&p->pool, p->n, ret_f);
 }
 

@@ -459,12 +459,18 @@ enum api_code ticket_log(struct request *r, int log_fd, uint64_t offset, bool nd
 
 enum api_code ticket_follow(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *filter)
 {
+	return ticket_follow_on(r, log_fd, offset, ndjson, filter, "");
+}
+
+enum api_code ticket_follow_on(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *filter, const char *place)
+{
 	struct gateway_ticket_log req = { .ttl_ms = TICKET_TTL_MS, .offset = offset, .format = ndjson ? 1 : 0 };
 	struct fault f = { 0 };
 	enum rc rc;
 
 	random_hex(req.token, GATEWAY_TOKEN_BYTES);
 	snprintf(req.filter, sizeof(req.filter), "%s", filter);
+	snprintf(req.place, sizeof(req.place), "%s", place);
 	snprintf(req.headers, sizeof(req.headers), "x-deno-trace-id: %s\r\n", r->trace);
 	rc = ticket_call(r->api, GATEWAY_TICKET_LOG, put_gateway_ticket_log, &req, &log_fd, 1, &f);
 	return ticket_done(r, req.token, rc, &f);

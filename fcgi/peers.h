@@ -61,6 +61,8 @@ enum api_code ticket_log(struct request *r, int log_fd, uint64_t offset, bool nd
 
 /* The same, only lines that match the filter (schema/gateway.h; empty: all). */
 enum api_code ticket_follow(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *filter);
+/* And it goes on in the files that the guide finds after this place (egress_place.h). */
+enum api_code ticket_follow_on(struct request *r, int log_fd, uint64_t offset, bool ndjson, const char *filter, const char *place);
 
 /* Tells the runner that there is something to do; it looks by itself too, so failure does not matter. */
 void runner_kick(const struct api *api);

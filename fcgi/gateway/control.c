@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "fcgi/gateway/acceptor.h"
 #include "fcgi/gateway/expose.h"
+#include "fcgi/gateway/follow.h"
 
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +23,8 @@ static struct {
 	uid_t api;
 	struct peer *peers;
 	size_t n_peers;
+	struct peer *guide; /* has asked for a question and waits for it */
+	uint32_t guide_sequence;
 	uint8_t in[MESSAGE_MAX], out[MESSAGE_MAX];
 } control;
 
@@ -33,6 +36,8 @@ static void peer_free(struct peer *p)
 		control.peers = p->next;
 	if (p->next)
 		p->next->prev = p->prev;
+	if (control.guide == p)
+		control.guide = NULL;
 	source_drop(&p->source);
 	close_fd(&p->fd);
 	control.n_peers--;
@@ -92,7 +97,8 @@ static enum rc ticket_log(struct wire *w, int *fds, size_t n_fds, struct fault *
 		return rc;
 	t.headers = strdup(m.headers);
 	t.filter = *m.filter ? strdup(m.filter) : NULL;
-	if (!t.headers || (*m.filter && !t.filter)) {
+	t.place = *m.place ? strdup(m.place) : NULL;
+	if (!t.headers || (*m.filter && !t.filter) || (*m.place && !t.place)) {
 		ticket_close(&t);
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	}
@@ -126,6 +132,48 @@ static enum rc host_stat_fill(struct wire *w, size_t n_fds, struct gateway_host_
 	return RC_OK;
 }
 
+/* The answer to one question; the next one is answered to when there is one. Another guide takes the former's place. */
+static enum rc guide_take(struct peer *p, uint32_t sequence, struct wire *w, int *fds, size_t n_fds, struct fault *ret_f)
+{
+	struct gateway_follow m;
+	struct stat st;
+
+	gateway_follow_get(w, &m);
+	if (!wire_done(w) || n_fds > 1 || (n_fds == 1) != (*m.next != '\0') || (n_fds && (fstat(fds[0], &st) < 0 || !S_ISREG(st.st_mode))))
+		return fault_set(ret_f, RC_PROTO, 0, "malformed FOLLOW");
+	if (*m.place)
+		follow_next(m.place, m.next, n_fds ? fds[0] : -1);
+	else
+		follow_guide_new();
+	control.guide = p;
+	control.guide_sequence = sequence;
+	control_guide_ask();
+	return RC_OK;
+}
+
+void control_guide_ask(void)
+{
+	struct peer *p = control.guide;
+	struct gateway_place m = { .place = "" };
+	struct wire out;
+	struct fault f;
+	size_t n;
+	enum rc rc;
+
+	if (!p || !follow_question(m.place))
+		return;
+	control.guide = NULL;
+	message_begin(&out, control.out, sizeof(control.out));
+	message_put_result(&out, RC_OK, "");
+	gateway_place_put(&out, &m);
+	rc = message_end(&out, GATEWAY_FOLLOW | MESSAGE_REPLY, control.guide_sequence, 0, &n, &f);
+	if (!rc)
+		rc = packet_send(p->fd, control.out, n, NULL, 0, &f);
+	/* Its connection is closed where it is read; whoever comes next is asked again. */
+	if (rc)
+		log_fault(LOG_LEVEL_WARN, &f, "the guide could not be asked");
+}
+
 static enum rc peer_answer(struct peer *p, const struct message_head *head, struct wire *w, int *fds, size_t n_fds,
 			   struct fault *ret_f)
 {
@@ -136,6 +184,8 @@ static enum rc peer_answer(struct peer *p, const struct message_head *head, stru
 	size_t n;
 	enum rc rc;
 
+	if (head->op == GATEWAY_FOLLOW)
+		return guide_take(p, head->sequence, w, fds, n_fds, ret_f);
 	switch (head->op) {
 	case GATEWAY_TICKET_WS: rc = ticket_ws(w, fds, n_fds, &f); break;
 	case GATEWAY_TICKET_LOG: rc = ticket_log(w, fds, n_fds, &f); break;

@@ -4,7 +4,9 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "fcgi/gateway/control.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -16,11 +18,16 @@
 
 struct follow {
 	struct gateway *gw;
-	struct follow *next, *prev; /* in the bucket of its watch */
+	struct follow *after, *before; /* in the bucket of its watch */
 	int fd, file, wd;           /* wd -1: polled */
 	bool sse, skipping, ended;
 	uint64_t offset;
 	char *filter; /* NULL: everything */
+	char *place;  /* NULL: there is no other file */
+	enum { ASK_NOT, ASK_SOON, ASKED } ask;
+	uint64_t asked_ms;
+	int next;     /* to go on in, once this one is read; -1: not known */
+	char *next_place;
 	struct buf out;
 	struct source *source, *timer;
 	uint64_t spoke_ms; /* when the client was last sent something */
@@ -36,26 +43,35 @@ static struct follow **bucket_of(int wd)
 
 static bool wd_is_used(int wd)
 {
-	for (struct follow *f = *bucket_of(wd); f; f = f->next)
+	for (struct follow *f = *bucket_of(wd); f; f = f->after)
 		if (f->wd == wd)
 			return true;
 	return false;
 }
 
-static void follow_close(struct follow *f)
+static void follow_unlink(struct follow *f)
 {
-	if (f->prev)
-		f->prev->next = f->next;
+	if (f->before)
+		f->before->after = f->after;
 	else
-		*bucket_of(f->wd) = f->next;
-	if (f->next)
-		f->next->prev = f->prev;
+		*bucket_of(f->wd) = f->after;
+	if (f->after)
+		f->after->before = f->before;
+	f->before = f->after = NULL;
 	if (f->wd >= 0 && !wd_is_used(f->wd))
 		inotify_rm_watch(f->gw->inotify, f->wd);
+}
+
+static void follow_close(struct follow *f)
+{
+	follow_unlink(f);
 	source_drop(&f->source);
 	source_drop(&f->timer);
 	buf_free(&f->out);
 	free(f->filter);
+	free(f->place);
+	free(f->next_place);
+	close_fd(&f->next);
 	close_fd(&f->file);
 	close_fd(&f->fd);
 	f->gw->n_streams--;
@@ -191,6 +207,105 @@ static bool follow_write(struct follow *f)
 	return true;
 }
 
+/* By descriptor: the file's directory is none of the gateway's business, its mode must let it be read. */
+static int watch_file(struct gateway *gw, int file)
+{
+	char path[64];
+
+	if (gw->inotify < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	return inotify_add_watch(gw->inotify, path, IN_MODIFY);
+}
+
+static void follow_link(struct follow *f)
+{
+	struct follow **first = bucket_of(f->wd);
+
+	f->after = *first;
+	if (f->after)
+		f->after->before = f;
+	*first = f;
+}
+
+/* --- from file to file ----------------------------------------------------------------------------------------- */
+
+static void follow_ask(struct follow *f)
+{
+	uint64_t now = loop_now_ms(f->gw->loop);
+
+	if (!f->place || f->next >= 0 || f->ask != ASK_NOT || now < f->asked_ms + (f->ended ? FOLLOW_ASK_MS : FOLLOW_KEEPALIVE_MS))
+		return;
+	f->asked_ms = now;
+	f->ask = ASK_SOON;
+	control_guide_ask();
+}
+
+bool follow_question(char ret[GATEWAY_PLACE_MAX])
+{
+	*ret = '\0';
+	for (int i = 0; i < BUCKETS; i++)
+		for (struct follow *f = buckets[i]; f; f = f->after) {
+			if (f->ask != ASK_SOON)
+				continue;
+			if (!*ret)
+				snprintf(ret, GATEWAY_PLACE_MAX, "%s", f->place);
+			/* Whoever else wants to know the same. */
+			if (!strcmp(f->place, ret))
+				f->ask = ASKED;
+		}
+	return *ret;
+}
+
+static void next_set(struct follow *f, const char *next, int fd)
+{
+	f->next_place = strdup(next);
+	f->next = f->next_place ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+	if (f->next < 0) {
+		/* Out of descriptors or memory: asked again at the next comment. */
+		free(f->next_place);
+		f->next_place = NULL;
+		return;
+	}
+	if (!buf_len(&f->out))
+		loop_timer_set(f->timer, now_ms());
+}
+
+void follow_next(const char *place, const char *next, int fd)
+{
+	for (int i = 0; i < BUCKETS; i++)
+		for (struct follow *f = buckets[i]; f; f = f->after)
+			if (f->place && f->next < 0 && !strcmp(f->place, place)) {
+				f->ask = ASK_NOT;
+				if (fd >= 0)
+					next_set(f, next, fd);
+				else if (f->ended)
+					loop_timer_set(f->timer, now_ms() + FOLLOW_ASK_MS);
+			}
+}
+
+void follow_guide_new(void)
+{
+	for (int i = 0; i < BUCKETS; i++)
+		for (struct follow *f = buckets[i]; f; f = f->after)
+			if (f->place && f->next < 0)
+				f->ask = ASK_SOON;
+}
+
+static void follow_go_on(struct follow *f)
+{
+	follow_unlink(f);
+	close_fd(&f->file);
+	f->file = take_fd(&f->next);
+	free(f->place);
+	f->place = take_ptr(f->next_place);
+	f->offset = 0;
+	f->ended = f->skipping = false;
+	f->asked_ms = loop_now_ms(f->gw->loop);
+	f->wd = watch_file(f->gw, f->file);
+	follow_link(f);
+}
+
 static void follow_rearm(struct follow *f)
 {
 	uint64_t now = now_ms();
@@ -205,15 +320,24 @@ static void follow_pump(struct follow *f)
 
 	if (!follow_write(f))
 		return;
-	for (int i = 0; i < RELAY_ROUNDS && more && !f->ended; i++) {
-		if (follow_read(f, &more)) {
+	for (int i = 0; i < RELAY_ROUNDS && more; i++) {
+		if (!f->ended && follow_read(f, &more)) {
 			follow_close(f);
 			return;
 		}
 		if (!follow_write(f))
 			return;
+		if (f->next >= 0 && (f->ended || !more)) {
+			follow_go_on(f);
+			more = true;
+		} else if (f->ended) {
+			break;
+		}
 	}
-	if (f->ended) {
+	if (f->ended && f->place) {
+		follow_ask(f);
+		follow_rearm(f);
+	} else if (f->ended) {
 		shutdown(f->fd, SHUT_WR);
 		follow_close(f);
 	} else if (more) {
@@ -236,6 +360,7 @@ static void on_timer(void *arg)
 		follow_close(f);
 		return;
 	}
+	follow_ask(f);
 	follow_pump(f);
 }
 
@@ -278,7 +403,7 @@ static void on_inotify(void *arg, uint32_t events)
 			if (event.wd >= 0 && bucket_of(event.wd) != &buckets[i])
 				continue;
 			for (struct follow *f = buckets[i]; f; f = next) {
-				next = f->next;
+				next = f->after;
 				if ((event.wd < 0 || f->wd == event.wd) && !buf_len(&f->out))
 					loop_timer_set(f->timer, now_ms());
 			}
@@ -296,27 +421,6 @@ enum rc follow_init(struct gateway *gw, struct fault *ret_f)
 	return loop_fd(gw->loop, gw->inotify, EPOLLIN, on_inotify, gw, &inotify_source, ret_f);
 }
 
-/* By descriptor: the file's directory is none of the gateway's business, its mode must let it be read. */
-static int watch_file(struct gateway *gw, int file)
-{
-	char path[64];
-
-	if (gw->inotify < 0)
-		return -1;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
-	return inotify_add_watch(gw->inotify, path, IN_MODIFY);
-}
-
-static void follow_link(struct follow *f)
-{
-	struct follow **first = bucket_of(f->wd);
-
-	f->next = *first;
-	if (f->next)
-		f->next->prev = f;
-	*first = f;
-}
-
 void follow_start(struct gateway *gw, int fd, struct ticket *ticket)
 {
 	struct follow *f = calloc(1, sizeof(*f));
@@ -329,7 +433,7 @@ void follow_start(struct gateway *gw, int fd, struct ticket *ticket)
 	}
 	gw->n_followers++;
 	*f = (struct follow){ .gw = gw, .fd = fd, .file = take_fd(&ticket->fd), .sse = ticket->format == 0,
-			      .filter = take_ptr(ticket->filter),
+			      .filter = take_ptr(ticket->filter), .place = take_ptr(ticket->place), .next = -1,
 			      .offset = ticket->offset, .out.max = OUT_MAX, .spoke_ms = loop_now_ms(gw->loop) };
 	f->wd = watch_file(gw, f->file);
 	follow_link(f);
@@ -341,8 +445,11 @@ void follow_start(struct gateway *gw, int fd, struct ticket *ticket)
 		rc = loop_timer(gw->loop, UINT64_MAX, on_timer, f, &f->timer, NULL);
 	if (!rc)
 		rc = loop_fd(gw->loop, fd, EPOLLIN, on_client, f, &f->source, NULL);
-	if (rc)
+	if (rc) {
 		follow_close(f);
-	else
-		follow_pump(f);
+		return;
+	}
+	/* The offset may lie behind an end line. */
+	follow_ask(f);
+	follow_pump(f);
 }

@@ -24,6 +24,7 @@
 
 #define FOLLOW_LINE_MAX 65536        /* a longer log line is left out */
 #define FOLLOW_KEEPALIVE_MS 15000
+#define FOLLOW_ASK_MS 500             /* between questions about the file after one that has ended */
 #define FOLLOW_POLL_MS 250           /* only where inotify cannot watch the file */
 
 #define EXPOSE_HOSTS_MAX 16384       /* as many as the broker names (EXPOSE_MAX): one more would be exposed and not served */

@@ -39,7 +39,8 @@ void ticket_close(struct ticket *ticket)
 	close_fd(&ticket->lease);
 	free(ticket->headers);
 	free(ticket->filter);
-	ticket->headers = ticket->filter = NULL;
+	free(ticket->place);
+	ticket->headers = ticket->filter = ticket->place = NULL;
 }
 
 static void slot_unlink(struct slot *s)

@@ -18,7 +18,7 @@ struct ticket {
 	uint64_t offset;      /* of a log */
 	uint32_t format;
 	char *headers;        /* complete lines; freed with the ticket */
-	char *filter;         /* of a log, NULL: none; likewise */
+	char *filter, *place; /* of a log, NULL: none; likewise */
 };
 
 struct tickets;

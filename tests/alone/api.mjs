@@ -506,7 +506,8 @@ async function withRunner(fn) {
 
 const pids = () => {
 	try {
-		return execFileSync("ps", ["-o", "pid=", "--ppid", `${api.pid}`], { encoding: "utf8" }).trim().split(/\s+/);
+		return execFileSync("ps", ["-o", "pid=,comm=", "--ppid", `${api.pid}`], { encoding: "utf8" }).trim().split("\n")
+			.filter((l) => !l.includes("nestbox-guide")).map((l) => l.trim().split(/\s+/)[0]);
 	} catch { /* none now */
 		return [];
 	}

@@ -384,6 +384,37 @@ test("log: readers that vanish are noticed", async () => {
 	await until("follower is gone", async () => (await bed.stat()).streams === 0);
 });
 
+test("log: with a place it goes on in the next file, whether the last one's end was marked or not", async () => {
+	const lines = (from, n) => Array.from({ length: n }, (_, i) => `row ${from + i}\n`).join("");
+	const all = lines(0, 9000), [f, g, h] = [logFile("f.log", lines(0, 2000)), logFile("g.log", lines(3000, 3000)), logFile("h.log")];
+	const [t, u] = [token(), token()];
+	const asked = async (...answer) => (await bed.ok(["guide", ...answer].join(" "))).replace(/^ok ?/, "");
+	const nobody = async (...answer) => is((await bed.ask(["guide", ...answer].join(" "))).startsWith("error TIMEOUT"), "nobody asks");
+	await bed.ok(`log ${t} 5000 0 1 ${f} org/f`);
+	await bed.ok(`log ${u} 5000 0 0 ${f} org/f`);
+	const a = sse(`/t/${t}`), b = sse(`/t/${u}`);
+	const bText = () => b.text.replaceAll("data: ", "").replaceAll("\n\n", "\n");
+	await until("the first file", () => a.text === lines(0, 2000) && bText() === a.text);
+	same(await asked(), "org/f", "a guide that has just come is asked");
+	same(a.ended, false);
+	fs.appendFileSync(f, lines(2000, 1000) + "\x04\n");
+	await until("its end", () => a.text === lines(0, 3000));
+	same(await asked("org/f"), "org/f", "nothing follows so far: asked again");
+	await nobody("org/f", "org/g", g);
+	await until("the second file", () => a.text === lines(0, 6000) && bText() === a.text);
+	// Its writer died: no end line, half a row. What stands before is read first.
+	fs.appendFileSync(g, lines(6000, 1000) + "row 70");
+	fs.writeFileSync(h, lines(7000, 2000));
+	if (process.env.GATEWAY_SLOW) await new Promise((r) => setTimeout(r, 16000)); // asked without a new guide
+	same(await asked(), "org/g");
+	await nobody("org/g", "org/h", h);
+	await until("the third file", () => a.text === all && bText() === all);
+	is(!a.ended && !b.ended, "still open");
+	a.req.destroy();
+	b.req.destroy();
+	await until("followers are gone", async () => (await bed.stat()).streams === 0);
+});
+
 test("log: only regular files", async () => {
 	is((await bed.ask(`log ${token()} 5000 0 0 /dev/zero`)).startsWith("error INVALID"), "device refused");
 });

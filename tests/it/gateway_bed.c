@@ -4,7 +4,8 @@
  * and a FastCGI responder that answers /t/<token> by X-Accel-Redirect. "Agent connections" are TCP connections to a port on
  * loopback where the test listens. Usage: gateway_bed RUN_DIR
  *
- *   ws TOKEN TTL_MS PORT [lease]     log TOKEN TTL_MS OFFSET FORMAT PATH     stat
+ *   ws TOKEN TTL_MS PORT [lease]     log TOKEN TTL_MS OFFSET FORMAT PATH [PLACE]     stat
+ *   guide (waits for a question)     guide PLACE (nothing so far)     guide PLACE NEXT PATH (answers)
  *   host NAME PORT (0: no machine; 1: dials are never answered)   unhost NAME     drop (the broker's connections)    lease (ends the last lease)
  *
  * Each line is answered by one line: "ok ..." or "error NAME text".
@@ -221,7 +222,33 @@ static enum rc do_log(char **word, const char *path, struct fault *f)
 	_cleanup_fd_ int fd = open(word[5], O_RDONLY | O_CLOEXEC);
 
 	snprintf(m.token, sizeof(m.token), "%s", word[1]);
+	snprintf(m.place, sizeof(m.place), "%s", word[6] ? word[6] : "");
 	return call(GATEWAY_TICKET_LOG, (message_put_fn *)gateway_ticket_log_put, &m, &fd, 1, NULL, NULL, path, f);
+}
+
+static enum rc do_guide(char **word, const char *path, char *detail, size_t detail_n, struct fault *f)
+{
+	static struct message_call c;
+	static int fd = -1;
+	struct gateway_follow m = { .place = "" };
+	struct gateway_place asked;
+	_cleanup_fd_ int file = word[1] && word[3] ? open(word[3], O_RDONLY | O_CLOEXEC) : -1;
+	enum rc rc = RC_OK;
+
+	if (fd < 0)
+		rc = unix_connect(path, SOCK_SEQPACKET, &fd, f);
+	snprintf(m.place, sizeof(m.place), "%s", word[1] ? word[1] : "");
+	snprintf(m.next, sizeof(m.next), "%s", file >= 0 ? word[2] : "");
+	c = (struct message_call){ .op = GATEWAY_FOLLOW, .put = (message_put_fn *)gateway_follow_put, .request = &m, .send_fds = &file,
+				   .n_send_fds = file >= 0, .get = (message_get_fn *)gateway_place_get, .reply = &asked };
+	/* Nobody asks: it goes, as the API's guide never does. */
+	if (!rc)
+		rc = message_call(fd, &c, now_ms() + 1500, f);
+	if (rc)
+		close_fd(&fd);
+	else
+		snprintf(detail, detail_n, " %s", asked.place);
+	return rc;
 }
 
 static void do_host(char **word)
@@ -259,7 +286,7 @@ static bool lease_held(void)
 
 static void command(char *line, const char *path)
 {
-	char *word[8] = { 0 }, *save = NULL, detail[128] = "";
+	char *word[8] = { 0 }, *save = NULL, detail[GATEWAY_PLACE_MAX + 8] = "";
 	struct fault f = { .rc = RC_OK };
 	struct gateway_stat s;
 	enum rc rc = RC_OK;
@@ -272,6 +299,8 @@ static void command(char *line, const char *path)
 		rc = do_ws(word, path, &f);
 	else if (!strcmp(word[0], "log") && word[5])
 		rc = do_log(word, path, &f);
+	else if (!strcmp(word[0], "guide"))
+		rc = do_guide(word, path, detail, sizeof(detail), &f);
 	else if (!strcmp(word[0], "host") && word[2])
 		do_host(word);
 	else if (!strcmp(word[0], "unhost") && word[1])

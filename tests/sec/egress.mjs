@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Egress from a real guest to servers of the test's own: the README's example, the ledger as the API tells it.
 import { execFileSync } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, statSync } from "node:fs";
+import { appendFileSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { assert, done, Sandbox, until } from "../sdk/lib.mjs";
 import { api, has, ledger, PATIENCE_MS, row, test, World } from "./lib-egress.mjs";
@@ -218,13 +218,15 @@ await test("what was reached is what learning proposes", async () => {
   assert.equal(complete, true);
 });
 
+// A second machine: a neighbour at first, then one whose policy changes, then one that gets its first secret.
+const s = await Sandbox.create({ timeout: "10m", allowNet: ["web.egress.test", "raw.egress.test:7000"] });
+
 await test("a live tail has this sandbox's rows as they are written", async () => {
   const stop = new AbortController();
   const r = await fetch(new URL(`/api/v2/sandboxes/${sandbox.id}/egress/tail`, process.env.DENO_SANDBOX_ENDPOINT),
     { headers: { authorization: `Bearer ${process.env.DENO_DEPLOY_TOKEN}` }, signal: stop.signal });
   assert.equal(r.headers.get("content-type"), "text/event-stream");
-  await using other = await Sandbox.create({ allowNet: ["web.egress.test"] });
-  await other.sh`curl -sS -m 90 http://web.egress.test/other`.text();
+  await s.sh`curl -sS -m 90 http://web.egress.test/other`.text();
   await sh("curl -sS -m 90 http://web.egress.test/tail");
   let text = "";
   const got = (async () => {
@@ -247,12 +249,64 @@ await test("a live tail has this sandbox's rows as they are written", async () =
   await reader.cancel();
 });
 
+await test("a live tail goes on from file to file", async () => {
+  // An organization of its own, whose files the test writes as the proxy does: a day that ends, a file that is full, one whose writer died.
+  const org = `tail${Date.now()}`, dir = join(process.env.NESTBOX_STATE, "logs/egress", org), adm = `${process.env.NESTBOX_PREFIX}/sbin/nestboxadm`;
+  const run = (...args) => execFileSync(adm, ["-c", process.env.NESTBOX_CONF, ...args], { encoding: "utf8", stdio: "pipe" }).trim();
+  const name = (day, part) => join(dir, `2026-01-0${day}-00${part}.jsonl`);
+  const rows = (day, from, n) => Array.from({ length: n }, (_, i) =>
+    `{"time":"2026-01-0${day}T00:00:${String(Math.floor((from + i) / 1000)).padStart(2, "0")}.${String((from + i) % 1000).padStart(3, "0")}Z","sandbox":"sbx_ord_${i % 2}","row":${from + i}}\n`).join("");
+  run("org", "create", org);
+  const token = run("token", "create", "--org", org);
+  mkdirSync(dir);
+  writeFileSync(name(1, 0), rows(1, 0, 4000), { mode: 0o640 });
+  const stop = new AbortController(), got = [[], []];
+  const read = async (into, query) => {
+    const r = await fetch(new URL(`/api/v2/egress/tail?${query}`, process.env.DENO_SANDBOX_ENDPOINT), { headers: { authorization: `Bearer ${token}` }, signal: stop.signal });
+    assert.equal(r.status, 200);
+    let text = "";
+    try {
+      for await (const c of r.body) {
+        text += Buffer.from(c).toString();
+        const lines = text.split("\n");
+        text = lines.pop();
+        into.push(...lines.filter((l) => l.includes("{")).map((l) => JSON.parse(l.replace(/^data: /, "")).row));
+      }
+      into.push("the end");
+    } catch (e) { if (!stop.signal.aborted) throw e; }
+  };
+  const readers = [read(got[0], "since=2026-01-01T00:00:00.999Z&format=jsonl"), read(got[1], "since=2026-01-01T00:00:00.999Z")];
+  const want = (n) => Array.from({ length: n - 1000 }, (_, i) => 1000 + i);
+  const all = (n) => until(() => got.every((g) => g.length >= n - 1000), PATIENCE_MS);
+  await all(4000);
+  writeFileSync(name(2, 0), "", { mode: 0o640 });
+  appendFileSync(name(1, 0), rows(1, 4000, 1000) + "\x04\n");
+  appendFileSync(name(2, 0), rows(2, 5000, 500));
+  await all(5500);
+  writeFileSync(name(2, 1), rows(2, 6000, 500), { mode: 0o640 });
+  appendFileSync(name(2, 0), rows(2, 5500, 500) + '{"time":"2026-01-02T');
+  await all(6500);
+  stop.abort();
+  await Promise.all(readers);
+  for (const g of got) assert.deepEqual(g, want(6500));
+  // Who begins in a file that is not the newest is led through those after it.
+  const late = [], again = new AbortController();
+  const r = await fetch(new URL("/api/v2/egress/tail?since=2026-01-02T00:00:05.998Z&format=jsonl", process.env.DENO_SANDBOX_ENDPOINT),
+    { headers: { authorization: `Bearer ${token}` }, signal: again.signal });
+  for await (const c of r.body) {
+    late.push(...Buffer.from(c).toString().trim().split("\n").filter(Boolean));
+    if (late.length >= 501) break;
+  }
+  assert.equal(JSON.parse(late[0]).row, 5999);
+  assert.equal(late.length, 501);
+  rmSync(dir, { recursive: true });
+});
+
 // --- the policy of a running sandbox ---
 const policyOf = (id) => `/api/v2/sandboxes/${id}/egress-policy`;
 const change = (id, method, body) => api(policyOf(id), { method, body: JSON.stringify(body) });
 
 await test("a changed policy counts at once, for open connections, too", async () => {
-  await using s = await Sandbox.create({ allowNet: ["web.egress.test", "raw.egress.test:7000"] });
   await s.fs.writeTextFile("/tmp/hold.py", `
 import socket, sys
 a = socket.create_connection(("raw.egress.test", 7000), 90)
@@ -277,7 +331,7 @@ b.sendall(b"GET /second HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); print
 });
 
 await test("a secret for a guest that had none: trusted at once, rotated without a new placeholder, taken away", async () => {
-  await using s = await Sandbox.create({ allowNet: ["api.egress.test"] });
+  assert.equal((await change(s.id, "PATCH", { allow_net: ["api.egress.test"] })).status, 200);
   const ask = async () => {
     await world.clear();
     const out = await s.sh`curl -sS -m 90 -H "x-key: $KEY" https://api.egress.test/k 2>&1; echo " $KEY"`.text();
@@ -349,6 +403,6 @@ await test("evaluate decides as the proxy does", async () => {
     assert.ok((await ask(p, host, port)).code);
 });
 
-await sandbox.kill();
+await Promise.all([sandbox.kill(), s.kill()]);
 await world.stop();
 await done();

@@ -2,6 +2,7 @@
 /* The ledger's two sides: what the proxy writes is what the API finds, against a model that is a plain list. */
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "fcgi/egress_place.h"
 #include "fcgi/egress_scan.h"
 #include "fcgi/limits.h"
 #include "tests/lib/check.h"
@@ -313,7 +314,7 @@ TEST(a_tail_begins_where_it_is_told)
 		uint64_t offset = 0;
 
 		time_to_iso(model[i].ms, since);
-		CHECK_EQ(egress_newest(dir, "acme", since, name, &fd, &offset, NULL), RC_OK);
+		CHECK_EQ(egress_file_since(dir, "acme", since, name, &fd, &offset, NULL), RC_OK);
 		CHECK(!egress_file_after(dir, "acme", name, next)); /* the newest */
 		if (i + 1 == ROWS)
 			break;
@@ -325,6 +326,63 @@ TEST(a_tail_begins_where_it_is_told)
 				break;
 			}
 	}
+}
+
+/* From the first row to the last, over all files, as a tail goes. */
+TEST(a_tail_goes_on_from_file_to_file)
+{
+	static const struct seal_key key = { "a key of thirty-two bytes, or so" }, other = { "another" };
+	_cleanup_fd_ int dir = fresh_dir();
+	char place[GATEWAY_PLACE_MAX], next[GATEWAY_PLACE_MAX], since[ISO_MAX], name[LEDGER_NAME_MAX], bad[GATEWAY_PLACE_MAX];
+	int first = -1, files = 1, fd = -1, row = 100;
+	struct fault f;
+	uint64_t offset;
+
+	model_write(dir, 3);
+	time_to_iso(model[row].ms, since);
+	while (model[row].ms == model[100].ms)
+		row++;
+	REQUIRE(!egress_file_since(dir, "acme", since, name, &first, &offset, &f));
+	CHECK_EQ(egress_place(&key, "acme", name, place, &f), RC_OK);
+	fd = first;
+	for (;;) {
+		_cleanup_free_ char *text = calloc(1, 4 << 20);
+		enum rc rc;
+
+		REQUIRE(text && pread(fd, text, (4 << 20) - 1, (off_t)offset) > 0);
+		for (char *at = text, *nl; (nl = strchr(at, '\n')); at = nl + 1) {
+			const char *number;
+
+			*nl = '\0';
+			number = strstr(at, "\"row\":");
+			if (!number)
+				continue;
+			CHECK_EQ(atoi(number + 6), row);
+			row++;
+		}
+		close_fd(&fd);
+		offset = 0;
+		rc = egress_place_next(&key, dir, place, next, &fd, &f);
+		if (rc) {
+			CHECK_EQ(rc, RC_ABSENT);
+			break;
+		}
+		files++;
+		snprintf(place, sizeof(place), "%s", next);
+	}
+	CHECK_EQ(row, ROWS);
+	CHECK(files > 2);
+	/* Whoever changes a place, or makes one, gets nothing. */
+	CHECK_EQ(egress_place(&other, "acme", name, bad, &f), RC_OK);
+	CHECK_EQ(egress_place_next(&key, dir, bad, next, &fd, &f), RC_DENIED);
+	mkdirat(dir, "beta", 0755);
+	CHECK_EQ(egress_place(&key, "acme", name, bad, &f), RC_OK);
+	memcpy(bad, "beta", 4);
+	CHECK_EQ(egress_place_next(&key, dir, bad, next, &fd, &f), RC_DENIED);
+	bad[strlen(bad) - 1] = '\0';
+	CHECK_EQ(egress_place_next(&key, dir, bad, next, &fd, &f), RC_DENIED);
+	CHECK_EQ(egress_place_next(&key, dir, "", next, &fd, &f), RC_DENIED);
+	CHECK_EQ(egress_place_next(&key, dir, "../../x", next, &fd, &f), RC_DENIED);
 }
 
 TEST(strange_cursors_and_organizations)
