@@ -15,7 +15,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define HEAD "nestbox-policy 1\n"
 #define ORG "org acme\n"
@@ -699,7 +701,29 @@ TEST(nothing_is_left_of_a_sandbox_that_ended)
 
 TEST(the_daemon_has_no_rights_left)
 {
+	char path[64], line[128] = "", want[64];
+	struct rlimit mine = { 0, 0 };
+	struct stat st;
+	bool core = false, files = false;
+	FILE *f;
+
 	UP(PUBLIC);
+	/* It leaves no core and nobody traces it: what is not dumpable is root's in /proc. */
+	snprintf(path, sizeof(path), "/proc/%d/limits", bed.daemon);
+	f = fopen(path, "re");
+	REQUIRE(f);
+	getrlimit(RLIMIT_NOFILE, &mine);
+	snprintf(want, sizeof(want), "Max open files            %d ", EGRESS_FDS);
+	while (fgets(line, sizeof(line), f)) {
+		core |= !strncmp(line, "Max core file size        0                    0 ", 49);
+		files |= !strncmp(line, want, strlen(want));
+	}
+	fclose(f);
+	CHECK(core);
+	CHECK(files || mine.rlim_max < EGRESS_FDS);
+	snprintf(path, sizeof(path), "/proc/%d/maps", bed.daemon);
+	CHECK_EQ(stat(path, &st), 0);
+	CHECK_EQ(st.st_uid, 0);
 	CHECK_EQ(status_of("Seccomp:", 10), 2);
 	CHECK_EQ(status_of("NoNewPrivs:", 10), 1);
 	CHECK_EQ(status_of("CapEff:", 16), 0);

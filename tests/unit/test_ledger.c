@@ -156,6 +156,45 @@ TEST(more_organizations_than_open_files)
 	ledger_files_free(t);
 }
 
+TEST(a_day_has_so_many_files)
+{
+	_cleanup_fd_ int dir = fresh_dir();
+	struct ledger_files *t = NULL;
+	char first[32] = "", last[32] = "", path[64], day[16];
+	static char line[65536];
+	long long today;
+	int org;
+
+	CHECK_EQ(mkdirat(dir, "acme", 0755), 0);
+	org = openat(dir, "acme", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	do { /* not over midnight */
+		today = (long long)(wall_ms() / 86400000);
+		ledger_day_name(today, day);
+		for (int i = 0; i < EGRESS_LEDGER_PARTS - 1; i++) {
+			int fd;
+
+			snprintf(path, sizeof(path), "%.10s-%03d.jsonl", day, i);
+			fd = openat(org, path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+			CHECK_EQ(ftruncate(fd, 1 << 20), 0);
+			close(fd);
+		}
+		ledger_files_free(t);
+		CHECK_EQ(ledger_files_new(dir, 0, 8 << 20, &t, NULL), RC_OK);
+	} while (today != (long long)(wall_ms() / 86400000));
+	memset(line, 'x', sizeof(line));
+	line[sizeof(line) - 1] = '\n';
+	/* The last one takes its mebibyte; then rows are counted, and no file is overwritten. */
+	for (int i = 0; i < 16; i++)
+		ledger_files_write(t, "acme", line, sizeof(line));
+	CHECK_EQ(ledger_files_lost(t), 0);
+	ledger_files_write(t, "acme", line, sizeof(line));
+	CHECK_EQ(ledger_files_lost(t), 1);
+	files_of(dir, "acme", first, last);
+	CHECK_STR(last + 10, "-999.jsonl");
+	ledger_files_free(t);
+	close(org);
+}
+
 TEST(what_cannot_be_written_is_counted_and_told)
 {
 	_cleanup_fd_ int dir = fresh_dir();
@@ -408,6 +447,49 @@ TEST(strange_cursors_and_organizations)
 		CHECK_STR(cursor, "");
 	}
 	CHECK_EQ(got.n, 0);
+}
+
+/* --- the queue --------------------------------------------------------------------------------------------------- */
+
+static bool on_count(void *arg, struct json_object *row)
+{
+	(void)row;
+	++*(size_t *)arg;
+	return true;
+}
+
+TEST(the_queue_is_bounded_and_what_it_took_is_written)
+{
+	static struct config c = { .egress_keep_mib = 100, .egress_keep_days = 1 };
+	char cursor[EGRESS_CURSOR_MAX] = "", path[sizeof(c.state_dir) + 16], long_path[1024];
+	_cleanup_fd_ int dir = -1, made = fresh_dir();
+	struct egress_query q = { 0 };
+	struct ledger_row row = { .sandbox = "s", .org = "acme", .decision = "allow", .path = long_path };
+	size_t taken = 0, found = 0;
+	struct ledger *l = NULL;
+	struct fault f;
+
+	REQUIRE(made >= 0);
+	snprintf(c.state_dir, sizeof(c.state_dir), "%s/queue", dir_path);
+	snprintf(c.user_egress, sizeof(c.user_egress), "root");
+	mkdir(c.state_dir, 0755);
+	memset(long_path, 'p', sizeof(long_path) - 1);
+	long_path[sizeof(long_path) - 1] = '\0';
+	REQUIRE(!ledger_new(&c, &l, &f));
+	/* A disk that takes nothing: the writer has not begun. */
+	while (taken < EGRESS_LEDGER_QUEUE && ledger_add(l, &row))
+		taken++;
+	CHECK(taken * (sizeof(long_path) + 2048) > EGRESS_LEDGER_QUEUE);
+	CHECK(taken * sizeof(long_path) < EGRESS_LEDGER_QUEUE);
+	CHECK(!ledger_add(l, &row));
+	REQUIRE(!ledger_start(l, &f));
+	ledger_free(l);
+	snprintf(path, sizeof(path), "%s/logs/egress", c.state_dir);
+	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	do
+		CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_count, &found, &f), RC_OK);
+	while (*cursor);
+	CHECK_EQ(found, taken);
 }
 
 /* --- what a guest has a say in ------------------------------------------------------------------------------------ */

@@ -72,12 +72,68 @@ static void stop_waiting(struct conn *c)
 	c->waits = false;
 }
 
-size_t conn_may_read(struct conn *c, size_t want, bool *ret_over)
+/*
+ * Theory: a guest that reads nothing makes the proxy hold what its upstreams send. Each connection has its bound; the sum has one, too,
+ * so that one sandbox cannot have all of the memory. Beyond it a connection still goes on in small pieces while it holds next to nothing,
+ * so those that are read from go on beside those that are not. The directions are apart, or HTTP/2 would wait for
+ * a window that stands unread in the other one.
+ */
+static size_t room_for(struct conn *c, enum conn_way way, size_t want)
+{
+	if (c->sb->held < EGRESS_HELD_MAX)
+		return want;
+	want = MIN_OF(want, c->held[way] < EGRESS_HELD_FLOOR ? EGRESS_HELD_FLOOR - c->held[way] : 0);
+	if (!want)
+		c->full[way] = c->sb->tight = true;
+	return want;
+}
+
+bool conn_holds(struct conn *c, size_t out, size_t in)
+{
+	const size_t now[2] = { out, in };
+	struct sandbox *sb = c->sb;
+	bool again = false;
+
+	for (int i = 0; i < 2; i++) {
+		sb->held = sb->held - c->held[i] + now[i];
+		c->held[i] = now[i];
+		again |= c->full[i] && now[i] < EGRESS_HELD_FLOOR;
+		c->full[i] = c->full[i] && now[i] >= EGRESS_HELD_FLOOR;
+	}
+	/* Not at once below the bound, or each byte would wake everybody. */
+	if (sb->tight && sb->held < EGRESS_HELD_MAX / 4 * 3)
+		loop_timer_set(sb->room, loop_now_ms(sb->eg->loop));
+	return again;
+}
+
+void conn_room(void *sandbox)
+{
+	struct sandbox *sb = sandbox;
+	struct conn *next;
+
+	sb->tight = false;
+	for (struct conn *c = sb->conns; c; c = next) {
+		next = c->next;
+		if (!c->full[WAY_OUT] && !c->full[WAY_IN])
+			continue;
+		c->full[WAY_OUT] = c->full[WAY_IN] = false;
+		if (c->state == CONN_TLS)
+			intercept_resume(c);
+		else if (c->state == CONN_RELAY)
+			relay_resume(c);
+	}
+}
+
+size_t conn_may_read(struct conn *c, enum conn_way way, size_t want, bool *ret_over)
 {
 	struct meter *m = &c->sb->meter;
-	size_t n = c->waits ? 0 : meter_allow(m, conn_now(c), want);
+	size_t n;
 
 	*ret_over = meter_over(m);
+	want = room_for(c, way, want);
+	if (!want)
+		return 0;
+	n = c->waits ? 0 : meter_allow(m, conn_now(c), want);
 	if (n || *ret_over || c->waits)
 		return n;
 	c->waits = true;
@@ -116,6 +172,7 @@ void conn_meter_tick(void *sandbox)
 void conn_drop(struct conn *c, bool reset)
 {
 	stop_waiting(c);
+	conn_holds(c, 0, 0);
 	c->sb->n_tls -= c->state == CONN_TLS;
 	lookup_cancel(c->lookup);
 	intercept_free(c->tls);

@@ -11,6 +11,8 @@
 
 struct intercept;
 
+enum conn_way { WAY_OUT, WAY_IN }; /* guest to upstream, upstream to guest */
+
 enum conn_state {
 	CONN_FIRST,      /* waits for the ClientHello */
 	CONN_RESOLVING,
@@ -50,6 +52,8 @@ struct conn {
 	size_t n_addrs, at_addr;     /* addrs[at_addr] is being tried or in use */
 	uint64_t started_ms, active_ms, deadline_ms;
 	struct intercept *tls;
+	size_t held[2];              /* its part of the sandbox's, by enum conn_way */
+	bool full[2];                /* not read because of that */
 	bool waits;                  /* for the meter, in its queue: nothing is read */
 	struct conn *waits_next;
 	struct lane out, in;         /* guest to upstream, upstream to guest */
@@ -66,7 +70,9 @@ void conn_refuse(struct conn *c, int status, const char *decision, const char *w
 void conn_drop(struct conn *c, bool reset);
 uint64_t conn_now(const struct conn *c);
 /* Of `want` bytes as many as may be read now. 0: the connection waits, or its sandbox's total is used up: *ret_over. */
-size_t conn_may_read(struct conn *c, size_t want, bool *ret_over);
+size_t conn_may_read(struct conn *c, enum conn_way way, size_t want, bool *ret_over);
+/* What it holds now. True: it may read again where it could not. */
+bool conn_holds(struct conn *c, size_t out, size_t in);
 #define CONN_OVER "limit of total bytes"
 
 /* relay.c: both sides are connected. */

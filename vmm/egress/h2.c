@@ -265,6 +265,15 @@ bool h2_takes(const struct h2 *h, enum h2_side side)
 	       nghttp2_session_get_outbound_queue_size(h->half[H2_UP].session) < EGRESS_H2_QUEUE_MAX;
 }
 
+size_t h2_held(const struct h2 *h, enum h2_side from)
+{
+	size_t n = 0;
+
+	for (const struct h2_stream *s = h->streams; s; s = s->next)
+		n += from == H2_GUEST ? s->request.data.cap : s->response.data.cap;
+	return n;
+}
+
 enum rc h2_in(struct h2 *h, enum h2_side side, const uint8_t *data, size_t n)
 {
 	ssize_t k = h->half[side].eof ? (ssize_t)n : nghttp2_session_mem_recv(h->half[side].session, data, n);

@@ -42,6 +42,8 @@ bool h2_takes(const struct h2 *h, enum h2_side side);
 enum rc h2_in(struct h2 *h, enum h2_side side, const uint8_t *data, size_t n);
 /* Appends what is to be written to a side, until out has `full` bytes. */
 enum rc h2_out(struct h2 *h, enum h2_side side, struct buf *out, size_t full);
+/* Memory of what came from a side and waits to go to the other. */
+size_t h2_held(const struct h2 *h, enum h2_side from);
 /* A side will send nothing more. */
 void h2_eof(struct h2 *h, enum h2_side side);
 /* Nothing is to come for the guest; what h2_out() gave is all. */

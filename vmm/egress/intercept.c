@@ -238,7 +238,7 @@ static bool handshake(struct intercept *t, struct end *e)
 	return true;
 }
 
-static bool fill(struct intercept *t, struct end *e, uint64_t *count)
+static bool fill(struct intercept *t, struct end *e, enum conn_way way, uint64_t *count)
 {
 	bool over;
 	size_t n;
@@ -246,7 +246,7 @@ static bool fill(struct intercept *t, struct end *e, uint64_t *count)
 
 	if (e->state != SIDE_OPEN || buf_len(&e->in) > EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE)
 		return false;
-	n = conn_may_read(t->c, EGRESS_TLS_PIECE, &over);
+	n = conn_may_read(t->c, way, EGRESS_TLS_PIECE, &over);
 	if (!n) {
 		t->over = over;
 		t->reason = over ? CONN_OVER : t->reason;
@@ -316,8 +316,8 @@ static void interest(struct intercept *t)
 	bool up_in = t->up.state == SIDE_HANDSHAKE || buf_len(&t->up.in) <= EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE;
 
 	/* A handshake costs no tokens. */
-	up_in = up_in && (!c->waits || t->up.state == SIDE_HANDSHAKE);
-	guest_in = guest_in && (!c->waits || t->guest.state == SIDE_HANDSHAKE);
+	up_in = up_in && ((!c->waits && !c->full[WAY_IN]) || t->up.state == SIDE_HANDSHAKE);
+	guest_in = guest_in && ((!c->waits && !c->full[WAY_OUT]) || t->guest.state == SIDE_HANDSHAKE);
 	guest_in = t->shut || (guest_in && t->guest.state != SIDE_EOF && (t->up.state != SIDE_HANDSHAKE || !t->alpn.seen));
 	if (t->up.state == SIDE_EOF)
 		source_drop(&c->up.source);
@@ -331,8 +331,8 @@ static bool step(struct intercept *t)
 	struct conn *c = t->c;
 	bool went = handshake(t, &t->up) | handshake(t, &t->guest);
 
-	went |= fill(t, &t->guest, &c->out.bytes);
-	went |= fill(t, &t->up, &c->in.bytes);
+	went |= fill(t, &t->guest, WAY_OUT, &c->out.bytes);
+	went |= fill(t, &t->up, WAY_IN, &c->in.bytes);
 	if (t->h2) {
 		went |= h2_step(t);
 	} else if (t->is_ws) {
@@ -344,6 +344,17 @@ static bool step(struct intercept *t)
 	went |= drain(t, &t->up);
 	went |= drain(t, &t->guest);
 	return went;
+}
+
+/* What it holds, after giving back what holds nothing. True: there is room again for what the TLS below may have already. */
+static bool holds(struct intercept *t)
+{
+	if (!buf_len(&t->guest.in))
+		intercept_wipe(&t->guest.in);
+	if (!buf_len(&t->up.in))
+		intercept_wipe(&t->up.in);
+	return conn_holds(t->c, t->guest.in.cap + t->up.out.cap + (t->h2 ? h2_held(t->h2, H2_GUEST) : 0),
+			  t->up.in.cap + t->guest.out.cap + (t->h2 ? h2_held(t->h2, H2_UP) : 0));
 }
 
 static void pump(struct intercept *t)
@@ -364,7 +375,7 @@ static void pump(struct intercept *t)
 	}
 	if (t->ending)
 		finish(t);
-	t->again = rounds == ROUNDS;
+	t->again = holds(t) | (rounds == ROUNDS);
 	if (t->again)
 		loop_timer_set(c->timer, conn_now(c));
 	interest(t);

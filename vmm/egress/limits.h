@@ -14,6 +14,9 @@
 #define EGRESS_DNS_ROWS_PER_S 10       /* refused names written to the ledger */
 #define EGRESS_DNS_ROWS_BURST 100
 
+#define EGRESS_HELD_MAX 33554432       /* bytes of all its connections that wait here for a peer to take them .. */
+#define EGRESS_HELD_FLOOR 8192         /* .. beyond, a connection reads on only while it holds less than this in that direction */
+
 #define EGRESS_METER_BURST_MIN 65536   /* bytes at once, where a byte rate is set; else an eighth of a second's */
 #define EGRESS_METER_PIECE 16384       /* a connection that waits for tokens is not woken for less */
 #define EGRESS_METER_TICK_MS 10        /* and not sooner */

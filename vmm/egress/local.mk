@@ -46,6 +46,15 @@ check_PROGRAMS += tests/unit/test_ledger
 tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c vmm/egress/ledger.c vmm/egress/ledger.h
 tests_unit_test_ledger_LDADD = libnbegress.a $(API_LIBS)
 
+check_PROGRAMS += tests/unit/test_conn
+tests_unit_test_conn_CFLAGS = $(AM_CFLAGS)
+tests_unit_test_conn_SOURCES = tests/unit/test_conn.c tests/lib/hello.h vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn.c \
+	vmm/egress/conn.h vmm/egress/dnsd.c vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/intercept_http1.c \
+	vmm/egress/intercept_state.h vmm/egress/refuse.c vmm/egress/relay.c vmm/egress/sandbox.c vmm/egress/sandbox.h \
+	vmm/egress/tls.c vmm/egress/tls.h
+tests_unit_test_conn_LDADD = $(EGRESS_UNIT_LIBS)
+tests_unit_test_conn_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=now_ms,--wrap=getsockopt,--wrap=accept4,--wrap=connect
+
 check_PROGRAMS += tests/unit/test_resolve
 tests_unit_test_resolve_CFLAGS = $(AM_CFLAGS) $(CARES_CFLAGS)
 tests_unit_test_resolve_SOURCES = tests/unit/test_resolve.c vmm/egress/resolve.c vmm/egress/resolve.h
@@ -60,9 +69,9 @@ tests_unit_test_hello_SOURCES = tests/unit/test_hello.c tests/lib/hello.h
 tests_unit_test_hello_LDADD = $(EGRESS_UNIT_LIBS)
 
 check_PROGRAMS += tests/fuzz/fuzz_dns tests/fuzz/fuzz_clienthello tests/fuzz/fuzz_policy
-tests_fuzz_fuzz_dns_SOURCES = tests/fuzz/fuzz_dns.c $(FUZZ_DRIVER)
-tests_fuzz_fuzz_dns_LDADD = $(EGRESS_UNIT_LIBS)
-tests_fuzz_fuzz_dns_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+tests_fuzz_fuzz_dns_SOURCES = tests/fuzz/fuzz_dns.c vmm/egress/dnsd.c vmm/egress/sandbox.h $(FUZZ_DRIVER)
+tests_fuzz_fuzz_dns_LDADD = $(EGRESS_UNIT_LIBS) -lresolv
+tests_fuzz_fuzz_dns_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK) -Wl,--wrap=accept4
 tests_fuzz_fuzz_clienthello_SOURCES = tests/fuzz/fuzz_clienthello.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_clienthello_LDADD = $(EGRESS_UNIT_LIBS)
 tests_fuzz_fuzz_clienthello_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)

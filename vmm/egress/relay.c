@@ -2,7 +2,8 @@
 /*
  * Theory: two lanes. A lane reads only while it holds nothing, writes at once what it has read, and holds what the other side did
  * not take: at most EGRESS_BUFFER bytes, in memory that exists only as long as they wait. A side is watched for reading
- * exactly when its lane is empty, for writing when the lane towards it is not: that is all of the back-pressure. An end of
+ * exactly when its lane is empty, for writing when the lane towards it is not: that is all of the back-pressure of one connection
+ * (of a whole sandbox: conn.c). An end of
  * file is passed on as a half-close after the last byte; a reset is passed on as a reset.
  */
 #include "base/cleanup.h"
@@ -44,14 +45,14 @@ static enum flow lane_flush(struct lane *lane, int to)
 	return flow;
 }
 
-static enum flow lane_run(struct conn *c, struct lane *lane, int from, int to)
+static enum flow lane_run(struct conn *c, struct lane *lane, enum conn_way way, int from, int to)
 {
 	uint8_t *mem = c->sb->eg->relay;
 	enum flow flow = lane_flush(lane, to);
 
 	for (int i = 0; flow == FLOW_ON && !lane->eof && i < EGRESS_RELAY_ROUNDS; i++) {
 		bool over;
-		size_t max = conn_may_read(c, EGRESS_BUFFER, &over), sent;
+		size_t max = conn_may_read(c, way, EGRESS_BUFFER, &over), sent;
 		ssize_t n;
 
 		if (!max)
@@ -78,9 +79,9 @@ static enum flow lane_run(struct conn *c, struct lane *lane, int from, int to)
 }
 
 /* A side whose two directions are both over would report its hang-up for ever: it is watched no more. */
-static bool watch(struct side *s, const struct lane *from, const struct lane *to)
+static bool watch(struct side *s, enum conn_way way, const struct lane *from, const struct lane *to)
 {
-	bool reading = !from->eof && !buf_len(&from->held) && !s->conn->waits, writing = buf_len(&to->held) > 0;
+	bool reading = !from->eof && !buf_len(&from->held) && !s->conn->waits && !s->conn->full[way], writing = buf_len(&to->held) > 0;
 
 	if (from->eof && to->shut) {
 		source_drop(&s->source);
@@ -91,17 +92,18 @@ static bool watch(struct side *s, const struct lane *from, const struct lane *to
 
 static void relay_run(struct conn *c, bool out, bool in)
 {
-	enum flow flow = out ? lane_run(c, &c->out, c->guest.fd, c->up.fd) : FLOW_ON;
+	enum flow flow = out ? lane_run(c, &c->out, WAY_OUT, c->guest.fd, c->up.fd) : FLOW_ON;
 
 	if (in && flow < FLOW_BROKEN)
-		flow = lane_run(c, &c->in, c->up.fd, c->guest.fd);
+		flow = lane_run(c, &c->in, WAY_IN, c->up.fd, c->guest.fd);
 	if (flow >= FLOW_BROKEN) {
 		conn_end(c, flow == FLOW_OVER ? "deny" : "allow", flow == FLOW_OVER ? CONN_OVER : "connection reset", true);
 		return;
 	}
+	conn_holds(c, c->out.held.cap, c->in.held.cap);
 	if (c->out.shut && c->in.shut)
 		conn_end(c, "allow", NULL, false);
-	else if (!watch(&c->guest, &c->out, &c->in) || !watch(&c->up, &c->in, &c->out))
+	else if (!watch(&c->guest, WAY_OUT, &c->out, &c->in) || !watch(&c->up, WAY_IN, &c->in, &c->out))
 		conn_end(c, "error", "out of memory", true);
 }
 

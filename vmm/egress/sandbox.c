@@ -93,7 +93,10 @@ static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **r
 		rc = lookup_share_new(&sb->lookups, ret_f);
 	if (!rc)
 		rc = loop_timer(eg->loop, UINT64_MAX, conn_meter_tick, sb, &sb->meter.timer, ret_f);
+	if (!rc)
+		rc = loop_timer(eg->loop, UINT64_MAX, conn_room, sb, &sb->room, ret_f);
 	if (rc) {
+		source_drop(&sb->meter.timer);
 		names_free(sb->names);
 		lookup_share_free(sb->lookups);
 		free(sb);
@@ -196,6 +199,7 @@ void sandbox_free(struct sandbox *sb)
 	*p = sb->next;
 	sb->eg->n_sandboxes--;
 	source_drop(&sb->meter.timer);
+	source_drop(&sb->room);
 	names_free(sb->names);
 	lookup_share_free(sb->lookups);
 	secrets_unref(sb->secrets);

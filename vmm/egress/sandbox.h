@@ -63,6 +63,9 @@ struct sandbox {
 	struct port tcp, dns_udp, dns_tcp;
 	struct conn *conns;
 	size_t n_conns, n_tls;
+	size_t held;          /* memory of what its connections have read and not passed on */
+	bool tight;           /* one of them reads nothing because of that */
+	struct source *room;  /* wakes them */
 	struct meter meter;
 	struct dns_conn *dns_conns;
 	size_t n_dns_conns;
@@ -88,6 +91,7 @@ void dnsd_close_all(struct sandbox *sb);
 
 /* conn.c */
 void conn_meter_tick(void *sandbox);
+void conn_room(void *sandbox);
 void conn_accept(void *port, uint32_t events);
 void conn_recheck_all(struct sandbox *sb);
 void conn_close_all(struct sandbox *sb, const char *reason);
