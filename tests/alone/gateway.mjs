@@ -294,6 +294,23 @@ test("ws: a request head that is slow, too long or not HTTP", async () => {
 	if (process.env.GATEWAY_SLOW) is((await talk("GET /_stream/a HTT")).startsWith("HTTP/1.1 408"), "slow");
 });
 
+test("what carries secrets is in no file of nginx's, and in no core", async () => {
+	const body = path.join(DIR, "cache/body"), files = [];
+	const watch = fs.watch(body, (_, name) => files.push(name));
+	// 64 KiB of variables, each byte written as six.
+	const large = Buffer.alloc(400 << 10, "\\u0000");
+	for (const headers of [{ "content-length": String(large.length) }, { "transfer-encoding": "chunked" }])
+		same(JSON.parse((await ask(`api.${DOMAIN}`, "/api/v2/x", { method: "POST", headers, body: large })).body).body, large.length);
+	same(files.length, 0, "files for a body of 400 KiB");
+	// The watch sees what there is: a body that is too large for any of these.
+	same(JSON.parse((await ask(`api.${DOMAIN}`, "/api/v2/x", { method: "POST", body: Buffer.alloc(3 << 20) })).body).body, 3 << 20);
+	await until("a file of a larger body", () => files.length > 0);
+	watch.close();
+	const master = Number(fs.readFileSync(path.join(DIR, "run/nginx.pid"), "utf8"));
+	for (const pid of run("ps", ["-o", "pid=", "--ppid", String(master)]).toString().trim().split(/\s+/))
+		is(/^Max core file size +1 +1 /m.test(fs.readFileSync(`/proc/${pid}/limits`, "utf8")), "a worker's core");
+});
+
 // --- followed logs -----------------------------------------------------------------------------------------------
 function sse(url) {
 	const stream = { text: "", waiting: [], ended: false };
