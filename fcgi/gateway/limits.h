@@ -46,7 +46,10 @@
 #define LINK_CALLS_MAX 4096          /* questions asked and not answered */
 #define LINK_FLIGHT_MAX 56           /* of them at the broker; the others wait here */
 #define LINK_GROUP_CALLS_MAX 1024    /* questions about one host, asked and not answered */
-#define LINK_GROUP_FLIGHT_MAX 8      /* of them at the broker */
-#define LINK_SLOW_MS 2500            /* a host whose dial took so long has one */
+#define LINK_GROUP_FLIGHT_MAX 8      /* of them at the broker, if the last answer came soon */
+#define LINK_GROUP_NEW_MAX 2         /* if there was none yet; one if it was slow */
+#define LINK_SLOW_MS 2500            /* an answer that took so long was slow */
+#define LINK_SLOW_FLIGHT_MAX 12      /* questions at the broker about hosts that are slow, all together */
+#define LINK_DOUBT_FLIGHT_MAX 40     /* the same, about those and hosts that are new; what is left is for the others alone */
 
 #endif

@@ -13,10 +13,15 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+/* What is known of a group. */
+enum standing { NEW, QUICK, SLOW, N_STANDINGS };
+
 struct link_call {
 	struct link *link;
 	struct link_call *next;
-	uint32_t sequence, group; /* 0: of none */
+	uint32_t sequence;
+	uint64_t group; /* 0: of none */
+	enum standing standing; /* when it was sent */
 	bool sent;
 	uint64_t sent_ms;
 	link_reply_fn *fn; /* NULL: cancelled, but the answer is still to come */
@@ -25,7 +30,7 @@ struct link_call {
 	uint8_t packet[];
 };
 
-#define SLOW_SLOTS 1024
+#define KNOWN_SLOTS 4096
 
 struct link {
 	struct loop *loop;
@@ -36,8 +41,10 @@ struct link {
 	uint64_t pause_ms;
 	struct link_call *calls, **last; /* in the order asked */
 	size_t n_calls, n_flight;
-	struct { uint32_t group; unsigned int n; } flights[LINK_FLIGHT_MAX];
-	uint32_t slow[SLOW_SLOTS]; /* groups, by their lowest bits */
+	size_t n_standing[N_STANDINGS]; /* of those in flight, without the ones of no group */
+	struct { uint64_t group; unsigned int n; } flights[LINK_FLIGHT_MAX];
+	struct { uint64_t group; bool slow; } known[KNOWN_SLOTS]; /* by their lowest bits; who is pushed out is new again */
+	uint64_t seed; /* nobody can choose a name that falls together with another's */
 	uint32_t sequence;
 	bool told_down;
 	uint8_t mem[MESSAGE_MAX]; /* what arrives; a reply's BLOBs point in here while it is handled */
@@ -47,7 +54,7 @@ struct link {
 static void link_flush(struct link *l);
 
 /* The group's row, or a free one: there are as many as there are places. */
-static unsigned int *flights_of(struct link *l, uint32_t group)
+static unsigned int *flights_of(struct link *l, uint64_t group)
 {
 	unsigned int *free_row = NULL;
 
@@ -62,11 +69,25 @@ static unsigned int *flights_of(struct link *l, uint32_t group)
 	return free_row;
 }
 
-static bool group_may_fly(struct link *l, uint32_t group)
+static enum standing standing_of(const struct link *l, uint64_t group)
 {
-	unsigned int max = l->slow[group % SLOW_SLOTS] == group ? 1 : LINK_GROUP_FLIGHT_MAX;
+	size_t at = group % KNOWN_SLOTS;
 
-	return !group || *flights_of(l, group) < max;
+	return l->known[at].group != group ? NEW : l->known[at].slow ? SLOW : QUICK;
+}
+
+static bool group_may_fly(struct link *l, uint64_t group)
+{
+	static const unsigned int max[N_STANDINGS] = { [NEW] = LINK_GROUP_NEW_MAX, [QUICK] = LINK_GROUP_FLIGHT_MAX, [SLOW] = 1 };
+	enum standing s = standing_of(l, group);
+
+	if (!group)
+		return true;
+	if (s == SLOW && l->n_standing[SLOW] >= LINK_SLOW_FLIGHT_MAX)
+		return false;
+	if (s != QUICK && l->n_standing[SLOW] + l->n_standing[NEW] >= LINK_DOUBT_FLIGHT_MAX)
+		return false;
+	return *flights_of(l, group) < max[s];
 }
 
 static void call_sent(struct link_call *c)
@@ -74,20 +95,24 @@ static void call_sent(struct link_call *c)
 	c->sent = true;
 	c->sent_ms = now_ms();
 	c->link->n_flight++;
-	if (c->group)
-		++*flights_of(c->link, c->group);
+	if (!c->group)
+		return;
+	++*flights_of(c->link, c->group);
+	c->standing = standing_of(c->link, c->group);
+	c->link->n_standing[c->standing]++;
 }
 
 static void call_landed(struct link_call *c)
 {
+	size_t at = c->group % KNOWN_SLOTS;
+
 	c->link->n_flight--;
 	if (!c->group)
 		return;
 	--*flights_of(c->link, c->group);
-	if (now_ms() - c->sent_ms >= LINK_SLOW_MS)
-		c->link->slow[c->group % SLOW_SLOTS] = c->group;
-	else if (c->link->slow[c->group % SLOW_SLOTS] == c->group)
-		c->link->slow[c->group % SLOW_SLOTS] = 0;
+	c->link->n_standing[c->standing]--;
+	c->link->known[at].group = c->group;
+	c->link->known[at].slow = now_ms() - c->sent_ms >= LINK_SLOW_MS;
 }
 
 static void call_unlink(struct link_call *c)
@@ -261,6 +286,7 @@ enum rc link_new(struct loop *loop, const char *path, const struct link_client *
 	l->loop = loop;
 	l->client = *client;
 	l->fd = -1;
+	random_bytes(&l->seed, sizeof(l->seed));
 	l->last = &l->calls;
 	l->pause_ms = LINK_RETRY_FIRST_MS;
 	l->addr.sun_family = AF_UNIX;
@@ -320,16 +346,17 @@ static enum rc call_new(struct link *l, uint16_t op, message_put_fn *put, const 
 	return RC_OK;
 }
 
-static uint32_t group_hash(const char *s)
+static uint64_t group_hash(const struct link *l, const char *s)
 {
-	uint32_t hash = 2166136261u;
+	uint64_t hash = l->seed;
 
 	for (; *s; s++)
-		hash = (hash ^ (unsigned char)*s) * 16777619u;
+		hash = (hash ^ (unsigned char)*s) * 1099511628211u;
+	hash ^= hash >> 32;
 	return hash ? hash : 1;
 }
 
-static bool group_has_room(const struct link *l, uint32_t group)
+static bool group_has_room(const struct link *l, uint64_t group)
 {
 	size_t n = 0;
 
@@ -341,7 +368,7 @@ static bool group_has_room(const struct link *l, uint32_t group)
 enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
 		 void *arg, struct link_call **ret, struct fault *ret_f)
 {
-	uint32_t hash = group ? group_hash(group) : 0;
+	uint64_t hash = group ? group_hash(l, group) : 0;
 	struct link_call *c;
 	enum rc rc;
 

@@ -5,7 +5,9 @@
  * answered RC_CLOSED and a new connection is tried with growing pauses; when it is up (again), up() is called, which is
  * the place to subscribe and to compare lists.
  * Questions of one group (what is asked about one host) have LINK_GROUP_FLIGHT_MAX of the places at the broker, and one after the
- * broker took LINK_SLOW_MS to answer such: a machine that lets its dials hang is the concern of its own visitors.
+ * broker took LINK_SLOW_MS to answer such: a machine that lets its dials hang is the concern of its own visitors. Somebody may have
+ * many such hosts, and make more of them. So slow ones have LINK_SLOW_FLIGHT_MAX places together, and with those of which nothing
+ * is known yet LINK_DOUBT_FLIGHT_MAX: hosts that answer have the others for themselves, however many there are that do not.
  */
 #ifndef NB_GATEWAY_LINK_H
 #define NB_GATEWAY_LINK_H

@@ -200,7 +200,7 @@ static void agent(int fd, uint32_t memory)
 	if (memory == FAIL_AGENT_EOF || fd_read_line(fd, line, sizeof(line), UINT64_MAX, NULL))
 		_exit(0);
 	while (memory == STALLED_MEMORY && !access("stall", F_OK))
-		if (poll(&(struct pollfd){ .fd = fd, .events = POLLRDHUP }, 1, 50))
+		if (poll(&(struct pollfd){ .fd = fd, .events = POLLRDHUP }, 1, 250))
 			_exit(0);
 	is_tar_in = strstr(line, "tar-in");
 	printf("agent %s\n", line);

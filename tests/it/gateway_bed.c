@@ -28,7 +28,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#define HOSTS 16
+#define HOSTS 96
 #define PEERS 8
 
 static struct loop *loop;
