@@ -293,15 +293,14 @@ await test("a live tail goes on from file to file", async () => {
   await Promise.all(readers);
   for (const g of got) assert.deepEqual(g, want(6500));
   // Who begins in a file that is not the newest is led through those after it.
-  const late = [], again = new AbortController();
+  let late = "";
   const r = await fetch(new URL("/api/v2/egress/tail?since=2026-01-02T00:00:05.998Z&format=jsonl", process.env.DENO_SANDBOX_ENDPOINT),
-    { headers: { authorization: `Bearer ${token}` }, signal: again.signal });
+    { headers: { authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(PATIENCE_MS) });
   for await (const c of r.body) {
-    late.push(...Buffer.from(c).toString().trim().split("\n").filter(Boolean));
-    if (late.length >= 501) break;
+    late += Buffer.from(c).toString();
+    if (late.split("\n").length > 501) break;
   }
-  assert.equal(JSON.parse(late[0]).row, 5999);
-  assert.equal(late.length, 501);
+  assert.deepEqual(late.trimEnd().split("\n").map((l) => JSON.parse(l).row), Array.from({ length: 501 }, (_, i) => 5999 + i));
   rmSync(dir, { recursive: true });
 });
 
@@ -314,8 +313,8 @@ await test("a changed policy counts at once, for open connections, too", async (
 import socket, sys
 a = socket.create_connection(("raw.egress.test", 7000), 90)
 b = socket.create_connection(("web.egress.test", 80), 90)
-b.sendall(b"GET /first HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); b.recv(10000)
 a.sendall(b"ping"); print(a.recv(4), flush=True)
+b.sendall(b"GET /first HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); b.recv(10000)
 try: print("a", a.recv(1) or "end", flush=True)
 except OSError as e: print("a", e.strerror, flush=True)
 b.settimeout(90)
@@ -323,7 +322,6 @@ b.sendall(b"GET /second HTTP/1.1\\r\\nHost: web.egress.test\\r\\n\\r\\n"); print
 `);
   const held = await s.spawn("python3", { args: ["/tmp/hold.py"], stdout: "piped" });
   await until(async () => (await world.seen()).requests.some((r) => r.url === "/first"), PATIENCE_MS);
-  await until(async () => (await world.seen()).connections.includes("10.199.77.14:7000"), PATIENCE_MS);
   const r = await change(s.id, "PATCH", { allow_net: ["web.egress.test", "api.egress.test"] });
   assert.equal(r.status, 200, r.body);
   const { stdoutText } = await held.output();
