@@ -3,7 +3,9 @@
  * What the egress proxy costs: the same transfers from a guest's namespace to the same server, through the kernel's NAT in one
  * machine's namespace and through nestbox-egress in another's, one after the other in one run. The way to both is the same
  * (tests/it/guestns.h: taps and a process that carries frames), so what is compared is NAT and proxy, and not what a virtual
- * machine adds. Prints JSON rows: figure, way, value, reference, ratio.
+ * machine adds. Prints JSON rows: figure, way, the median of its rounds, that of its reference, the median of the rounds' ratios (a way and
+ * its reference are measured one after the other, so a busy moment of the host spoils one round and not the ratio), and, of single
+ * exchanges or streams of all rounds, how many there were and their 50th, 95th and 99th percentile in microseconds.
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -257,17 +259,31 @@ static void address_of(const struct way *w, char addr[16])
 		die("dns");
 }
 
+#define SAMPLES_MAX 4096
+static double samples[WAYS][SAMPLES_MAX]; /* seconds */
+static size_t n_samples[WAYS];
+
+static void sample(const struct way *w, double took)
+{
+	size_t i = (size_t)(w - ways);
+
+	if (n_samples[i] < SAMPLES_MAX)
+		samples[i][n_samples[i]++] = took;
+}
+
 static double connections(const struct way *w, const char *addr)
 {
 	char mem[4096];
 	double start = seconds();
 
 	for (int i = 0; i < CONNECTIONS; i++) {
+		double began = seconds();
 		struct peer p;
 
 		if (!open_way(w, addr, &p) || !ask(&p, w->host, 1, mem, sizeof(mem)))
 			die(w->name);
 		peer_close(&p);
+		sample(w, seconds() - began);
 	}
 	return CONNECTIONS / (seconds() - start);
 }
@@ -292,6 +308,7 @@ static double latency(const struct way *w, const char *addr)
 		if (!ask(&p, w->host, 64, mem, sizeof(mem)))
 			die(w->name);
 		took[i] = seconds() - start;
+		sample(w, took[i]);
 	}
 	peer_close(&p);
 	qsort(took, REQUESTS, sizeof(took[0]), by_size);
@@ -310,6 +327,7 @@ static double one_stream(const struct way *w, const char *addr)
 	if (!ask(&p, w->host, STREAM_BYTES, mem, sizeof(mem)))
 		die(w->name);
 	start = seconds() - start;
+	sample(w, start);
 	peer_close(&p);
 	return STREAM_BYTES / start / (1 << 20);
 }
@@ -318,6 +336,7 @@ struct stream {
 	const struct way *w;
 	struct peer p;
 	bool ok;
+	double took;
 };
 
 static void *stream_run(void *arg)
@@ -325,7 +344,9 @@ static void *stream_run(void *arg)
 	struct stream *s = arg;
 	char mem[16384];
 
+	s->took = seconds();
 	s->ok = ask(&s->p, s->w->host, STREAM_EACH, mem, sizeof(mem));
+	s->took = seconds() - s->took;
 	return NULL;
 }
 
@@ -356,22 +377,58 @@ static double many_streams(const struct way *w, const char *addr)
 			die(w->name);
 	}
 	start = seconds() - start;
-	for (int i = 0; i < STREAMS; i++)
+	for (int i = 0; i < STREAMS; i++) {
+		sample(w, s[i].took);
 		peer_close(&s[i].p);
+	}
 	return (double)STREAMS * STREAM_EACH / start / (1 << 20);
 }
 
 static const struct figure {
 	const char *name, *unit;
 	double (*run)(const struct way *, const char *);
-	bool less_is_better, pause;
-	int rounds; /* the best counts, as the others were disturbed */
+	bool pause;
+	int rounds;
 } figures[] = {
-	{ "connection, request, answer, close", "per s", connections, false, true, 5 },
-	{ "request on an open connection", "us", latency, true, false, 5 },
-	{ "one stream", "MiB/s", one_stream, false, false, 5 },
-	{ "500 streams together", "MiB/s", many_streams, false, true, 2 },
+	{ "connection, request, answer, close", "per s", connections, true, 5 },
+	{ "request on an open connection", "us", latency, false, 5 },
+	{ "one stream", "MiB/s", one_stream, false, 5 },
+	{ "500 streams together", "MiB/s", many_streams, true, 3 },
 };
+#define ROUNDS_MAX 5
+
+static double middle(const double *from, int n)
+{
+	double sorted[ROUNDS_MAX];
+
+	memcpy(sorted, from, (size_t)n * sizeof(*from));
+	qsort(sorted, (size_t)n, sizeof(*sorted), by_size);
+	return sorted[n / 2];
+}
+
+static double percentile(size_t way, size_t of_100)
+{
+	size_t n = n_samples[way];
+
+	return n ? samples[way][MIN_OF(n * of_100 / 100, n - 1)] * 1e6 : 0;
+}
+
+static void print_row(const struct figure *f, size_t k, double (*value)[ROUNDS_MAX], double cpu, const char *comma)
+{
+	double ratios[ROUNDS_MAX] = { 0 };
+	size_t j = 0;
+
+	while (ways[k].reference && strcmp(ways[j].name, ways[k].reference))
+		j++;
+	for (int r = 0; r < f->rounds; r++)
+		ratios[r] = value[k][r] / value[j][r];
+	qsort(samples[k], n_samples[k], sizeof(samples[k][0]), by_size);
+	printf("%s{\"figure\":\"%s\",\"unit\":\"%s\",\"way\":\"%s\",\"value\":%.1f,\"reference\":%.1f,\"ratio\":%.3f,\"proxy_cpu_s\":%.2f,"
+	       "\"n\":%zu,\"p50_us\":%.0f,\"p95_us\":%.0f,\"p99_us\":%.0f}", comma, f->name, f->unit, ways[k].name,
+	       middle(value[k], f->rounds), ways[k].reference ? middle(value[j], f->rounds) : 0, ways[k].reference ? middle(ratios, f->rounds) : 0,
+	       cpu / f->rounds, n_samples[k], percentile(k, 50), percentile(k, 95), percentile(k, 99));
+	fflush(stdout);
+}
 
 /* only: a part of a figure's name, or NULL for all. */
 static void measure(const char *only)
@@ -381,36 +438,26 @@ static void measure(const char *only)
 	printf("[\n");
 	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
 		const struct figure *f = &figures[i];
-		double best[WAYS] = { 0 }, cpu[WAYS] = { 0 };
+		double value[WAYS][ROUNDS_MAX] = { 0 }, cpu[WAYS] = { 0 };
 
 		if (only && !strstr(f->name, only))
 			continue;
-
-		/* In turns, so that a busy moment of the host does not meet one way only. */
+		memset(n_samples, 0, sizeof(n_samples));
 		for (int r = 0; r < f->rounds; r++)
 			for (size_t k = 0; k < WAYS; k++) {
 				char addr[16];
-				double before, v;
+				double before;
 
 				address_of(&ways[k], addr);
 				before = daemon_seconds();
-				v = f->run(&ways[k], addr);
-				if (!r || (f->less_is_better ? v < best[k] : v > best[k])) {
-					best[k] = v;
-					cpu[k] = daemon_seconds() - before;
-				}
+				value[k][r] = f->run(&ways[k], addr);
+				cpu[k] += daemon_seconds() - before;
+				fprintf(stderr, "%s, %s: %.1f %s\n", f->name, ways[k].name, value[k][r], f->unit);
 				if (f->pause && ways[k].bed == &bed)
 					sleep(1); /* the rate of new connections recovers */
 			}
 		for (size_t k = 0; k < WAYS; k++) {
-			double reference = 0;
-
-			for (size_t j = 0; ways[k].reference && j < WAYS; j++)
-				if (!strcmp(ways[j].name, ways[k].reference))
-					reference = best[j];
-			printf("%s{\"figure\":\"%s\",\"unit\":\"%s\",\"way\":\"%s\",\"value\":%.1f,\"reference\":%.1f,\"ratio\":%.3f,\"proxy_cpu_s\":%.2f}",
-			       comma, f->name, f->unit, ways[k].name, best[k], reference, reference > 0 ? best[k] / reference : 0.0, cpu[k]);
-			fflush(stdout);
+			print_row(f, k, value, cpu[k], comma);
 			comma = ",\n";
 		}
 	}

@@ -236,13 +236,18 @@ static bool intercepted(const struct conn *c)
 	return c->name[0] && policy_intercepts(c->sb->policy, c->name, c->port);
 }
 
-static void connected(struct conn *c)
+void conn_options(int fd)
 {
 	int on = 1, idle = EGRESS_KEEPALIVE_S;
 
-	setsockopt(c->up.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(c->up.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(c->up.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+}
+
+static void connected(struct conn *c)
+{
+	conn_options(c->up.fd);
 	if (intercepted(c)) {
 		if (c->sb->n_tls >= EGRESS_TLS_CONNS_MAX) {
 			conn_end(c, "deny", "limit of intercepted connections", true);
@@ -539,7 +544,6 @@ static void over_limit(struct sandbox *sb, int fd, const char *rule)
 static void conn_new(struct sandbox *sb, int fd)
 {
 	struct conn *c = calloc(1, sizeof(*c));
-	int on = 1, idle = EGRESS_KEEPALIVE_S;
 
 	if (!c) {
 		over_limit(sb, fd, "out of memory");
@@ -555,9 +559,6 @@ static void conn_new(struct sandbox *sb, int fd)
 	c->up = (struct side){ .conn = c, .fd = -1 };
 	c->out.held.max = c->in.held.max = EGRESS_BUFFER;
 	c->started_ms = c->active_ms = conn_now(c);
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
 	if (!original_dst(fd, &c->dst, &c->port) ||
 	    loop_fd(sb->eg->loop, fd, 0, on_guest, &c->guest, &c->guest.source, NULL) ||
 	    loop_timer(sb->eg->loop, UINT64_MAX, on_timer, c, &c->timer, NULL)) {

@@ -207,7 +207,7 @@ static void choose(struct intercept *t)
 	if (h2)
 		h2_start(t);
 	else if (t->alpn.any && !t->alpn.h1)
-		t->reason = "the guest speaks nothing that the upstream does";
+		t->reason = t->up_failed ? t->up_failed : "the guest speaks nothing that the upstream does";
 }
 
 /* The guest's ClientHello, then all of upstream's handshake, then the rest of the guest's: it is answered once it is known what

@@ -69,6 +69,9 @@ static enum flow lane_run(struct conn *c, struct lane *lane, enum conn_way way, 
 		flow = send_some(lane, to, mem, (size_t)n, &sent);
 		if (sent < (size_t)n && buf_put(&lane->held, mem + sent, (size_t)n - sent))
 			return FLOW_BROKEN;
+		/* Less than there was room for is all there was: asking once more would be a system call for nothing. */
+		if ((size_t)n < max)
+			break;
 	}
 	if (lane->eof && !lane->shut && !buf_len(&lane->held)) {
 		lane->shut = true;

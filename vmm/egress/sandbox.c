@@ -71,6 +71,8 @@ static enum rc port_open(struct sandbox *sb, struct port *p, int *fd, loop_fd_fn
 	port_close(p);
 	p->sb = sb;
 	p->fd = take_fd(fd);
+	if (p == &sb->tcp)
+		conn_options(p->fd);
 	rc = loop_timer(sb->eg->loop, UINT64_MAX, port_resume, p, &p->pause, ret_f);
 	return rc ? rc : loop_fd(sb->eg->loop, p->fd, EPOLLIN, fn, p, &p->source, ret_f);
 }

@@ -93,6 +93,8 @@ void dnsd_close_all(struct sandbox *sb);
 void conn_meter_tick(void *sandbox);
 void conn_room(void *sandbox);
 void conn_accept(void *port, uint32_t events);
+/* Of a connection, or of a listener for all that it accepts (tcp(7)). */
+void conn_options(int fd);
 void conn_recheck_all(struct sandbox *sb);
 void conn_close_all(struct sandbox *sb, const char *reason);
 
