@@ -38,16 +38,32 @@ struct child {
 	gid_t gid;
 	bool change_ids, oom_first;
 	sigset_t mask;
+	uint64_t signals; /* to be reset */
 	struct sigaction dfl;
 	/* Written by the child, read by the parent after the child has ended. */
 	volatile int error;
 	volatile bool bad_cwd;
 };
 
+/* Those that this process does not leave at their default; no program of ours changes any after its start. */
+static uint64_t signals_changed(void)
+{
+	static uint64_t changed;
+	static bool known;
+	struct sigaction old;
+
+	for (int i = 1; i < NSIG && !known; i++)
+		if (!sigaction(i, NULL, &old) && old.sa_handler != SIG_DFL)
+			changed |= UINT64_C(1) << (i - 1);
+	known = true;
+	return changed;
+}
+
 static void child_signals(const struct child *k)
 {
 	for (int i = 1; i < NSIG; i++)
-		sigaction(i, &k->dfl, NULL);
+		if (k->signals >> (i - 1) & 1)
+			sigaction(i, &k->dfl, NULL);
 }
 
 static int child_fds(const struct child *k)
@@ -226,6 +242,7 @@ static pid_t run(struct session *s, const struct proc_spec *spec, char *argv[], 
 	memcpy(script + 1, argv, n_argv * sizeof(*argv));
 	memcpy(k.fds, fds, sizeof(k.fds));
 	k.dfl.sa_handler = SIG_DFL;
+	k.signals = signals_changed();
 	sigemptyset(&k.mask);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
