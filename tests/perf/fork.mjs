@@ -2,7 +2,7 @@
 // What a fork and a capture cost: how long the original stands still, and how long until what comes of it answers.
 import { execFileSync } from "node:child_process";
 import { Sandbox } from "@deno/sandbox";
-import { env, finish, row } from "./lib.mjs";
+import { env, finish, row, runs } from "./lib.mjs";
 
 const RUNS = Number(env.PERF_RUNS ?? 10);
 const ctl = (...args) => execFileSync(`${env.NESTBOX_PREFIX}/sbin/nestboxctl`, ["-c", env.NESTBOX_CONF, ...args], { encoding: "utf8" });
@@ -21,8 +21,8 @@ async function api(method, path, body) {
 const parent = await Sandbox.create({ timeout: "20m" });
 await parent.sh`head -c 8000000 /dev/urandom > data; sync`.text();
 
-const create = [];
-for (let i = 0; i < RUNS; i++) {
+const create = [], rows = [];
+for (const more = runs(RUNS); more();) {
   const t = performance.now();
   const s = await Sandbox.create();
   await s.sh`echo hello`.text();
@@ -31,7 +31,7 @@ for (let i = 0; i < RUNS; i++) {
 }
 for (const n of [1, 4]) {
   const pause = [], answer = [], first = [], copied = [];
-  for (let i = 0; i < RUNS; i++) {
+  for (const more = runs(RUNS); more();) {
     await parent.sh`date > touched`.text();
     const t = performance.now();
     const r = await api("POST", `/api/v2/sandboxes/${parent.id}/fork`, { count: n });
@@ -44,15 +44,12 @@ for (const n of [1, 4]) {
     await s.close();
     for (const c of r.sandboxes) await api("DELETE", `/api/v3/sandbox/${c.id}`);
   }
-  row(`fork of ${n}: the parent stands still`, "ms", pause);
-  row(`fork of ${n}: memory copied`, "MiB", copied);
-  row(`fork of ${n}: to the API's answer`, "ms", answer);
-  row(`fork of ${n}: to the first child's first output`, "ms", first, { name: "create to first output", values: create });
+  rows.push([n, pause, copied, answer, first]);
 }
 
 const captured = [], bytes = [], restored = [], total = [];
 ctl("create", "perf_capture", "1280");
-for (let i = 0; i < RUNS; i++) {
+for (const more = runs(RUNS); more();) {
   const [pause_us, kib] = numbers(ctl("capture", "perf_capture", "perf-capture"));
   captured.push(pause_us / 1000);
   bytes.push(kib / 1024);
@@ -63,10 +60,17 @@ for (let i = 0; i < RUNS; i++) {
 }
 ctl("kill", "perf_capture");
 ctl("uncapture", "perf-capture");
-row("capture: the machine stands still", "ms", captured);
-row("capture: on disk", "MiB", bytes);
-row("start from a capture: the engine", "ms", restored);
-row("start from a capture: to its identity", "ms", total, { name: "create to first output", values: create });
+const against = (name, values) => ({ name, values }), created = against("create to first output", create), whole = against("memory of the machine", [1280]);
+for (const [n, pause, copied, answer, first] of rows) {
+  row(`fork of ${n}: the parent stands still`, "ms", pause, against("a capture's pause", captured));
+  row(`fork of ${n}: memory copied`, "MiB", copied, whole);
+  row(`fork of ${n}: to the API's answer`, "ms", answer, created);
+  row(`fork of ${n}: to the first child's first output`, "ms", first, created);
+}
+row("capture: the machine stands still", "ms", captured, created);
+row("capture: on disk", "MiB", bytes, whole);
+row("start from a capture: the engine", "ms", restored, created);
+row("start from a capture: to its identity", "ms", total, created);
 await parent.kill();
 finish("fork");
 process.exit(0);

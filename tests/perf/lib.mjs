@@ -58,6 +58,20 @@ export async function timed(fn) {
   return performance.now() - t;
 }
 
+/** Whether a row may go on: n times, but no longer than PERF_ROW_SECONDS (15) and at least once. A suite ends in minutes on any host. */
+export function runs(n, seconds = Number(env.PERF_ROW_SECONDS ?? 15)) {
+  const end = performance.now() + seconds * 1000;
+  let i = 0;
+  return () => i++ === 0 || (i <= n && performance.now() < end);
+}
+
+/** How long fn takes, each time. */
+export async function times(n, fn, seconds) {
+  const list = [];
+  for (const more = runs(n, seconds); more();) list.push(await timed(() => fn(list.length)));
+  return list;
+}
+
 // Resident and private bytes of processes by name, of this instance.
 export function memory() {
   const out = {};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Requests from outside through a preview: latencies and rate with 1, 16 and 256 connections, and an event stream's first byte.
+// Requests from outside through a preview: latencies and rate with 1, 16 and 256 connections.
 // References, with the same certificate and the same client: an nginx alone in front of the same program run here by Deno (what the
 // way through gateway, broker's exposure and guest costs beside a plain proxy), and, for the rate, what that Deno does without any proxy.
 import { spawn } from "node:child_process";
