@@ -52,6 +52,9 @@
 	N(tenant_storage_gib, 256,    0, 1048576,    "volumes, snapshots and captures of one organization, and as much of deployed trees; 0: no bound") \
 	N(log_keep_mib,       64,     1, 65536,      "kept log bytes of one app")                               \
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \
+	N(build_s,            900,    1, 86400,      "a revision, from its machine to its first answer")         \
+	N(build_command_s,    600,    1, 86400,      "one of its commands: install, build, predeploy")          \
+	N(app_ready_s,        180,    1, 86400,      "an app's server, from its start to its first answer")     \
 	N(captures_max_mib,   20480,  0, 16777216,   "disk for the memory of sleeping apps; 0: they start cold") \
 	N(revisions_keep,     100,    1, 100000,     "newest revisions of an app that stay")                    \
 	N(bundle_keep_s,      86400,  0, 31536000,   "a deployed tree that no revision has is kept for so long") \

@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -90,12 +91,15 @@ static enum rc update(struct job *j, const char *sql, const char *a, const char 
 	return db_run(&q, ret_f);
 }
 
-/* What a revision that is started again shall serve: NULL if nothing any more. A rollback may make production of what was a preview. */
+/*
+ * What a revision that is started again shall serve: NULL if nothing any more. A rollback may make production of what was a preview. What
+ * serves is wanted until the one that was chosen instead has answered: that may take long, or never come.
+ */
 static const char *wanted_as(struct job *j)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	db_start(&q, j->db, "SELECT max(context = 'production') FROM timelines WHERE desired_revision_id = ?");
+	db_start(&q, j->db, "SELECT max(context = 'production') FROM timelines WHERE ?1 IN (desired_revision_id, revision_id)");
 	db_text(&q, j->revision);
 	return db_row(&q, NULL) || db_col_null(&q, 0) ? NULL : db_col_int(&q, 0) ? "production" : "preview";
 }
@@ -126,6 +130,11 @@ static bool cancelled(void *arg)
 	return j->cancelled;
 }
 
+static enum rc out_of_time(const struct job *j, struct fault *ret_f)
+{
+	return fault_set(ret_f, RC_TIMEOUT, 0, "the revision took longer than %" PRIu64 " s", j->c->build_s);
+}
+
 static enum rc enter(struct job *j, enum stage stage, const char *command, struct fault *ret_f)
 {
 	enum rc rc;
@@ -135,7 +144,7 @@ static enum rc enter(struct job *j, enum stage stage, const char *command, struc
 	if (cancelled(j))
 		return fault_set(ret_f, RC_STATE, 0, "cancelled");
 	if (now_ms() > j->deadline_ms)
-		return fault_set(ret_f, RC_TIMEOUT, 0, "the revision took longer than %d s", RUNNER_JOB_MS / 1000);
+		return out_of_time(j, ret_f);
 	if (j->progress.stages[j->stage].status == ST_RUNNING)
 		progress_stage(&j->progress, j->stage, ST_SUCCEEDED, NULL);
 	j->stage = stage;
@@ -263,7 +272,7 @@ static enum rc run_command(struct job *j, enum stage stage, const char *key, str
 	o = request("exec");
 	json_object_object_add(o, "env", json_object_get(j->build_env));
 	json_object_object_add(o, "argv", json_strings((const char *[]){ "bash", "-c", command, NULL }));
-	return link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
+	return link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + j->c->build_command_s * 1000), on_line, cancelled, j, ret_f);
 }
 
 /* What was built is what later machines of this revision start from. */
@@ -304,7 +313,7 @@ static enum rc start_server(struct job *j, struct fault *ret_f)
 
 static enum rc wait_ready(struct job *j, struct fault *ret_f)
 {
-	uint64_t until = MIN_OF(j->deadline_ms, now_ms() + RUNNER_READY_MS);
+	uint64_t until = MIN_OF(j->deadline_ms, now_ms() + j->c->app_ready_s * 1000);
 	char host[BROKER_HOST_MAX];
 	struct server_state u;
 	struct fault f = { 0 };
@@ -328,8 +337,8 @@ static enum rc wait_ready(struct job *j, struct fault *ret_f)
 		nanosleep(&pause, NULL);
 	}
 	server_quote(&j->link, j->vm, on_line, j);
-	return fault_set(ret_f, RC_TIMEOUT, 0, "nothing answered on port %d within %d s: %.80s", RUNNER_APP_PORT,
-			 RUNNER_READY_MS / 1000, f.text);
+	return fault_set(ret_f, RC_TIMEOUT, 0, "nothing answered on port %d within %" PRIu64 " s: %.80s", RUNNER_APP_PORT,
+			 j->c->app_ready_s, f.text);
 }
 
 /* The capture is a convenience: without it the next start is a cold one. */
@@ -409,7 +418,7 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
 	size_t n = 0;
 
 	if (j->again) {
-		db_start(&q, j->db, "SELECT slug, context FROM timelines WHERE app_id = ? AND desired_revision_id = ?");
+		db_start(&q, j->db, "SELECT slug, context FROM timelines WHERE app_id = ? AND ? IN (desired_revision_id, revision_id)");
 		db_text(&q, j->app_id);
 		db_text(&q, j->revision);
 		for (; n < RUNNER_TARGETS_MAX && !db_row(&q, NULL); n++) {
@@ -445,10 +454,10 @@ static enum rc targets(struct job *j, struct target out[RUNNER_TARGETS_MAX], siz
  */
 static enum rc record_route(struct job *j, const struct target *t, size_t n, struct fault *ret_f)
 {
-	/* A promotion that came this moment is not undone by one that it overtook; a new deployment is the last word. */
+	/* A promotion that came this moment is not undone by one that it overtook, nor by what serves until then; a new deployment is the last word. */
 	static const char again_sql[] =
 		"UPDATE timelines SET revision_id = ?4, updated_ms = ?5 WHERE app_id = ?1 AND slug = ?2 AND context = ?3 AND "
-		"desired_revision_id = ?4";
+		"?4 IN (desired_revision_id, revision_id)";
 	static const char timeline_sql[] =
 		"INSERT INTO timelines (app_id, slug, context, revision_id, desired_revision_id, updated_ms) "
 		"VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (app_id, slug) DO UPDATE SET revision_id = excluded.revision_id, "
@@ -566,7 +575,7 @@ static enum rc predeploy(struct job *j, struct fault *ret_f)
 	o = request("exec");
 	json_object_object_add(o, "env", json_object_get(j->env));
 	json_object_object_add(o, "argv", json_strings((const char *[]){ "bash", "-c", command, NULL }));
-	rc = link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + RUNNER_COMMAND_MS), on_line, cancelled, j, ret_f);
+	rc = link_exec(&j->link, j->vm, o, MIN_OF(j->deadline_ms, now_ms() + j->c->build_command_s * 1000), on_line, cancelled, j, ret_f);
 	if (!rc)
 		progress_stage(&j->progress, STAGE_PREDEPLOY, ST_SUCCEEDED, NULL);
 	return rc;
@@ -697,12 +706,13 @@ static void finish(struct job *j, enum rc rc, const struct fault *f)
 	if (db_run(&q, NULL))
 		log_error("could not record the end of a revision revision=%s", j->revision);
 	/* After the row: a client that saw the stream end reads the row next. */
-	progress_end(&j->progress, !rc ? ST_SUCCEEDED : j->cancelled ? ST_CANCELLED : rc == RC_TIMEOUT ? ST_TIMED_OUT : ST_ERRORED);
+	progress_end(&j->progress, !rc ? ST_SUCCEEDED : j->cancelled ? ST_CANCELLED : j->superseded ? ST_SKIPPED :
+		     rc == RC_TIMEOUT ? ST_TIMED_OUT : ST_ERRORED);
 }
 
 enum rc job_run(const struct config *c, struct db *db, const char *revision, bool again, struct fault *ret_f)
 {
-	struct job j = { .c = c, .db = db, .again = again, .deadline_ms = now_ms() + RUNNER_JOB_MS, .bundles_fd = -1 };
+	struct job j = { .c = c, .db = db, .again = again, .deadline_ms = now_ms() + c->build_s * 1000, .bundles_fd = -1 };
 	char path[512];
 	struct fault f = { 0 };
 	enum rc rc;
@@ -716,6 +726,8 @@ enum rc job_run(const struct config *c, struct db *db, const char *revision, boo
 		rc = load(&j, &f);
 	if (!rc) {
 		rc = steps(&j, &f);
+		if (rc == RC_TIMEOUT && now_ms() >= j.deadline_ms) /* whatever was under way just then */
+			out_of_time(&j, &f);
 		finish(&j, rc, &f);
 	}
 	/* What was chosen instead is started by itself: nothing failed that would have to wait before its next attempt. */

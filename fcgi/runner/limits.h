@@ -8,9 +8,6 @@
 #define RUNNER_LOOK_MAX 1024           /* of those that wait for a place, looked at each time */
 #define RUNNER_POLL_MS 2000            /* looks for work by itself this often */
 #define RUNNER_RECONCILE_MS 10000      /* compares the database with the broker this often */
-#define RUNNER_JOB_MS 900000           /* a whole revision */
-#define RUNNER_COMMAND_MS 600000       /* one install or build command */
-#define RUNNER_READY_MS 180000         /* from start to the first answer of an app's server */
 #define RUNNER_CALL_MS 90000           /* one question to the broker */
 #define RUNNER_LINE_MAX 8192           /* of a build or app log; longer ones are cut */
 #define RUNNER_BUILD_LOG_MAX (8u << 20)

@@ -24,6 +24,8 @@
 #define ROW_ID_MAX 64 /* of anything in the database */
 #define RETRIES_MAX 256
 #define RECONNECT_MS 500
+/* Of a revision r: it has a machine, or will be woken by its next visitor. */
+#define LIVES "EXISTS (SELECT 1 FROM instances i WHERE i.revision_id = r.id AND i.state IN ('running', 'asleep', 'starting'))"
 
 struct watch;
 
@@ -312,16 +314,19 @@ static void unwant_failed(struct watch *w)
 	       "desired_revision_id IN (SELECT id FROM revisions WHERE status IN ('failed', 'skipped'))", NULL, NULL, 0);
 }
 
-/* What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. */
+/*
+ * What a name should lead to but no machine serves: lost with the host, crashed, or chosen by a rollback. And what it leads to until the chosen
+ * one has answered, if that has no machine either: one that does not come up leaves the app with what it had.
+ */
 static void start_wanted(struct watch *w)
 {
 	char ids[RUNNER_LOOK_MAX][ROW_ID_MAX];
 	size_t n = list(w,
 		"SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY org_id ORDER BY id) AS turn FROM ("
-		"SELECT DISTINCT t.desired_revision_id AS id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id "
-		"JOIN revisions r ON r.id = t.desired_revision_id "
-		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT t.desired_revision_id OR NOT EXISTS "
-		"(SELECT 1 FROM instances i WHERE i.revision_id = t.desired_revision_id AND i.state IN ('running', 'asleep', 'starting'))))) ORDER BY turn, id",
+		"SELECT r.id AS id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id JOIN revisions r ON r.id = t.desired_revision_id "
+		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT r.id OR NOT " LIVES ") "
+		"UNION SELECT r.id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id JOIN revisions r ON r.id = t.revision_id "
+		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND NOT " LIVES ")) ORDER BY turn, id",
 		NULL, ids, ARRAY_SIZE(ids));
 
 	for (size_t i = 0; i < n; i++)

@@ -3,7 +3,7 @@
 // comes back. Needs a running system (`./bootstrap env`) and, for the faults, NESTBOX_CONF and NESTBOX_SV of its instance.
 import { Client } from "@deno/sandbox";
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const client = new Client();
@@ -198,6 +198,36 @@ await test("cancelled at every stage, with the machine it had; who reads later r
   is(await serves(app, "from the build"), "the good one still serves");
 }, 400000);
 
+await test("timed out at every stage, with the machine it had", async () => {
+  if (!faults) throw new Skip("needs root and an instance of its own");
+  const silent = "setInterval(() => {}, 1000);\n", conf = readFileSync(CONF, "utf8");
+  const state = (p, stage) => (p.deploying.timelines[0]?.[stage] ?? p[stage])?.status;
+  const ends = async (r, stages, because) => {
+    const end = await done(r), at = stages.find((s) => state(end.last, s) === "timed_out");
+    same([end.status, end.failure_reason].join(), "failed,timed_out", end.failure_message);
+    is(at, `one of ${stages} timed out: ${JSON.stringify(end.last)}`);
+    is(because.test(end.failure_message), end.failure_message);
+    await until(`no machine of ${at}`, () => !machines(r).some((m) => !m.includes("gone")));
+  };
+  const bounded = async (bounds, builds) => {
+    try {
+      writeFileSync(CONF, conf + bounds); // a deployment reads it when it begins
+      await Promise.all(builds.map(async ([stages, config, because]) =>
+        await ends(await deploy(app, silent, { production: false, config: { runtime, ...config } }), stages, because)));
+    } finally {
+      writeFileSync(CONF, conf);
+    }
+  };
+  await bounded("\nbuild_command_s = 2\napp_ready_s = 2\n", [
+    [["installing"], { install: "sleep 300" }, /command did not end in time/],
+    [["building"], { build: "while :; do echo on; done" }, /command did not end in time/],
+    [["predeploy"], { predeploy: "sleep 300" }, /command did not end in time/],
+    [["warmup"], {}, /nothing answered on port 8000 within 2 s/],
+  ]);
+  await bounded("\nbuild_s = 1\n", [[["preparing", "installing"], { install: "sleep 300" }, /longer than 1 s/]]);
+  is(await serves(app, "from the build"), "the good one still serves");
+}, 400000);
+
 await test("environment variables reach the server; a preview has its own URL", async () => {
   const r = await deploy(app, 'Deno.serve(() => new Response(`${Deno.env.get("COLOUR")}/`));\n',
     { env_vars: [{ key: "COLOUR", value: "blue" }], production: false, preview: true });
@@ -206,7 +236,9 @@ await test("environment variables reach the server; a preview has its own URL", 
   is(await serves(app, "from the build"), "production is as it was");
 });
 
+let overtaken; // asked for before another one that serves when it is ready
 await test("requests during a change of revision are all answered", async () => {
+  if (faults) overtaken = await deploy(app, server("overtaken"), { config: { runtime, build: "until [ -e go ]; do sleep 0.2; done" } });
   let stop = false, n = 0;
   const wrong = [];
   const asking = (async () => {
@@ -224,6 +256,17 @@ await test("requests during a change of revision are all answered", async () => 
   await asking;
   is(n > 5, "there were requests");
   same(wrong.join("; "), "", `of ${n} requests, wrong ones`);
+});
+
+await test("a deployment that a newer one has overtaken is skipped", async () => {
+  if (!faults) throw new Skip("needs root and an instance of its own");
+  await until("building", async () => (await client.revisions.get(overtaken.id)).status === "building" && machines(overtaken).length);
+  const machine = /rev_[a-z0-9_]+/.exec(machines(overtaken)[0])[0];
+  await until("told to go on", () => { try { ctl("dial", machine, "touch", "/home/app/go"); return true; } catch { return false; } });
+  const r = await done(overtaken);
+  same([r.status, r.failure_reason, r.last.building.status, r.last.deploying.status].join(), "skipped,skipped,succeeded,skipped", r.failure_message);
+  is(await serves(app, "two"), "the newer one serves");
+  await until("no machine", () => !machines(overtaken).some((m) => !m.includes("gone")));
 });
 
 await test("kill -9 of an app's machine: it is started again, visitors wait", async () => {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Choosing an older revision: production serves it again, every request meanwhile is answered, one that takes long is not cut off, and
 // the newer one is not lost. No sandbox is needed, the files come with the request.
-import { alive, check, client, deploy, finish, get, must, newSlug, promote, runtime, same, settled, sleep, until, url } from "./lib-apps.mjs";
+import { adm, alive, check, client, ctl, deploy, finish, get, instances, must, newSlug, operator, promote, runtime, same, settled, skip, sleep, until, url } from "./lib-apps.mjs";
 
 const app = await client.apps.create({ slug: newSlug(), config: { runtime }, env_vars: [{ key: "GREETING", value: "hello" }] });
 const base = url(app.slug);
-const source = (n) => `Deno.serve(async (r) => {
+// All but the first do not start if they are told bye.
+const source = (n) => `if (Deno.env.get("GREETING") === "bye" && "${n}" !== "one") throw new Error("not like this");
+Deno.serve(async (r) => {
 	if (new URL(r.url).pathname === "/long") await new Promise((t) => setTimeout(t, 5000));
 	return new Response(Deno.env.get("GREETING") + " from ${n} in " + Deno.env.get("DENO_TIMELINE"));
 });`;
@@ -128,6 +130,20 @@ await check("a failed revision changes nothing and says why", async () => {
 	must(bad.status === "failed" && bad.failure_reason === "error" && bad.failure_message, JSON.stringify(bad));
 	same(await text(), "hello from one in production", "the good one");
 	same((await promote(bad.id))[1].code, "REVISION_NOT_READY");
+});
+await check("one that does not start leaves the app with what it had, which wakes and is started again until it does", async () => {
+	if (!operator) skip("needs root and an instance of its own");
+	adm("app", "idle", app.slug, "1000");
+	await until("asleep", async () => (await alive(app)).every((i) => i.state === "asleep"), 90000);
+	adm("app", "idle", app.slug, "0");
+	await client.apps.update(app.id, { env_vars: [{ key: "GREETING", value: "bye" }] });
+	same((await promote(late.id))[0], 200);
+	await until("it was tried", async () => (await instances(app)).some((i) => i.revision_id === late.id && i.state === "ended" && /exit code 1/.test(i.reason)));
+	await until("what it had wakes", async () => (await text()) === "bye from one in production");
+	ctl("kill", (await alive(app)).find((i) => i.revision_id === one.id && i.state === "running").id);
+	await until("started again", async () => (await text()) === "bye from one in production");
+	await client.apps.update(app.id, { env_vars: [{ key: "GREETING", value: "hello" }] });
+	await serves("late");
 });
 await check("a deleted app serves nobody", async () => {
 	await client.apps.delete(app.id);
