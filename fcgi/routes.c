@@ -47,7 +47,7 @@ const struct route routes[] = {
 	{ "POST", "/api/v2/apps", app_create, 0 },
 	{ "GET", "/api/v2/apps/{}", app_get, 0 },
 	{ "PATCH", "/api/v2/apps/{}", app_update, 0 },
-	{ "DELETE", "/api/v2/apps/{}", app_delete, 0 },
+	{ "DELETE", "/api/v2/apps/{}", app_delete, ROUTE_LONG },
 	{ "POST", "/api/v2/apps/{}/deploy", app_deploy, ROUTE_BIG_BODY | ROUTE_LONG },
 	{ "GET", "/api/v2/apps/{}/logs", app_logs, ROUTE_LONG },
 	{ "GET", "/api/v2/apps/{}/logs/stream", app_logs_stream, ROUTE_LONG },
