@@ -238,6 +238,13 @@ static bool handshake(struct intercept *t, struct end *e)
 	return true;
 }
 
+/* What it holds. `room`: it may read again, and the TLS below may have the bytes already. */
+static void count_held(struct intercept *t)
+{
+	t->room |= conn_holds(t->c, t->guest.in.cap + t->up.out.cap + (t->h2 ? h2_held(t->h2, H2_GUEST) : 0),
+			      t->up.in.cap + t->guest.out.cap + (t->h2 ? h2_held(t->h2, H2_UP) : 0));
+}
+
 static bool fill(struct intercept *t, struct end *e, enum conn_way way, uint64_t *count)
 {
 	bool over;
@@ -246,6 +253,7 @@ static bool fill(struct intercept *t, struct end *e, enum conn_way way, uint64_t
 
 	if (e->state != SIDE_OPEN || buf_len(&e->in) > EGRESS_TLS_BUFFER - EGRESS_TLS_PIECE)
 		return false;
+	count_held(t);
 	n = conn_may_read(t->c, way, EGRESS_TLS_PIECE, &over);
 	if (!n) {
 		t->over = over;
@@ -346,17 +354,6 @@ static bool step(struct intercept *t)
 	return went;
 }
 
-/* What it holds, after giving back what holds nothing. True: there is room again for what the TLS below may have already. */
-static bool holds(struct intercept *t)
-{
-	if (!buf_len(&t->guest.in))
-		intercept_wipe(&t->guest.in);
-	if (!buf_len(&t->up.in))
-		intercept_wipe(&t->up.in);
-	return conn_holds(t->c, t->guest.in.cap + t->up.out.cap + (t->h2 ? h2_held(t->h2, H2_GUEST) : 0),
-			  t->up.in.cap + t->guest.out.cap + (t->h2 ? h2_held(t->h2, H2_UP) : 0));
-}
-
 static void pump(struct intercept *t)
 {
 	struct conn *c = t->c;
@@ -375,7 +372,14 @@ static void pump(struct intercept *t)
 	}
 	if (t->ending)
 		finish(t);
-	t->again = holds(t) | (rounds == ROUNDS);
+	/* What holds nothing is given back. */
+	if (!buf_len(&t->guest.in))
+		intercept_wipe(&t->guest.in);
+	if (!buf_len(&t->up.in))
+		intercept_wipe(&t->up.in);
+	count_held(t);
+	t->again = t->room || rounds == ROUNDS;
+	t->room = false;
 	if (t->again)
 		loop_timer_set(c->timer, conn_now(c));
 	interest(t);

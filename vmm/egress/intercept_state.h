@@ -30,6 +30,7 @@ struct intercept {
 	struct ws ws;
 	const char *up_failed;  /* why upstream's handshake did not come about; a literal */
 	bool over;              /* the sandbox's total is used up */
+	bool room;              /* of what the sandbox may hold, again */
 	bool again;             /* there is more to do, in the next turn */
 	bool ending, shut;      /* nothing is to come but what guest.out holds; that is written, too */
 	const char *reason;     /* of the connection's row */
