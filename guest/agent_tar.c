@@ -85,7 +85,7 @@ static int make_path(const char *path)
 static int tar_child(int fd, void *arg)
 {
 	struct tar *t = arg;
-	const char *argv[AGENT_EXCLUDE_MAX + 16];
+	const char *argv[2 * AGENT_EXCLUDE_MAX + 16];
 	size_t n = 0;
 
 	blocking(fd);
@@ -106,6 +106,7 @@ static int tar_child(int fd, void *arg)
 		argv[n++] = "--quoting-style=escape";
 	} else {
 		argv[n++] = "--format=posix";
+		argv[n++] = "--hard-dereference"; /* as files of their own: packages' installers make hard links, bundles hold none */
 		argv[n++] = "--pax-option=delete=atime,delete=ctime";
 		argv[n++] = "--warning=no-file-ignored";
 		for (char **e = t->exclude; e && *e; e++) {

@@ -233,7 +233,8 @@ await test("deployments from a sandbox: Build, a cancelled one, a failed one, a 
   assert.equal((await client.revisions.get(fixed.id)).status, "succeeded");
   assert.equal(await get(app.slug), "<h1>static</h1>");
 
-  await sandbox.fs.writeTextFile("project/out.txt", "things ");
+  await sandbox.fs.writeTextFile("project/first.txt", "things ");
+  await sandbox.fs.link("project/first.txt", "project/out.txt"); // as installers of packages make them; a bundle has two files
   const good = await sandbox.deploy(app.slug, { path: "/home/app/project", build: { entrypoint: "main.ts", args: ["x", "y"] }, production: true });
   const lines = all(good.logs());
   const r = await good.done;
