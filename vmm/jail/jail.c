@@ -96,10 +96,12 @@ static void limit_set(__rlimit_resource_t what, uint64_t value)
 /* Should: show the jail's root only, read-only, without a way back. Mustn't: look up a path of the host. */
 static void jail_root_enter(const struct jail_spec *spec, int ns_fd)
 {
-	/* clone3 already gave empty PID, IPC, UTS and network namespaces. The mount namespace is a private copy of the
-	 * prepared one: its old root is gone, so there is nothing to go back to. */
-	if (setns(ns_fd, CLONE_NEWNS) < 0 || unshare(CLONE_NEWNS | CLONE_NEWCGROUP) < 0)
-		jail_fail("mount namespace");
+	/* clone3 already gave an empty PID namespace, which only it can. The mount namespace is a private copy of the prepared one: its
+	 * old root is gone, so there is nothing to go back to. A network namespace takes the kernel long, on a busy host
+	 * a tenth of a second: made here and not by clone3, it is not the broker that waits for it. */
+	if (setns(ns_fd, CLONE_NEWNS) < 0 ||
+	    unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET) < 0)
+		jail_fail("namespaces");
 	if (spec->root->proc && mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
 				      "subset=pid,hidepid=invisible") < 0)
 		jail_fail("mount /proc");
@@ -169,7 +171,7 @@ enum rc jail_spawn(const struct jail_spec *spec, pid_t *ret_pid, int *ret_pidfd,
 {
 	int pidfd = -1;
 	struct clone_args args = {
-		.flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET,
+		.flags = CLONE_PIDFD | CLONE_NEWPID,
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 		.exit_signal = SIGCHLD,
 	};
