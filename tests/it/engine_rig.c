@@ -8,6 +8,8 @@ struct loop *loop;
 struct engine *engine;
 static const char *program;
 
+static void figures(void);
+
 /* Emulated processors now and then run a kernel wrongly that patches its own text while it boots; a restored one never does. */
 #define COLD_RETRIES 2
 #define COLD_MS 240000 /* QEMU in the bed on a busy host: most of a minute and more */
@@ -33,6 +35,7 @@ void die(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	fprintf(stderr, "\n");
 	va_end(ap);
+	figures(); /* what was had until here */
 	kill_children();
 	exit(1);
 }

@@ -19,6 +19,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -288,6 +289,15 @@ static void run(uint16_t port, size_t mib, const char *file)
 }
 
 /* --- loads --- */
+static volatile sig_atomic_t writing;
+
+static void on_write(int sig)
+{
+	(void)sig;
+	writing = 1;
+}
+
+/* One word of each page, which makes it differ from a page of zeroes; what it says is read as progress. From SIGUSR1 on it writes. */
 static void touch(size_t mib, size_t rate)
 {
 	uint64_t *p = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -295,16 +305,20 @@ static void touch(size_t mib, size_t rate)
 
 	if (p == MAP_FAILED)
 		fatal("memory");
-	for (size_t i = 0; i < words; i++)
-		p[i] = mix(i);
-	puts("touched");
+	signal(SIGUSR1, on_write);
+	for (size_t i = 0; i < words; i += PAGE / 8) {
+		p[i] = mix(i) | 1;
+		if (!((i + PAGE / 8) * 8 % (32 << 20))) {
+			printf("%zu\n", ((i + PAGE / 8) * 8) >> 20);
+			fflush(stdout);
+		}
+	}
+	printf("touched %d\n", (int)getpid());
 	fflush(stdout);
+	while (!writing)
+		wait_us(20000);
 	/* One page in a millisecond is 4 MB/s. */
 	for (uint64_t x = 1;; x++) {
-		if (!rate) {
-			pause();
-			continue;
-		}
 		for (size_t k = 0; k < rate * 1000000 / 1000 / PAGE + 1; k++)
 			p[mix(x * 1000 + k) % words] ^= x;
 		wait_us(1000);

@@ -5,5 +5,7 @@ make_overlay /tmp/overlay
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 for engine in "$@"; do
 	echo "engine $engine"
-	run_on "$engine" engine-figures -m 1024 -B 2 -n "${BED_RUNS:-3}" || { why; exit 1; }
+	# What it had until it failed is in its table; the other engine has figures of its own.
+	run_on "$engine" engine-figures -m 1024 -B 2 -n "${BED_RUNS:-3}" || { failed=1; why; }
 done
+exit "${failed:-0}"
