@@ -28,6 +28,7 @@ struct capture_op {
 	struct engine_snapshot *snap; /* what it was in one instant, in memory */
 	struct task *task;
 	uint32_t pause_us;
+	uint64_t bytes;      /* of what was kept */
 	struct fault f;      /* rc set: it fails */
 };
 
@@ -64,8 +65,6 @@ static enum rc name_take(struct capture_op *op, struct fault *ret_f)
 	if (renameat2(fd, op->new_name, fd, op->name, RENAME_NOREPLACE) < 0 &&
 	    (errno != EEXIST || renameat2(fd, op->new_name, fd, op->name, RENAME_EXCHANGE) < 0))
 		return fault_set(ret_f, rc_from_errno(errno), errno, "name a capture");
-	if (fsync(fd) < 0)
-		return fault_set(ret_f, RC_SYS, errno, "flush directory of captures");
 	return RC_OK;
 }
 
@@ -82,9 +81,25 @@ static enum rc bytes_check(struct capture_op *op, const struct capture *c, struc
 	return RC_OK;
 }
 
+/* The new name is on the disk. */
+static void on_named(void *arg, enum rc rc, const struct fault *f)
+{
+	struct capture_op *op = arg;
+	struct broker_vm_captured reply = { .pause_us = op->pause_us, .bytes = op->bytes };
+
+	op->task = NULL;
+	if (rc) {
+		op->f = *f;
+		op_fail(op);
+		return;
+	}
+	log_info("capture made name=%s bytes=%" PRIu64 " pause_us=%u", op->name, op->bytes, op->pause_us);
+	request_reply(op->r, (message_put_fn *)broker_vm_captured_put, &reply, NULL, 0);
+	op_free(op);
+}
+
 static void op_finish(struct capture_op *op)
 {
-	struct broker_vm_captured reply = { .pause_us = op->pause_us };
 	struct capture *c = NULL;
 	struct machine *m;
 	enum rc rc = capture_load(op->b, op->new_name, &c, &op->f);
@@ -110,10 +125,10 @@ static void op_finish(struct capture_op *op)
 	m = machine_find(op->b, op->id);
 	if (m)
 		memcpy(m->capture, op->name, sizeof(m->capture));
-	reply.bytes = c->bytes;
-	log_info("capture made name=%s bytes=%" PRIu64 " pause_us=%u", op->name, c->bytes, op->pause_us);
-	request_reply(op->r, (message_put_fn *)broker_vm_captured_put, &reply, NULL, 0);
-	op_free(op);
+	op->bytes = c->bytes;
+	/* Waits for the file system's journal, which others may have filled. */
+	if (task_fsync(op->b->loop, op->b->captures->dirfd, on_named, op, &op->task, &op->f))
+		op_fail(op);
 }
 
 static void on_flushed(void *arg, enum rc rc, const struct fault *f)
