@@ -215,17 +215,31 @@ static struct checked *begin(void)
 	return c;
 }
 
+/* Of a long run. */
+static void progress(const char *what, uint32_t n)
+{
+	static uint64_t began;
+
+	began = began ? began : us();
+	if (!(n % 20))
+		printf("engine-cycles: %u %s, %llu s\n", n, what, (unsigned long long)((us() - began) / 1000000));
+}
+
 int main(int argc, char **argv)
 {
 	struct checked *c;
 
 	rig_begin("engine-cycles", argc, argv);
 	c = begin();
-	for (uint32_t i = 0; i < opt.runs; i++)
+	for (uint32_t i = 0; i < opt.runs; i++) {
 		c = fork_round(c, i);
+		progress("forks", (i + 1) * FORKS);
+	}
 	printf("engine-cycles: %u forks of %d children\n", opt.runs, FORKS);
-	for (uint32_t i = 0; i < opt.runs * FORKS; i++)
+	for (uint32_t i = 0; i < opt.runs * FORKS; i++) {
 		c = save_round(c, i);
+		progress("saves", i + 1);
+	}
 	printf("engine-cycles: %u saves and restores\n", opt.runs * FORKS);
 	printf("engine-cycles: %lu pages, %lu blocks, %lu clock readings, %lu ticks, %lu timers by the last machine, its latest timer by %lu ms\n",
 	       c->last.mem, c->last.disk, c->last.clock, c->last.timer, c->last.once, c->last.late);
