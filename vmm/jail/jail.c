@@ -98,7 +98,7 @@ static void jail_root_enter(const struct jail_spec *spec, int ns_fd)
 {
 	/* clone3 already gave an empty PID namespace, which only it can. The mount namespace is a private copy of the prepared one: its
 	 * old root is gone, so there is nothing to go back to. A network namespace takes the kernel long, on a busy host
-	 * a tenth of a second: made here and not by clone3, it is not the broker that waits for it. */
+	 * up to tens of milliseconds: made here and not by clone3, it is not the broker that waits for it. */
 	if (setns(ns_fd, CLONE_NEWNS) < 0 ||
 	    unshare(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET) < 0)
 		jail_fail("namespaces");
