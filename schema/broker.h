@@ -231,7 +231,8 @@ MESSAGE_DECLARE(broker_volume_snapshot, BROKER_VOLUME_SNAPSHOT_FIELDS)
 MESSAGE_DECLARE(broker_volume, BROKER_VOLUME_FIELDS)
 
 #define BROKER_NODE_FIELDS(F)                                                     \
-	F(U32, vms, 0) F(U32, vms_max, 0) F(U64, memory_mib_used, 0) F(U64, memory_mib_max, 0) F(U64, disk_free, 0)
+	F(U32, vms, 0) F(U32, vms_max, 0) F(U64, memory_mib_used, 0) F(U64, memory_mib_max, 0) F(U64, disk_free, 0)                    \
+	F(STR, templates, BROKER_REASON_MAX) /* "1280 MiB ready, ..."; cut if there are many */
 MESSAGE_DECLARE(broker_node, BROKER_NODE_FIELDS)
 
 /* Events. */

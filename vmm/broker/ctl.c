@@ -121,8 +121,8 @@ static enum rc verb_node(struct ctl *c)
 	if (rc)
 		return rc;
 	if (!c->json) {
-		printf("machines   %u of %u\nmemory     %" PRIu64 " of %" PRIu64 " MiB\ndisk free  %" PRIu64 " MiB\n", n.vms,
-		       n.vms_max, n.memory_mib_used, n.memory_mib_max, n.disk_free >> 20);
+		printf("machines   %u of %u\nmemory     %" PRIu64 " of %" PRIu64 " MiB\ndisk free  %" PRIu64 " MiB\ntemplates  %s\n",
+		       n.vms, n.vms_max, n.memory_mib_used, n.memory_mib_max, n.disk_free >> 20, n.templates);
 		return RC_OK;
 	}
 	o = json_object_new_object();
@@ -131,6 +131,7 @@ static enum rc verb_node(struct ctl *c)
 	put_number(o, "memory_mib_used", n.memory_mib_used);
 	put_number(o, "memory_mib_max", n.memory_mib_max);
 	put_number(o, "disk_free", n.disk_free);
+	put_string(o, "templates", n.templates);
 	print_json(o);
 	return RC_OK;
 }
@@ -435,7 +436,7 @@ static const struct {
 	enum rc (*fn)(struct ctl *c);
 } verbs[] = {
 	{ "status", "", "which engine this host uses, and why", 0, verb_status },
-	{ "node", "", "machines, memory and disk of this host", 0, verb_node },
+	{ "node", "", "machines, memory, disk and templates of this host", 0, verb_node },
 	{ "list", "", "all machines", 0, verb_list },
 	{ "stat", "ID", "one machine, also one that is gone: why", 1, verb_stat },
 	{ "create", "ID [MIB [CAPTURE]]", "a machine that nobody owns, for trying out", 1, verb_create },

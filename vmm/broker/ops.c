@@ -421,6 +421,7 @@ HANDLER(op_node_stat)
 	for (size_t i = 0; i < b->n_machines; i++)
 		n.vms += !b->machines[i]->internal;
 	machine_disk_free(b, &n.disk_free, NULL);
+	templates_describe(b, n.templates, sizeof(n.templates));
 	request_reply(r, (message_put_fn *)broker_node_put, &n, NULL, 0);
 }
 

@@ -39,7 +39,7 @@ enum rc template_get(struct broker *b, const char *image, uint32_t memory_mib, t
 		     struct template_use *ret_use, struct template_wait **ret_wait, struct fault *ret_f);
 void template_cancel(struct template_wait *w); /* NULL is fine */
 
-/* For nestboxctl: "1280 MiB ready", one line each. */
+/* For nestboxctl: "1280 MiB ready, 512 MiB being made". */
 void templates_describe(struct broker *b, char *out, size_t size);
 
 #endif

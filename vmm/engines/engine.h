@@ -20,9 +20,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Goes up with every change of the devices that a machine has or of what is saved of them: part of a template's name, so that
+/* Goes up with every change of the devices or the command line that a machine has, or of what is saved of them: part of a template's name, so that
  * those of another shape are made anew instead of refused at each start. */
-#define ENGINE_SHAPE "3"
+#define ENGINE_SHAPE "4"
 
 #define ENGINE_DISKS_MAX 8
 #define ENGINE_NICS_MAX 2
