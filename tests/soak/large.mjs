@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file of 1 GB through the client: written by a stream, read by a stream, and a sparse one of the same size. Every byte is compared with
-// what it must be, and no process on the way, in the host or in the guest, may hold more than a little of it.
+// A file of 1 GB through the client: written by a stream, read by a stream, and a sparse one of the same size; 100 MB (SOAK_PIPE_MIB) through a
+// program's pipes. Every byte is compared with what it must be, no process on the way, in the host or in the guest, may hold more than a little
+// of it, and daemons end with the memory and descriptors that they had.
 import fs from "node:fs";
 import { Sandbox } from "@deno/sandbox";
 
@@ -9,6 +10,11 @@ const { NESTBOX_SV: SV } = process.env;
 const GROWTH_MIB = 24;
 const services = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-api", "nginx"];
 let passed = 0, failed = 0;
+
+/** Descriptors of each service alone. */
+function descriptors() {
+  return Object.fromEntries(services.map((s) => [s, fs.readdirSync(`/proc/${fs.readFileSync(`${SV}/${s}/supervise/pid`, "utf8").trim()}/fd`).length]));
+}
 
 /** PSS of each service and of what it started (nginx's workers, the API's; not machines), in MiB. */
 function memory() {
@@ -34,7 +40,7 @@ function memory() {
   return out;
 }
 
-async function check(name, fn) {
+async function check(name, fn, bytes = BYTES) {
   const began = Date.now(), before = memory(), peak = { ...before };
   const timer = setInterval(() => {
     for (const [k, v] of Object.entries(memory())) peak[k] = Math.max(peak[k], v);
@@ -45,7 +51,7 @@ async function check(name, fn) {
     if (grown.length) throw new Error(`grew: ${grown.join(", ")}`);
     passed++;
     const s = (Date.now() - began) / 1000;
-    console.log(`ok   ${name} (${s.toFixed(0)} s, ${(BYTES / 1048576 / s).toFixed(1)} MiB/s; most: ${services.map((d) => `${d} +${(peak[d] - before[d]).toFixed(1)}`).join(", ")} MiB)`);
+    console.log(`ok   ${name} (${s.toFixed(0)} s, ${(bytes / 1048576 / s).toFixed(1)} MiB/s; most: ${services.map((d) => `${d} +${(peak[d] - before[d]).toFixed(1)}`).join(", ")} MiB)`);
   } catch (e) {
     failed++;
     console.log(`FAIL ${name}\n  ${e.stack}`);
@@ -62,7 +68,7 @@ const chunkAt = (n) => {
   return new Uint8Array(pattern.buffer).slice();
 };
 /** Compares what comes with what fill(offset of a chunk) gives; chunks may be of any size. */
-async function compared(readable, fill) {
+async function compared(readable, fill, bytes = BYTES) {
   let at = 0, want = null;
   for await (const chunk of readable) {
     for (let i = 0; i < chunk.length;) {
@@ -74,9 +80,10 @@ async function compared(readable, fill) {
     }
     at += chunk.length;
   }
-  if (at !== BYTES) throw new Error(`${at} bytes came`);
+  if (at !== bytes) throw new Error(`${at} bytes came`);
 }
 
+const before = { memory: memory(), descriptors: descriptors() };
 const s = await Sandbox.create({ timeout: "180m" });
 const agent = async () => Math.max(...(await s.sh`sudo sh -c 'grep -h VmHWM /proc/[0-9]*/status' | awk '{ print $2 }' | sort -n | tail -1`.text()).trim().split("\n").map(Number)) / 1024;
 await check("written by a stream", async () => {
@@ -106,10 +113,32 @@ await check("a sparse one takes no room and reads as zeros", async () => {
   await compared(file.readable, () => zeros);
   await file.close();
 });
+const PIPED = Number(process.env.SOAK_PIPE_MIB ?? 100) * 1048576;
+await check("through a program's pipes", async () => {
+  const cat = await s.spawn("cat", { stdin: "piped", stdout: "piped" });
+  let n = 0;
+  const fed = new ReadableStream({
+    pull(c) {
+      if (n >= PIPED) return c.close();
+      c.enqueue(chunkAt(n));
+      n += CHUNK;
+    },
+  }).pipeTo(cat.stdin);
+  await compared(cat.stdout, chunkAt, PIPED);
+  await fed;
+  if (!(await cat.status).success) throw new Error("cat failed");
+}, PIPED);
 await check("no process of the guest ever held much of it", async () => {
   const mib = await agent();
   if (mib > 200) throw new Error(`one had ${mib} MiB`);
 });
 await s.kill();
+await new Promise((r) => setTimeout(r, 5000)); // its machine's network and its connections go
+const after = { memory: memory(), descriptors: descriptors() };
+for (const d of services) {
+  const flat = after.memory[d] < before.memory[d] + GROWTH_MIB && after.descriptors[d] <= before.descriptors[d] + 4;
+  flat ? passed++ : failed++;
+  console.log(`${flat ? "ok  " : "FAIL"} ${d.padEnd(16)} ${before.memory[d].toFixed(1)} -> ${after.memory[d].toFixed(1)} MiB PSS, ${before.descriptors[d]} -> ${after.descriptors[d]} descriptors`);
+}
 console.log(`${passed} passed, ${failed} failed, 0 skipped`);
 process.exit(failed ? 1 : 0);
