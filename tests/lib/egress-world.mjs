@@ -9,6 +9,7 @@ import http2 from "node:http2";
 import https from "node:https";
 import net from "node:net";
 import { createInterface } from "node:readline";
+import { createServer as createTlsServer, TLSSocket } from "node:tls";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { createHash } from "node:crypto";
 
@@ -22,6 +23,7 @@ const zone = {
   "h2.egress.test": A(15), "h2other.egress.test": A(15),
   // Those with a bad certificate, for a secret that is bound to them.
   "kexpired.egress.test": A(11), "kselfsigned.egress.test": A(12), "kwrongname.egress.test": A(13),
+  "sqlexpired.egress.test": A(11), "sqlselfsigned.egress.test": A(12), "sqlwrongname.egress.test": A(13),
   // Servers of tests/lib/egress-servers.mjs.
   "nginx.egress.test": A(17), "knginx.egress.test": A(17), "deno.egress.test": A(18), "kdeno.egress.test": A(18), "pg.egress.test": A(19), "ssh.egress.test": A(20),
   "raw.egress.test": A(14), "hole.egress.test": A(10), "refused.egress.test": A(10),
@@ -133,11 +135,24 @@ async function web(cert, host) {
   s.on("tlsClientError", () => {});
 }
 
+/** As far as a PostgreSQL client goes before it knows the server: TLS after its request for it on 5432, at once on 5433. */
+async function sql(cert, host) {
+  const heard = () => requests.push({ server: host, url: "postgresql" });
+  await listen(net.createServer((s) => s.on("error", () => {}).once("data", () => {
+    s.write("S");
+    new TLSSocket(s, { isServer: true, ...tls(cert) }).on("error", () => {}).on("data", heard);
+  })), 5432, host);
+  await listen(createTlsServer({ ...tls(cert) }, (s) => s.on("error", () => {}).on("data", heard)).on("tlsClientError", () => {}), 5433, host);
+}
+
 await new Promise((ok, bad) => dns.once("error", bad).bind(53, A(2), ok));
 await web("good", A(10));
 await web("expired", A(11));
 await web("selfsigned", A(12));
 await web("wrongname", A(13));
+await sql("expired", A(11));
+await sql("selfsigned", A(12));
+await sql("wrongname", A(13));
 const h2 = http2.createSecureServer({ ...tls("good"), allowHTTP1: false });
 h2.on("stream", h2Handle);
 h2.on("sessionError", () => {});

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The programs that people use, in a guest, through the proxy, to servers that people use: to a host whose TLS passes untouched, and to
 // one whose TLS is ended for a secret. Each refuses a server whose certificate is not good.
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { Servers } from "../lib/egress-servers.mjs";
 import { assert, done, Sandbox } from "../sdk/lib.mjs";
-import { has, ledger, row, test, World } from "./lib-egress.mjs";
+import { api, has, ledger, row, test, World } from "./lib-egress.mjs";
 
 const OPEN = "nginx.egress.test", KEYED = "knginx.egress.test", VALUE = "sk-client-3Jq8Vn5Wc0Rt7Yb";
 const bad = ["expired", "selfsigned", "wrongname"], badHosts = [...bad, ...bad.map((n) => `k${n}`)].map((n) => `${n}.egress.test`);
@@ -18,6 +20,11 @@ const [servers, sandbox] = await Promise.all([
     secrets: { KEY: { hosts: [KEYED, "kdeno.egress.test", ...bad.map((n) => `k${n}.egress.test`)], value: VALUE } },
   }),
 ]);
+
+// TLS of a database that is ended here: rules name its ports, as a secret is for 443.
+const rules = bad.flatMap((n) => [5432, 5433].map((port) => ({ host: `sql${n}.egress.test:${port}` })));
+const changed = await api(`/api/v2/sandboxes/${sandbox.id}/egress-policy`, { method: "PATCH", body: JSON.stringify({ egress: { rules } }) });
+if (changed.status !== 200) throw new Error(changed.body);
 
 // --- programs ---
 const H = JSON.stringify([OPEN, KEYED]), B = JSON.stringify(badHosts), D = '["deno.egress.test", "kdeno.egress.test"]';
@@ -59,6 +66,19 @@ for (const h of ${D}) {
   w.close();
 }
 for (const h of ${B}) console.log(h, await fetch("https://" + h + "/bad", { headers: { "x-key": key } }).then((r) => r.status, (e) => /CERT|SELF_SIGNED|SIGNATURE|UNABLE_TO/.test(e.cause?.code) ? "refused" : String(e.cause)));
+`,
+  // The npm package, newer than what Node has inside: HTTP/1.1, HTTP/2, and a request without fetch.
+  "/tmp/undici/undici.mjs": `
+import { Agent, fetch, request } from "undici";
+const key = process.env.KEY, two = new Agent({ allowH2: true });
+for (const h of ${H}) {
+  console.log("fetch", h, (await (await fetch("https://" + h + "/hello")).text()).trim());
+  console.log("h2", h, (await (await fetch("https://" + h + "/hello", { dispatcher: two })).text()).trim());
+}
+const r = await request("https://${KEYED}/key", { headers: { "x-key": key } });
+console.log("key", r.statusCode, (await r.body.text()).includes(key));
+for (const h of ${B}) console.log(h, await request("https://" + h + "/bad", { headers: { "x-key": key } }).then((r) => r.statusCode, (e) => /CERT|SELF_SIGNED|SIGNATURE|UNABLE_TO/.test(e.code) ? "refused" : String(e)));
+process.exit(0);
 `,
   "/tmp/t-requests.py": `
 import os, requests
@@ -110,7 +130,12 @@ const jobs = {
   GIT_SSH_COMMAND="ssh -i /tmp/ssh/key -o UserKnownHostsFile=/tmp/ssh/known -o StrictHostKeyChecking=yes -o BatchMode=yes" git clone -q ssh://root@ssh.egress.test/any /tmp/overssh && cat /tmp/overssh/file
   for h in expired.egress.test kwrongname.egress.test; do GIT_TERMINAL_PROMPT=0 git ls-remote https://user:$KEY@$h/repo.git 2>&1 | grep -oE 'error: 502|certificate' | head -n 1 | sed "s/^/$h /"; done`,
   psql: `export PGPASSWORD=pg-pass-word PGSSLROOTCERT=/tmp/ca.pem PGCONNECT_TIMEOUT=60
-  psql -XAt "host=pg.egress.test user=tester dbname=postgres sslmode=verify-full" -c "create table t as select generate_series(1, 20000) n" -c "select sum(n), (select ssl from pg_stat_ssl where pid = pg_backend_pid()) from t" -c "select repeat('x', 300000)" | awk '{ print length($0) < 80 ? $0 : length($0) }'`,
+  psql -XAt "host=pg.egress.test user=tester dbname=postgres sslmode=verify-full" -c "create table t as select generate_series(1, 20000) n" -c "select sum(n), (select ssl from pg_stat_ssl where pid = pg_backend_pid()) from t" -c "select repeat('x', 300000)" | awk '{ print length($0) < 80 ? $0 : length($0) }'
+  # A bad certificate: untouched, psql refuses it; where TLS is ended here, the request for it that comes first is no TLS, and without that the proxy refuses.
+  bad() { { psql -XAt "host=$1 port=$2 user=tester dbname=postgres sslmode=verify-full $3" -c "select 1" 2>&1 | sed -nE 's/.* failed: //p' | head -n 1 | sed "s/^/$1 $2 /"; } & }
+  for h in expired selfsigned wrongname; do bad $h.egress.test 5432; bad sql$h.egress.test 5433 sslnegotiation=direct; done >/tmp/psql-bad
+  bad sqlexpired.egress.test 5432 >>/tmp/psql-bad; wait; sort /tmp/psql-bad`,
+  undici: `mkdir -p /tmp/undici/node_modules && cd /tmp/undici && tar -xf /tmp/undici.tar -C node_modules && node undici.mjs`,
   // Of the bad ones one after the other: six handshakes at once are too many for an emulated machine.
   apt: `export DEBIAN_FRONTEND=noninteractive
   printf 'machine ${KEYED} login user password %s\\n' "$KEY" | sudo tee /etc/apt/auth.conf.d/nbtest.conf >/dev/null
@@ -136,6 +161,10 @@ await (async () => {
     return { out: out.stdoutText, err: out.stderrText };
   };
   await sandbox.fs.mkdir("/tmp/ssh");
+  await sandbox.fs.mkdir("/tmp/undici");
+  // From here: the guest reaches no registry.
+  const modules = fileURLToPath(new URL("../node_modules", import.meta.url));
+  await sandbox.fs.writeFile("/tmp/undici.tar", execFileSync("tar", ["-C", modules, "-cf", "-", "undici"], { maxBuffer: 1 << 26 }));
   for (const [path, text] of Object.entries(files)) await sandbox.fs.writeTextFile(path, text);
   const trust = await sh("chmod 600 /tmp/ssh/key; sudo sh -c 'cat /tmp/ca.pem >>/etc/ssl/certs/ca-certificates.crt' && echo ok");
   if (trust.out !== "ok\n") throw new Error(trust.err);
@@ -175,7 +204,9 @@ await check("curl", [...["1.1", "2"].flatMap((v) => [OPEN, KEYED].flatMap((h) =>
   "basic 200", "without 401", "your key is placeholder", "wrong key", ...badHosts.map((h) => `https://${h}/ ${h.startsWith("k") ? "0 502" : "60 000"}`)]);
 await check("git", ["hello from a repository", "hello from a repository", "pushed", "hello from a repository",
   "expired.egress.test certificate", "kwrongname.egress.test error: 502"]);
-await check("psql", ["SELECT 20000", "200010000|t", "300000"]);
+await check("undici", [...[OPEN, KEYED].flatMap((h) => [`fetch ${h} hello from nginx, HTTP/1.1`, `h2 ${h} hello from nginx, HTTP/2.0`]), "key 200 true", ...refusals("502")]);
+await check("psql", ["SELECT 20000", "200010000|t", "300000", /^expired.egress.test 5432 .*certificate verify failed/, /^selfsigned.egress.test 5432 .*certificate verify failed/,
+  /^sqlexpired.egress.test 5432 ./, ...bad.map((n) => new RegExp(`^sql${n}.egress.test 5433 .`)).sort(), /^wrongname.egress.test 5432 .*does not match host name/]);
 await check("apt", ["hello from a package", "hello from a package",
   ...[...badHosts].sort().map((h) => `${h} ${h.startsWith("k") ? "502" : "ertificate"}`)]);
 
@@ -202,7 +233,9 @@ await test("what the ledger says", async () => {
     { name: OPEN, port: 443, protocol: "tls", decision: "allow", bytes_in: /^\d{4,}$/ }, { name: "pg.egress.test", port: 5432, protocol: "tcp", decision: "allow" },
     { name: "ssh.egress.test", port: 22, protocol: "tcp", decision: "allow" }, { name: "kdeno.egress.test", path: "/ws", status: 101, secret: "KEY" },
     { name: "kexpired.egress.test", decision: "error", reason: /expired/, status: 502 }, { name: "kselfsigned.egress.test", decision: "error", status: 502 },
-    { name: "kwrongname.egress.test", decision: "error", status: 502 }])
+    { name: "kwrongname.egress.test", decision: "error", status: 502 }, { name: "expired.egress.test", port: 5432, protocol: "tcp", decision: "allow" },
+    { name: "sqlexpired.egress.test", port: 5432, decision: "deny", reason: "not TLS where TLS is expected" }, { name: "sqlexpired.egress.test", port: 5433, protocol: "https", reason: /expired/ },
+    { name: "sqlselfsigned.egress.test", port: 5433, protocol: "https", reason: /self-signed|issuer/ }, { name: "sqlwrongname.egress.test", port: 5433, protocol: "https", reason: /[Hh]ostname/ }])
     assert.ok(has(rows, want), `no row like ${JSON.stringify(want, (_, v) => v instanceof RegExp ? String(v) : v)}\n${rows.map((r) => JSON.stringify(r)).join("\n")}`);
   assert.ok(!JSON.stringify(rows).includes(VALUE));
 });

@@ -849,6 +849,8 @@ struct talk {
 	SSL *guest, *up;
 };
 
+static const char *up_name = "api.test", *guest_alpn;
+
 static bool talk_begin(struct talk *k, struct sandbox *sb, int tcp)
 {
 	memset(k, 0, sizeof(*k));
@@ -859,7 +861,9 @@ static bool talk_begin(struct talk *k, struct sandbox *sb, int tcp)
 	k->t = (struct through){ dial(tcp, 4096), -1, NULL };
 	SSL_set_fd(k->guest, k->t.guest);
 	SSL_set_tlsext_host_name(k->guest, "api.test");
-	ca_use(root, k->up, "api.test", NULL);
+	if (guest_alpn)
+		SSL_set_alpn_protos(k->guest, (const unsigned char *)guest_alpn, (unsigned int)strlen(guest_alpn));
+	ca_use(root, k->up, up_name, NULL);
 	for (int i = 0; i < 2000 && k->t.up < 0; i++) {
 		SSL_connect(k->guest);
 		turn();
@@ -908,6 +912,30 @@ TEST(a_handshake_has_its_time)
 	CHECK_EQ(sb->n_conns, 0);
 	CHECK_EQ(sb->n_tls, 0);
 	CHECK_STR(last_reason(), "the TLS handshake took too long");
+	talk_end(&k);
+	sandbox_free(sb);
+}
+
+TEST(a_bad_certificate_is_the_reason_also_for_a_guest_that_speaks_no_http)
+{
+	int tcp, n = 0;
+	struct sandbox *sb = sandbox("alpn", RULED, 0, &tcp);
+	struct talk k;
+
+	up_name = "somebody.else.test";
+	aim_at(sb, "api.test", 443);
+	guest_alpn = "\12postgresql";
+	REQUIRE(talk_begin(&k, sb, tcp));
+	for (int i = 0; i < 2000 && sb->n_conns; i++) {
+		SSL_accept(k.up);
+		n = SSL_connect(k.guest);
+		turn();
+	}
+	CHECK(n != 1);
+	CHECK_EQ(sb->n_conns, 0);
+	CHECK_STR(last_reason(), "hostname mismatch");
+	up_name = "api.test";
+	guest_alpn = NULL;
 	talk_end(&k);
 	sandbox_free(sb);
 }

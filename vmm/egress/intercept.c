@@ -231,7 +231,7 @@ static bool handshake(struct intercept *t, struct end *e)
 		e->state = SIDE_OPEN;
 	else if (e == &t->up)
 		up_handshake_failed(t);
-	else
+	else if (!t->reason) /* it is told of ours by an alert, and that is no reason of its own */
 		t->reason = "the guest ended the TLS handshake";
 	if (e == &t->up)
 		choose(t);
