@@ -137,6 +137,9 @@ static struct checked *fork_round(struct checked *parent, uint32_t round)
 	char id[40];
 	uint64_t t;
 
+	MUST(loop_once(loop, 0, f));
+	if (parent->m.gone)
+		die("%s ended: %s", parent->m.spec.id, parent->m.why);
 	for (size_t i = 0; i < FORKS; i++) {
 		snprintf(id, sizeof(id), "fork%u_%zu", round, i);
 		k.children[i] = checked_new(id, (uid_t)(RIG_UID + 10 + round % 50 * FORKS + i), NULL);
