@@ -450,6 +450,27 @@ TEST(an_upstream_that_resets_goes_away_or_dies)
 	CHECK(peer_at(&w.guest, id)->closed && peer_at(&w.guest, id)->code == NGHTTP2_REFUSED_STREAM);
 	end();
 
+	/* Without an error that is the end of an answer, and what was held back for its search comes, too. */
+	begin("");
+	id = peer_request(&w.guest, GET, NULL, true);
+	h2_pump(&w);
+	peer_respond(&w.up, 1, OK200, "whole", 5, false);
+	h2_pump(&w);
+	nghttp2_submit_rst_stream(w.up.session, NGHTTP2_FLAG_NONE, 1, NGHTTP2_NO_ERROR);
+	h2_pump(&w);
+	CHECK_STR(peer_at(&w.guest, id)->data, "whole");
+	CHECK(peer_at(&w.guest, id)->ended && peer_at(&w.guest, id)->code == NGHTTP2_NO_ERROR);
+	CHECK_STR(w.last_row, "allow GET /v1 200 [] ");
+	end();
+
+	begin("");
+	id = peer_request(&w.guest, GET, NULL, true);
+	h2_pump(&w);
+	nghttp2_submit_rst_stream(w.up.session, NGHTTP2_FLAG_NONE, 1, NGHTTP2_NO_ERROR);
+	h2_pump(&w);
+	CHECK(peer_at(&w.guest, id)->closed && peer_at(&w.guest, id)->code == NGHTTP2_INTERNAL_ERROR);
+	end();
+
 	begin("");
 	id = peer_request(&w.guest, GET, NULL, true);
 	h2_pump(&w);

@@ -480,6 +480,10 @@ void h2_response_data(struct h2_stream *s, const uint8_t *data, size_t n)
 
 void h2_up_closed(struct h2_stream *s, uint32_t code)
 {
+	/* A reset that is no error says that the answer was complete (RFC 9113, 8.1). Node's server, which looks at no request's
+	 * body, sometimes sends it before the end. Whether the length is right the guest sees. */
+	if (code == NGHTTP2_NO_ERROR && s->answered && !s->ours && !s->response.eof && s->open[H2_GUEST])
+		h2_response_end(s);
 	s->open[H2_UP] = false;
 	forget(s, &s->request, H2_GUEST);
 	/* What came is passed on; what did not come to its end is ended as it was. */
