@@ -322,12 +322,17 @@ enum api_code sandbox_kill(struct request *r)
 		return code;
 	/* Killing what is dead is done already: a client may repeat it after a lost answer. */
 	if (s.live) {
-		enum rc rc = broker_kill(r->api, s.id, "killed by its owner", &f);
+		static const char why[] = "killed by its owner";
+		enum rc rc = broker_kill(r->api, s.id, why, &f);
+		bool absent = rc == RC_ABSENT;
 
-		if (rc && rc != RC_ABSENT)
+		if (rc && !absent)
 			return broker_code(r, &f, API_SANDBOX_UNREACHABLE);
-		if (sandbox_set_stopped(r->api->db, s.id, "killed by its owner", &f))
+		if (sandbox_set_stopped(r->api->db, s.id, why, &f))
 			return api_fault(r, &f);
+		/* One that just starts: who makes it undoes that if it sees the row as it is now, and has its machine by now if not. */
+		if (absent && (rc = broker_kill(r->api, s.id, why, &f)) && rc != RC_ABSENT)
+			return broker_code(r, &f, API_SANDBOX_UNREACHABLE);
 	}
 	return reply_json(r, 200, json_object_new_object());
 }

@@ -179,8 +179,10 @@ test("a sandbox that is ended while it starts: its machine goes, too", async () 
 	const made = create(acme, { memory_mb: 4009 });
 	const [s] = await until("a sandbox that starts", async () => (await running(acme)).length && running(acme));
 	equal((await ask(acme, "DELETE", `/api/v3/sandbox/${s.id}`)).status, 200);
-	equal((await made).code, "SANDBOX_STOPPED");
-	must(log("fakes").includes(`kill id=${s.id} reason=create failed found=1`), "the machine that came after the kill is ended");
+	// Its creation ends after the row says that it was stopped, and is undone, or just before, and then it is killed like any other.
+	const { status, code } = await made;
+	must(status === 200 || code === "SANDBOX_STOPPED", `${status} ${code}`);
+	await until("the machine that came after the first kill is ended", () => new RegExp(`kill id=${s.id} reason=.* found=1`).test(log("fakes")));
 	equal((await list(acme)).find((x) => x.id === s.id).status, "stopped");
 });
 
