@@ -11,11 +11,11 @@ class H(http.server.BaseHTTPRequestHandler):
     def log_message(self, *a): pass
     def body(self):
         if self.headers.get("transfer-encoding") == "chunked":
-            out = b""
+            out = bytearray()
             while True:
                 n = int(self.rfile.readline(), 16)
                 out += self.rfile.read(n); self.rfile.readline()
-                if not n: return out
+                if not n: return bytes(out)
         return self.rfile.read(int(self.headers.get("content-length") or 0))
     def answer(self, status, body, headers={}):
         self.send_response(status, headers.pop("reason", None))
