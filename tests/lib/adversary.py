@@ -228,12 +228,16 @@ def malformed_questions():
 def udp():
     out = []
     for port in (9, 443, 123, 31337):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.settimeout(2)
-            s.connect(("10.199.77.14", port))
-            try: s.send(b"x" * 100); s.send(b"x"); s.recv(10); out.append("answered")
-            except socket.timeout: out.append("silence")
-            except OSError: out.append("refused")
+        for last in (False, False, True): # so many refusals a second and no more, and others were refused before
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.settimeout(2)
+                s.connect(("10.199.77.14", port))
+                try: s.send(b"x" * 100); s.send(b"x"); s.recv(10); out.append("answered")
+                except socket.timeout:
+                    if not last: continue
+                    out.append("silence")
+                except OSError: out.append("refused")
+                break
     return sorted(set(out))
 @attempt
 def ping():

@@ -133,7 +133,8 @@ const jobs = {
   psql -XAt "host=pg.egress.test user=tester dbname=postgres sslmode=verify-full" -c "create table t as select generate_series(1, 20000) n" -c "select sum(n), (select ssl from pg_stat_ssl where pid = pg_backend_pid()) from t" -c "select repeat('x', 300000)" | awk '{ print length($0) < 80 ? $0 : length($0) }'
   # A bad certificate: untouched, psql refuses it; where TLS is ended here, the request for it that comes first is no TLS, and without that the proxy refuses.
   bad() { { psql -XAt "host=$1 port=$2 user=tester dbname=postgres sslmode=verify-full $3" -c "select 1" 2>&1 | sed -nE 's/.* failed: //p' | head -n 1 | sed "s/^/$1 $2 /"; } & }
-  for h in expired selfsigned wrongname; do bad $h.egress.test 5432; bad sql$h.egress.test 5433 sslnegotiation=direct; done >/tmp/psql-bad
+  : >/tmp/psql-bad
+  for h in expired selfsigned wrongname; do bad $h.egress.test 5432; bad sql$h.egress.test 5433 sslnegotiation=direct; done >>/tmp/psql-bad
   bad sqlexpired.egress.test 5432 >>/tmp/psql-bad; wait; sort /tmp/psql-bad`,
   undici: `mkdir -p /tmp/undici/node_modules && cd /tmp/undici && tar -xf /tmp/undici.tar -C node_modules && node undici.mjs`,
   // Of the bad ones one after the other: six handshakes at once are too many for an emulated machine.
