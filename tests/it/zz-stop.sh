@@ -8,6 +8,8 @@ fail() { echo "FAIL $1"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 ctl() { "$NESTBOX_PREFIX/sbin/nestboxctl" -c "$NESTBOX_CONF" --json "$@"; }
 
 cd "$NESTBOX_SRC/tests" || exit 1
+export NESTBOX_INSTANCE=check
+"$NESTBOX_SRC/bootstrap" start || fail "bootstrap start: exit status $?" # a second attempt finds it stopped
 id=$("$NESTBOX_NODE" --input-type=module -e '
 import { Sandbox } from "@deno/sandbox";
 const s = await Sandbox.create({ timeout: "10m" });
@@ -23,6 +25,6 @@ for runsv in $(pgrep -P "$supervisor"); do pids="$pids $runsv $(pgrep -P "$runsv
 kill -9 $pids
 kill -0 "$vm" 2>/dev/null || fail "the machine died with its daemons: then this shows nothing"
 
-NESTBOX_INSTANCE=check "$NESTBOX_SRC/bootstrap" stop || fail "bootstrap stop: exit status $?"
+"$NESTBOX_SRC/bootstrap" stop || fail "bootstrap stop: exit status $?"
 kill -0 "$vm" 2>/dev/null && fail "machine $id is still there"
 exec bash "$NESTBOX_SRC/tests/lib/nothing-left.sh" "$INST"
