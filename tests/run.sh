@@ -45,6 +45,7 @@ count() { # count NAME LOG STATUS
 	fi
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 	while IFS= read -r line; do skips+=("$1: ${line#skip }"); done < <(grep -a '^skip ' "$2")
+	while IFS= read -r line; do again+=("$1: ${line#again }"); done < <(grep -a '^again ' "$2")
 	printf '[%4ds] %-28s %s passed, %s failed, %s skipped\n' $(($(date +%s) - T0)) "$1" "$p" "$f" "$s"
 	grep -aE '^(FAIL|not ok)|^  .*not true:' "$2" | head -n 20 | sed 's/^/    /'
 }
@@ -204,7 +205,7 @@ fi
 
 # --- what needs real KVM, in a machine of its own ----------------------------------------------------------------
 if [ -x "$SRC/tests/kvmbed/run.sh" ]; then
-	LIMIT=${NESTBOX_KVMBED_LIMIT:-1500} suite kvmbed "$SRC/tests/kvmbed/run.sh"
+	NESTBOX_NO_SECOND=1 LIMIT=${NESTBOX_KVMBED_LIMIT:-2700} suite kvmbed "$SRC/tests/kvmbed/run.sh"
 fi
 
 echo
