@@ -136,7 +136,6 @@ void broker_free(struct broker *b)
 {
 	if (!b)
 		return;
-	b->leaving = true;
 	b->closing = true;
 	source_drop(&b->close_timer);
 	templates_free(b);

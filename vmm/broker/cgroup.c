@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -30,19 +29,6 @@ static enum rc put_at(int dirfd, const char *name, const char *text, struct faul
 	return RC_OK;
 }
 
-/* They say that their size is 0, whatever is in them. */
-static bool get_at(int dirfd, const char *name, char *out, size_t size)
-{
-	_cleanup_fd_ int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	size_t n = 0;
-	ssize_t got = fd < 0 ? -1 : 0;
-
-	while (fd >= 0 && n < size - 1 && (got = read(fd, out + n, size - 1 - n)) > 0)
-		n += (size_t)got;
-	out[n] = '\0';
-	return got >= 0;
-}
-
 static bool word_in(const char *text, const char *word)
 {
 	size_t n = strlen(word);
@@ -56,10 +42,11 @@ static bool word_in(const char *text, const char *word)
 static bool host_v2(struct cgroup_host *h)
 {
 	_cleanup_fd_ int root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	char text[4096];
+	_cleanup_free_ char *text = NULL;
 	int fd;
+	size_t n;
 
-	if (root < 0 || !get_at(root, "cgroup.controllers", text, sizeof(text)))
+	if (root < 0 || file_read_at(root, "cgroup.controllers", 4096, &text, &n, NULL))
 		return false;
 	for (int i = 0; i < CGROUP_CONTROLLERS; i++) {
 		char enable[16];
@@ -140,18 +127,13 @@ static void weight_put(const struct cgroup_host *h, int fd, uint32_t weight)
 		limit_put(fd, "cpu.weight", weight);
 }
 
-static const char *memory_file(const struct cgroup_host *h)
-{
-	return h->version == 2 ? "memory.max" : "memory.limit_in_bytes";
-}
-
 static void limit_set(const struct cgroup_host *h, int which, int fd, const struct cgroup_limits *l)
 {
 	char text[64];
 
 	switch (which) {
 	case CGROUP_MEMORY:
-		limit_put(fd, memory_file(h), l->memory_bytes);
+		limit_put(fd, h->version == 2 ? "memory.max" : "memory.limit_in_bytes", l->memory_bytes);
 		break;
 	case CGROUP_PIDS:
 		limit_put(fd, "pids.max", l->pids);
@@ -190,33 +172,14 @@ enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cg
 	return RC_OK;
 }
 
-static int group_open(const struct cgroup_host *h, int which, const char *id)
-{
-	return h->dirfd[which] < 0 ? -1 : openat(h->dirfd[which], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
 void cgroup_reweigh(const struct cgroup_host *h, const char *id, uint32_t weight)
 {
-	_cleanup_fd_ int fd = group_open(h, CGROUP_CPU, id);
+	_cleanup_fd_ int fd = -1;
 
+	if (h->dirfd[CGROUP_CPU] >= 0)
+		fd = openat(h->dirfd[CGROUP_CPU], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0)
 		weight_put(h, fd, weight);
-}
-
-void cgroup_memory_set(const struct cgroup_host *h, const char *id, uint64_t bytes)
-{
-	_cleanup_fd_ int fd = group_open(h, CGROUP_MEMORY, id);
-
-	if (fd >= 0)
-		limit_put(fd, memory_file(h), bytes);
-}
-
-bool cgroup_memory_get(const struct cgroup_host *h, const char *id, uint64_t *ret)
-{
-	_cleanup_fd_ int fd = group_open(h, CGROUP_MEMORY, id);
-	char text[64];
-
-	return fd >= 0 && get_at(fd, memory_file(h), text, sizeof(text)) && sscanf(text, "%" SCNu64, ret) == 1;
 }
 
 void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid)
@@ -254,9 +217,10 @@ enum rc cgroup_remove(const struct cgroup_host *h, const char *id, struct fault 
 static void group_kill(int dirfd, const char *id)
 {
 	_cleanup_fd_ int fd = openat(dirfd, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	char text[65536];
+	_cleanup_free_ char *text = NULL;
+	size_t n;
 
-	if (fd < 0 || !get_at(fd, "cgroup.procs", text, sizeof(text)))
+	if (fd < 0 || file_read_at(fd, "cgroup.procs", 65536, &text, &n, NULL))
 		return;
 	for (char *p = text, *end; *p; p = end + (*end == '\n')) {
 		long pid = strtol(p, &end, 10);
