@@ -5,7 +5,6 @@
 #include "tests/lib/check.h"
 #include "vmm/engines/kvm/client.h"
 #include "vmm/engines/kvm/savefile.h"
-#include "vmm/engines/limits.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -284,72 +283,6 @@ TEST(damage_and_bases_that_are_missing_are_refused)
 	CHECK(mapped("two") == NULL && f.rc == RC_STATE);
 	sub_remove("one");
 	sub_remove("two");
-}
-
-static int children(void)
-{
-	_cleanup_file_ FILE *in = fopen("/proc/thread-self/children", "re");
-	int n = 0, pid;
-
-	while (in && fscanf(in, "%d", &pid) == 1)
-		n++;
-	return in ? n : -1;
-}
-
-#define MANY (2 * ENGINE_STORES_MAX + 1)
-
-/* More than may run are asked for: the others wait, and those that only read go before those that write. One that waits can be ended. */
-TEST(so_many_at_once)
-{
-	struct engine_snapshot *s[MANY], *reader;
-	struct end end[MANY] = { 0 }, read_end = { 0 };
-	int to[MANY], most = 0, now, done = 0;
-	bool passed = false;
-	char name[16];
-
-	if (!begin())
-		return;
-	s[0] = taken(first, zero, -1);
-	REQUIRE(s[0] && !store(s[0], "read", NULL));
-	kvm_snapshot_free(s[0]);
-	reader = mapped("read");
-	REQUIRE(reader != NULL);
-	for (int i = 0; i < MANY; i++) {
-		snprintf(name, sizeof(name), "s%d", i);
-		to[i] = sub(name);
-		s[i] = taken(first, zero, -1);
-		REQUIRE(s[i] && !kvm_snapshot_store(s[i], to[i], -1, on_end, &end[i], &f));
-		CHECK_EQ(children(), MIN_OF(i + 1, ENGINE_STORES_MAX));
-	}
-	REQUIRE(!kvm_snapshot_check(reader, on_end, &read_end, &f));
-	CHECK_EQ(kvm_snapshot_check(reader, on_end, &read_end, NULL), RC_AGAIN);
-	kvm_snapshot_free(s[MANY - 1]);
-	while (done < MANY - 1 || !read_end.done) {
-		REQUIRE(!loop_once(e.base.loop, 100, NULL));
-		now = children();
-		most = MAX_OF(most, now);
-		done = 0;
-		for (int i = 0; i < MANY; i++)
-			done += end[i].done && !end[i].rc;
-		/* The first writer that had to wait. */
-		if ((s[ENGINE_STORES_MAX]->turn.running || end[ENGINE_STORES_MAX].done) && !passed) {
-			passed = true;
-			CHECK(reader->turn.running || read_end.done);
-		}
-	}
-	CHECK_EQ(most, ENGINE_STORES_MAX);
-	CHECK(passed && !read_end.rc);
-	CHECK(!end[MANY - 1].done);
-	kvm_snapshot_free(reader);
-	for (int i = 0; i < MANY; i++) {
-		if (i < MANY - 1)
-			kvm_snapshot_free(s[i]);
-		close(to[i]);
-		snprintf(name, sizeof(name), "s%d", i);
-		sub_remove(name);
-	}
-	CHECK_EQ(e.turns.running, 0);
-	sub_remove("read");
 }
 
 /* Whoever frees a snapshot while a program reads or writes it hears nothing more, and the program is gone. */
