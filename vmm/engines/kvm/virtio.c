@@ -465,6 +465,13 @@ enum rc virtio_load(struct virtio_device *d, struct wire *w, struct fault *ret_f
 		d->ops->load(d, w);
 	if (!wire_ok(w))
 		return fault_set(ret_f, RC_INVALID, 0, "snapshot ends inside device %u", d->index);
+	/*
+	 * KVM takes an irqfd's signal from a kernel thread, which may not have run yet when the controllers' state was saved, or may
+	 * have run between a local APIC's and the IOAPIC's. What the driver has not acknowledged is signalled again, or it would
+	 * wait for ever.
+	 */
+	if (d->interrupt)
+		interrupt(d, d->interrupt);
 	return RC_OK;
 }
 
