@@ -55,29 +55,32 @@ attempt() { # attempt NAME CMD...
 	local log
 	log=$(log_of "$1")
 	shift
-	timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null
+	timeout -k 10 "$LIMIT" "$@" >"$log" 2>&1 </dev/null 9>&-
 }
 # A suite that fails gets one more attempt, because machines under emulation on a shared host do stall. That it needed one is said
 # at the end, with the log of the first: a test that needs it often is a bug.
+second() { # second NAME STATUS: whether it gets one, after a first attempt that ended so
+	local log
+	[ "$2" -ne 0 ] && [ -z "${NESTBOX_NO_SECOND:-}" ] || return 1
+	log=$(log_of "$1")
+	mv "$log" "${log%.log}.first.log"
+	again+=("$1: passed or failed only on its second attempt; the first is in ${log%.log}.first.log")
+}
 verdict() { # verdict STATUS NAME CMD...: of a first attempt
-	local status=$1 name=$2 log
+	local status=$1 name=$2
 	shift 2
-	log=$(log_of "$name")
-	if [ "$status" -ne 0 ] && [ -z "${NESTBOX_NO_SECOND:-}" ]; then
-		mv "$log" "${log%.log}.first.log"
-		again+=("$name: passed or failed only on its second attempt; the first is in ${log%.log}.first.log")
+	if second "$name" "$status"; then
 		attempt "$name" "$@"
 		status=$?
 	fi
-	count "$name" "$log" "$status"
+	count "$name" "$(log_of "$name")" "$status"
 }
 suite() { # suite NAME CMD...
-	local name=$1 status
+	local name=$1
 	shift
 	wanted "$name" || return 0
 	attempt "$name" "$@"
-	status=$?
-	verdict $status "$name" "$@"
+	verdict $? "$name" "$@"
 }
 
 boot() { NESTBOX_INSTANCE=check "$SRC/bootstrap" "$@"; }
@@ -90,75 +93,147 @@ if wanted unit; then
 	for log in "$NESTBOX_BUILD"/tests/*/*.log; do
 		[ -e "$log" ] || continue
 		name=$(basename "$(dirname "$log")")/$(basename "$log" .log)
+		cp "$log" "$(log_of "$name")"
 		status=$(sed -n 's/^:exit-status: //p;s/^:test-result: //p' "${log%.log}.trs" 2>/dev/null | head -n 1)
-		case $status in
-		PASS*) status=0 ;;
-		*)
-			status=1
-			if [ -z "${NESTBOX_NO_SECOND:-}" ]; then
-				first=$OUT/${name//\//-}.first.log
-				cp "$log" "$first"
-				again+=("$name: passed or failed only on its second attempt; the first is in $first")
-				make -C "$NESTBOX_BUILD" check TESTS="tests/$name" >>"$OUT/make-check.log" 2>&1
-				status=$?
-			fi ;;
-		esac
-		count "$name" "$log" "$status"
+		case $status in PASS*) status=0 ;; *) status=1 ;; esac
+		verdict $status "$name" make -s -C "$NESTBOX_BUILD" check TESTS="tests/$name" VERBOSE=1
 	done
 	grep -q 'tests/' "$OUT/make-check.log" || { failed=$((failed + 1)); bad+=("unit: make check ran nothing, see $OUT/make-check.log"); }
 fi
-# These share nothing but the processors: as many at once as there are of them, second attempts after all first ones.
-first=()
-for t in "$SRC"/tests/alone/*; do
-	name=alone/$(basename "${t%.*}")
-	[ -x "$t" ] && wanted "$name" || continue
-	while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
-	first+=("$t")
-	{
-		attempt "$name" "$t"
-		echo $? >"$(log_of "$name").status"
-	} &
-done
-wait
-for t in "${first[@]}"; do
-	name=alone/$(basename "${t%.*}")
-	verdict "$(cat "$(log_of "$name").status")" "$name" "$t"
-done
+
+# --- suites that run beside others -------------------------------------------------------------------------------
+# Most of a suite's time is waiting: for emulated machines, for what must not happen. So several run at once, each against an
+# organization of its own, so that none sees what another has. A suite is one of three kinds:
+#   beside   uses the instance beside others of this kind
+#   whole    needs the instance for itself: it kills daemons, or counts what the host has. After all that are beside others, in order
+#   free     needs no instance: while that starts, and beside those that need it whole
+# Suites of one group never run at once. One that fails is tried again later, as "whole", so alone on the instance.
+JOBS=${NESTBOX_JOBS:-$(($(nproc) + 1))}
+declare -A kind_of group_of command_of running held tried
+order=()
+mkfifo "$OUT/ends" && exec 9<>"$OUT/ends" # a line for each that has ended: its status and its name
+trap 'exec 2>/dev/null; for pid in "${running[@]}"; do pkill -TERM -P "$pid"; kill "$pid"; done; exit 130' INT TERM
+add() { # add KIND GROUP NAME CMD...: GROUP is - for none
+	wanted "$3" || return 0
+	order+=("$3")
+	kind_of[$3]=$1 group_of[$3]=$2
+	command_of[$3]=$(printf '%q ' "${@:4}")
+}
+instance=down
+running_of() { # how many run of KIND...
+	local name k n=0
+	for name in "${!running[@]}"; do for k in "$@"; do [ "${kind_of[$name]}" = "$k" ] && n=$((n + 1)); done; done
+	echo $n
+}
+waiting_of() {
+	local name n=0
+	for name in "${order[@]}"; do [ "${kind_of[$name]}" = "$1" ] && n=$((n + 1)); done
+	echo $n
+}
+# The next that may run now, in $next.
+pick() {
+	local name kind
+	next=
+	for kind in beside whole free; do
+		for name in "${order[@]}"; do
+			[ "${kind_of[$name]}" = $kind ] && [ -z "${held[${group_of[$name]}]:-}" ] || continue
+			case $kind in
+			beside) [ $instance = up ] || continue ;;
+			whole) [ $instance = up ] && [ "$(waiting_of beside)" = 0 ] && [ "$(running_of beside whole)" = 0 ] || continue ;;
+			esac
+			next=$name
+			return 0
+		done
+	done
+	return 1
+}
+launch() { # launch NAME
+	local name=$1 n left=()
+	for n in "${order[@]}"; do [ "$n" = "$name" ] || left+=("$n"); done
+	order=("${left[@]}")
+	[ "${group_of[$name]}" = - ] || held[${group_of[$name]}]=$name
+	(
+		if [ "${kind_of[$name]}" = free ]; then
+			unset NESTBOX_CONF NESTBOX_STATE NESTBOX_RUN NESTBOX_SV NESTBOX_LOGS NESTBOX_EGRESS_CERTS NESTBOX_CONF_EXTRA
+		else
+			NESTBOX_ORG=$(echo "$name" | tr / -)
+			adm() { "$NESTBOX_PREFIX/sbin/nestboxadm" -c "$NESTBOX_CONF" "$@" 2>>"$OUT/organizations.log"; }
+			adm org create "$NESTBOX_ORG" >>"$OUT/organizations.log" # a second attempt finds it there
+			DENO_DEPLOY_TOKEN=$(adm token create --org "$NESTBOX_ORG" --name tests)
+			export NESTBOX_ORG DENO_DEPLOY_TOKEN
+		fi
+		eval "attempt $name ${command_of[$name]}"
+		echo "$? $name" >&9
+	) &
+	running[$name]=$!
+}
+ended() { # ended NAME STATUS
+	[ "${group_of[$1]}" = - ] || unset "held[${group_of[$1]}]"
+	if [ -z "${tried[$1]:-}" ] && second "$1" "$2"; then
+		tried[$1]=yes
+		[ "${kind_of[$1]}" != beside ] || kind_of[$1]=whole
+		if [ "${kind_of[$1]}" = free ]; then order+=("$1"); else order=("$1" "${order[@]}"); fi
+		return
+	fi
+	count "$1" "$(log_of "$1")" "$2"
+}
+# Runs all that was added; the instance's start counts as one of them.
+run_all() {
+	local next name status
+	if [ "$(waiting_of beside)$(waiting_of whole)" != 00 ]; then
+		kind_of[start]=start
+		{ boot start >"$OUT/start.log" 2>&1 9>&-; echo "$? start" >&9; } &
+		running[start]=$!
+	fi
+	while :; do
+		while [ ${#running[@]} -lt "$JOBS" ] && pick; do launch "$next"; done
+		[ ${#running[@]} -gt 0 ] || break
+		read -r status name <&9
+		unset "running[$name]"
+		case $name,$status in
+		start,0) instance=up; eval "$(boot env)" ;;
+		start,*) ;;
+		*) ended "$name" "$status" ;;
+		esac
+	done
+}
+
+for t in "$SRC"/tests/alone/*; do [ ! -x "$t" ] || add free - "alone/$(basename "${t%.*}")" "$t"; done
 
 # --- programs that drive a running system ------------------------------------------------------------------------
 # What they call of the SDK is noted (lib/cover.mjs); lib/compat.mjs compares it with doc/compatibility.md at the end.
 COVER=$OUT/coverage
 mkdir -p "$COVER"
 DENO=$(dirname "$NESTBOX_NODE")/../../@deno/linux-x64-glibc/deno
-covered() { echo "NESTBOX_COVERAGE=$COVER/$(echo "$1" | tr / +).json"; }
-node_suite() { # node_suite NAME FILE
-	suite "$1" env "$(covered "$1")" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2"
+add_program() { # add_program KIND GROUP NAME FILE
+	local with=(env "NESTBOX_COVERAGE=$COVER/$(echo "$3" | tr / +).json")
+	case $3/$4 in
+	*.sh) add "$1" "$2" "$3" bash "$4" ;;
+	sdk-deno/*) add "$1" "$2" "$3" "${with[@]}" "$DENO" run --quiet --allow-all --no-lock --preload "$SRC/tests/lib/cover.mjs" "$4" ;;
+	*) add "$1" "$2" "$3" "${with[@]}" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$4" ;;
+	esac
 }
-# One program under Node and under Deno: at the same time, as both wait for emulated machines most of it.
-both_suites() { # both_suites NAME FILE
-	local node=(env "$(covered "sdk/$1")" "$NESTBOX_NODE" --import "$SRC/tests/lib/cover.mjs" "$2") pid= status
-	local deno=(env "$(covered "sdk-deno/$1")" "$DENO" run --quiet --allow-all --no-lock --preload "$SRC/tests/lib/cover.mjs" "$2")
-	if [ "$1" = readme ]; then # its names are the README's
-		suite "sdk/$1" "${node[@]}"
-		suite "sdk-deno/$1" "${deno[@]}"
-		return
-	fi
-	if wanted "sdk-deno/$1"; then
-		attempt "sdk-deno/$1" "${deno[@]}" &
-		pid=$!
-	fi
-	suite "sdk/$1" "${node[@]}"
-	[ -n "$pid" ] || return 0
-	wait "$pid"
-	status=$?
-	verdict $status "sdk-deno/$1" "${deno[@]}"
-}
+for d in sec it sdk; do # those first of which the fewest can run at once
+	for t in "$SRC"/tests/$d/*.mjs "$SRC"/tests/$d/*.sh; do
+		[ -e "$t" ] || continue
+		name=$d/$(basename "${t%.*}") kind=beside group=-
+		case $name in
+		*/lib | */lib-* | it/zz-*) continue ;;
+		it/boot_agent) kind=free ;;
+		sec/egress*) group=world ;; # the namespace that is the internet
+		sdk/readme) group=readme ;; # its names are the README's
+		esac
+		add_program $kind $group "$name" "$t"
+		[ $d = sdk ] && ! sed -n 2p "$t" | grep -q 'Node only' && add_program $kind $group "sdk-deno/${name#sdk/}" "$t"
+	done
+done
+# Those that kill daemons, in this order.
+for t in "$SRC"/tests/it/zz-*; do add_program whole - "it/$(basename "${t%.*}")" "$t"; done
 
 need_system=no
-for d in sdk sdk-deno it sec; do wanted $d && need_system=yes; done
-for o in "${only[@]}"; do case $o in sdk/* | sdk-deno/* | it/* | sec/*) need_system=yes ;; esac; done
+for name in "${order[@]}"; do [ "${kind_of[$name]}" = free ] || need_system=yes; done
 if [ $need_system = yes ]; then
-	echo "[$(printf %4d $(($(date +%s) - T0)))s] starting an instance for the tests"
+	echo "[$(printf %4d $(($(date +%s) - T0)))s] starting an instance for the tests; $JOBS at once"
 	boot stop >"$OUT/stop-before.log" 2>&1
 	rm -rf "$INST"
 	# What tests/sec/egress* need: a name server and addresses that exist only while they run, and an authority of theirs.
@@ -170,36 +245,19 @@ lease_grace_ms = 1000
 egress_resolver = 10.199.77.2
 egress_allow_private = 10.199.77.8/29 10.199.77.16/28
 egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
-	if boot start >"$OUT/start.log" 2>&1; then
-		eval "$(boot env)"
-		export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_RUN=$INST/run/nestbox
-		export NESTBOX_SV=$INST/etc/nestbox/sv NESTBOX_LOGS=$INST/var/log/nestbox NESTBOX_SRC=$SRC
-		for d in sdk it sec; do
-			for t in "$SRC"/tests/$d/*.mjs "$SRC"/tests/$d/*.sh; do
-				[ -e "$t" ] || continue
-				name=$d/$(basename "${t%.*}")
-				case $name in */lib | */lib-* | it/zz-*) continue ;; esac
-				case $d/$t in
-				sdk/*.mjs) if sed -n 2p "$t" | grep -q 'Node only'; then node_suite "$name" "$t"; else both_suites "${name#sdk/}" "$t"; fi ;;
-				*.mjs) node_suite "$name" "$t" ;;
-				*.sh) suite "$name" bash "$t" ;;
-				esac
-			done
-		done
-		# Those that kill daemons come last.
-		for t in "$SRC"/tests/it/zz-*; do
-			[ -e "$t" ] || continue
-			name=it/$(basename "${t%.*}")
-			case $t in *.mjs) node_suite "$name" "$t" ;; *.sh) suite "$name" bash "$t" ;; esac
-		done
-		boot stop >"$OUT/stop-after.log" 2>&1
+	export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_RUN=$INST/run/nestbox
+	export NESTBOX_SV=$INST/etc/nestbox/sv NESTBOX_LOGS=$INST/var/log/nestbox NESTBOX_SRC=$SRC
+fi
+run_all
+if [ $need_system = yes ]; then
+	boot stop >"$OUT/stop-after.log" 2>&1
+	if [ $instance = up ]; then
 		wanted sdk/compatibility && NESTBOX_COVERAGE=$COVER suite sdk/compatibility "$NESTBOX_NODE" "$SRC/tests/lib/compat.mjs" check
 		suite sec/nothing-left bash "$SRC/tests/lib/nothing-left.sh" "$INST"
 	else
 		failed=$((failed + 1))
 		bad+=("the system did not start, see $OUT/start.log")
 		tail -n 30 "$OUT/start.log" | sed 's/^/    /'
-		boot stop >"$OUT/stop-after.log" 2>&1
 	fi
 fi
 

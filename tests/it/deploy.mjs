@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Deployments through the front door with the unmodified client: what goes wrong never replaces what is good, and what is lost
-// comes back. Needs a running system (`./bootstrap env`) and, for the faults, NESTBOX_CONF and NESTBOX_SV of its instance.
+// comes back (it/zz-deploy: with daemons killed). Needs a running system (`./bootstrap env`) and, for the faults, NESTBOX_CONF of its
+// instance.
 import { Client } from "@deno/sandbox";
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const client = new Client();
 const only = process.argv.slice(2);
-const { NESTBOX_CONF: CONF, NESTBOX_SV: SV, NESTBOX_PREFIX: PREFIX = "/opt/nestbox" } = process.env;
-const faults = CONF && SV && process.getuid?.() === 0;
+const { NESTBOX_CONF: CONF, NESTBOX_PREFIX: PREFIX = "/opt/nestbox" } = process.env;
+const faults = CONF && process.getuid?.() === 0;
 let passed = 0, failed = 0, skipped = 0;
 
 class Skip extends Error {}
@@ -84,7 +85,6 @@ const machinePid = (revision) => {
   is(pid > 1, "its process is known");
   return Number(pid);
 };
-const daemonPid = (name) => Number(readFileSync(`${SV}/${name}/supervise/pid`, "utf8"));
 
 const app = await client.apps.create({ slug: `it-${Math.random().toString(36).slice(2, 10)}` });
 let good;
@@ -198,36 +198,6 @@ await test("cancelled at every stage, with the machine it had; who reads later r
   is(await serves(app, "from the build"), "the good one still serves");
 }, 400000);
 
-await test("timed out at every stage, with the machine it had", async () => {
-  if (!faults) throw new Skip("needs root and an instance of its own");
-  const silent = "setInterval(() => {}, 1000);\n", conf = readFileSync(CONF, "utf8");
-  const state = (p, stage) => (p.deploying.timelines[0]?.[stage] ?? p[stage])?.status;
-  const ends = async (r, stages, because) => {
-    const end = await done(r), at = stages.find((s) => state(end.last, s) === "timed_out");
-    same([end.status, end.failure_reason].join(), "failed,timed_out", end.failure_message);
-    is(at, `one of ${stages} timed out: ${JSON.stringify(end.last)}`);
-    is(because.test(end.failure_message), end.failure_message);
-    await until(`no machine of ${at}`, () => !machines(r).some((m) => !m.includes("gone")));
-  };
-  const bounded = async (bounds, builds) => {
-    try {
-      writeFileSync(CONF, conf + bounds); // a deployment reads it when it begins
-      await Promise.all(builds.map(async ([stages, config, because]) =>
-        await ends(await deploy(app, silent, { production: false, config: { runtime, ...config } }), stages, because)));
-    } finally {
-      writeFileSync(CONF, conf);
-    }
-  };
-  await bounded("\nbuild_command_s = 2\napp_ready_s = 2\n", [
-    [["installing"], { install: "sleep 300" }, /command did not end in time/],
-    [["building"], { build: "while :; do echo on; done" }, /command did not end in time/],
-    [["predeploy"], { predeploy: "sleep 300" }, /command did not end in time/],
-    [["warmup"], {}, /nothing answered on port 8000 within 2 s/],
-  ]);
-  await bounded("\nbuild_s = 1\n", [[["preparing", "installing"], { install: "sleep 300" }, /longer than 1 s/]]);
-  is(await serves(app, "from the build"), "the good one still serves");
-}, 400000);
-
 await test("environment variables reach the server; a preview has its own URL", async () => {
   const r = await deploy(app, 'Deno.serve(() => new Response(`${Deno.env.get("COLOUR")}/`));\n',
     { env_vars: [{ key: "COLOUR", value: "blue" }], production: false, preview: true });
@@ -276,26 +246,6 @@ await test("kill -9 of an app's machine: it is started again, visitors wait", as
   await until("the machine is gone", () => !existsSync(`/proc/${before}`));
   await until("served again", async () => (await get(`${url(app.slug)}/`).catch(() => ({}))).text === "two/");
   is(machinePid(good) !== before, "by another machine");
-});
-
-await test("kill -9 of the runner while it deploys: the deployment is finished by the next one", async () => {
-  if (!faults) throw new Skip("needs root and an instance of its own");
-  const r = await deploy(app, server("three"), { config: { runtime, build: "sleep 2" } });
-  await until("building", async () => (await client.revisions.get(r.id)).status === "building");
-  process.kill(daemonPid("nestbox-runner"), "SIGKILL");
-  await until("succeeded", async () => (await client.revisions.get(r.id)).status === "succeeded", 100000);
-  await until("served", () => serves(app, "three"));
-  good = r;
-});
-
-await test("kill -9 of the gateway and of the broker: apps serve again at once", async () => {
-  if (!faults) throw new Skip("needs root and an instance of its own");
-  const machine = machinePid(good);
-  process.kill(daemonPid("nestbox-gateway"), "SIGKILL");
-  await until("served after the gateway's death", () => serves(app, "three").catch(() => false), 20000);
-  process.kill(daemonPid("nestboxd"), "SIGKILL");
-  await until("served after the broker's death", () => serves(app, "three").catch(() => false), 30000);
-  same(machinePid(good), machine, "the machine that serves");
 });
 
 await test("app logs hold what the server printed", async () => {

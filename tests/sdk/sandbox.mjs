@@ -9,6 +9,7 @@ if (alone) await test("all of it", () => skip("needs a running system")).then(do
 
 const { Client } = sdk;
 const env = process.env;
+const ORG = env.NESTBOX_ORG ?? "demo";
 const piped = { stdout: "piped", stderr: "piped" };
 // The package prints what it throws as well.
 console.error = console.debug = () => {};
@@ -192,9 +193,9 @@ await test("kill and extendTimeout by one who may no longer", async () => {
   const { NESTBOX_PREFIX, NESTBOX_CONF } = env;
   if (!NESTBOX_CONF) skip("needs nestboxadm");
   const adm = (...args) => execFileSync(`${NESTBOX_PREFIX}/sbin/nestboxadm`, ["-c", NESTBOX_CONF, "--json", ...args], { encoding: "utf8" });
-  const token = /ddo_[0-9a-z]+/.exec(adm("token", "create", "--org", "demo", "--name", "short-lived"))[0];
+  const token = /ddo_[0-9a-z]+/.exec(adm("token", "create", "--org", ORG, "--name", "short-lived"))[0];
   const guest = await Sandbox.connect({ id: sandbox.id, token });
-  const { id } = JSON.parse(adm("token", "list", "--org", "demo")).find((t) => t.name === "short-lived" && !t.revoked);
+  const { id } = JSON.parse(adm("token", "list", "--org", ORG)).find((t) => t.name === "short-lived" && !t.revoked);
   adm("token", "revoke", String(id));
   const e = await rejection(guest.kill());
   assert.ok(e instanceof sdk.SandboxKillError && e instanceof sdk.SandboxSdkError, e.stack);
@@ -203,9 +204,9 @@ await test("kill and extendTimeout by one who may no longer", async () => {
   assert.match((await rejection(guest.extendTimeout("5m"))).message, /Failed to extend timeout: 401 /);
   await guest.close();
   // A person's token names the organization as well.
-  assert.match((await rejection(Sandbox.create({ token: "ddp_wrong", org: "demo" }))).message, /token is invalid/);
-  const personal = /ddp_[0-9a-z]+/.exec(adm("token", "create", "--personal", "--org", "demo"))[0];
-  await using mine = await Sandbox.connect({ id: sandbox.id, token: personal, org: "demo" });
+  assert.match((await rejection(Sandbox.create({ token: "ddp_wrong", org: ORG }))).message, /token is invalid/);
+  const personal = /ddp_[0-9a-z]+/.exec(adm("token", "create", "--personal", "--org", ORG))[0];
+  await using mine = await Sandbox.connect({ id: sandbox.id, token: personal, org: ORG });
   assert.equal(await mine.env.get("HOME"), "/home/app");
   assert.equal((await rejection(Sandbox.connect({ id: sandbox.id, token: personal, org: "no-such-org" }))).code, "ORG_NOT_FOUND");
 });
