@@ -196,6 +196,13 @@ static int run(struct object *o)
 {
 	struct timespec wait = { 0, 2000000 };
 
+	if (fake_kvm.run) {
+		int err = 0, result = fake_kvm.run(o->run, &err);
+
+		errno = err;
+		if (result != FAKE_HALTS)
+			return result;
+	}
 	for (;;) {
 		if (__atomic_load_n(&o->run->immediate_exit, __ATOMIC_SEQ_CST) || nanosleep(&wait, NULL) < 0) {
 			errno = EINTR;

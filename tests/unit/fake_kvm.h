@@ -13,6 +13,8 @@
 #define FAKE_XSAVE_MAX 16384
 #define FAKE_MSRS 24
 
+struct kvm_run;
+
 struct fake_kvm {
 	size_t xsave_bytes;    /* what KVM_CAP_XSAVE2 answers; 0: not there */
 	int tsc_khz;
@@ -28,7 +30,10 @@ struct fake_kvm {
 	size_t n_msr_log;
 	/* If not NULL, asked before each request; true: fail with this errno. */
 	bool (*fail)(unsigned long request, int *err);
+	/* If not NULL, what happens at KVM_RUN: its result and errno; FAKE_HALTS: the guest halts. */
+	int (*run)(struct kvm_run *run, int *err);
 };
+#define FAKE_HALTS 1
 extern struct fake_kvm fake_kvm;
 
 int fake_kvm_open(void);

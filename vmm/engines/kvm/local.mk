@@ -43,6 +43,10 @@ check_PROGRAMS += tests/unit/test_vmm_stored
 tests_unit_test_vmm_stored_SOURCES = tests/unit/test_vmm_stored.c
 tests_unit_test_vmm_stored_LDADD = $(ENGINE_LIBS) $(UNIT_LIBS) $(ENGINE_SYSLIBS)
 
+check_PROGRAMS += tests/unit/test_vmm_pause
+tests_unit_test_vmm_pause_SOURCES = tests/unit/test_vmm_pause.c $(VMM_FAKE_SOURCES)
+tests_unit_test_vmm_pause_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)
+
 check_PROGRAMS += tests/unit/test_vmm_nth
 tests_unit_test_vmm_nth_SOURCES = tests/unit/test_vmm_nth.c tests/lib/wrap.h $(VMM_FAKE_SOURCES)
 tests_unit_test_vmm_nth_LDADD = $(UNIT_LIBS) $(HARDEN_LIBS)

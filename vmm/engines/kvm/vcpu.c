@@ -192,21 +192,30 @@ static bool on_exit_reason(struct vcpu *c)
 	}
 }
 
-/* Out of KVM_RUN with the last exit completed: what a read of MMIO or a port returns is taken in by one more entry. */
-static void complete_exit(struct vcpu *c)
+/*
+ * Out of KVM_RUN with the last exit completed: what a read of MMIO or a port returns is taken in by one more entry. That one may come out
+ * again with the next part of the same instruction (a string of ports, an access across two pages), which is served like any
+ * other: what was lost here the guest would have written or read in vain. False: the processor does not go on.
+ */
+static bool complete_exit(struct vcpu *c)
 {
-	c->run->immediate_exit = 1;
-	ioctl(c->fd, KVM_RUN, 0);
-	c->run->immediate_exit = 0;
+	bool runs = true;
+
+	/* Nobody else takes this back while it is so (vcpu_main()), so no guest instruction runs in here. */
+	__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	while (runs && !ioctl(c->fd, KVM_RUN, 0))
+		runs = on_exit_reason(c);
+	return runs;
 }
 
 /* Waits here while the machine is paused. False: end of the thread. */
-static bool park(struct vcpu *c)
+static bool park(struct vcpu *c, bool *runs)
 {
 	struct vm *vm = c->vm;
 	bool quit;
 
-	complete_exit(c);
+	if (!complete_exit(c))
+		*runs = false;
 	pthread_mutex_lock(&vm->lock);
 	vm->parked++;
 	pthread_cond_broadcast(&vm->changed);
@@ -225,6 +234,7 @@ static void on_kick(int signal)
 
 static void *vcpu_main(void *arg)
 {
+	static struct log_limit limit = LOG_LIMIT_INIT(10, 10);
 	struct vcpu *c = arg;
 	bool runs = true, confined = false;
 	sigset_t none;
@@ -232,8 +242,13 @@ static void *vcpu_main(void *arg)
 	sigemptyset(&none);
 	pthread_sigmask(SIG_SETMASK, &none, NULL);
 	for (;;) {
-		if ((c->vm->stop || !runs) && !park(c))
+		if ((c->vm->stop || !runs) && !park(c, &runs))
 			return NULL;
+		/*
+		 * Only this thread takes a kick back, and looks at `stop` after it: vcpu_kick() comes after `stop` was set, so whoever
+		 * finds it clear still has the kick before it at KVM_RUN.
+		 */
+		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		if (c->vm->stop)
 			continue;
 		if (!runs) {
@@ -248,11 +263,10 @@ static void *vcpu_main(void *arg)
 				end_machine(c->vm, "processor thread could not be confined");
 			continue;
 		}
-		/* A kick between the look at `stop` and KVM_RUN is not lost: vcpu_kick() sets immediate_exit first. */
 		if (ioctl(c->fd, KVM_RUN, 0) < 0) {
-			c->run->immediate_exit = 0;
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
+			log_limited(&limit, LOG_LEVEL_ERROR, "KVM_RUN failed cpu=%u errno=%d", c->index, errno);
 			end_machine(c->vm, "KVM_RUN failed");
 			runs = false;
 			continue;

@@ -449,11 +449,9 @@ enum rc vm_resume(struct vm *vm, struct fault *ret_f)
 {
 	if (vm->state != VM_PAUSED)
 		return fault_set(ret_f, RC_STATE, 0, "machine is not paused");
-	for (unsigned int i = 0; i < vm->n_cpus; i++) {
-		vm->cpus[i].run->immediate_exit = 0;
-		/* Says "you were stopped" to the guest's watchdogs; EINVAL when it does not use kvmclock. */
+	/* Says "you were stopped" to the guest's watchdogs; EINVAL when it does not use kvmclock. */
+	for (unsigned int i = 0; i < vm->n_cpus; i++)
 		ioctl(vm->cpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
-	}
 	devices_paused(vm, false);
 	pthread_mutex_lock(&vm->lock);
 	vm->stop = false;

@@ -69,7 +69,8 @@ struct vm {
 	int ged_fd;
 	bool filtered; /* vCPU threads confine themselves */
 
-	/* Pause: the main thread raises `stop`, kicks every vCPU and waits until `parked` counts them all. */
+	/* Pause: the main thread raises `stop`, kicks every vCPU and waits until `parked` counts them all. A kick is kvm_run's immediate_exit
+	 * and a signal; only the vCPU's thread takes it back, before it looks at `stop`. */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	_Atomic bool stop;
