@@ -29,6 +29,19 @@ static enum rc put_at(int dirfd, const char *name, const char *text, struct faul
 	return RC_OK;
 }
 
+/* The kernel says that such a file's size is 0, whatever is in it. */
+static bool get_at(int dirfd, const char *name, char *out, size_t size)
+{
+	_cleanup_fd_ int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	size_t n = 0;
+	ssize_t got = fd < 0 ? -1 : 0;
+
+	while (fd >= 0 && n < size - 1 && (got = read(fd, out + n, size - 1 - n)) > 0)
+		n += (size_t)got;
+	out[n] = '\0';
+	return got >= 0;
+}
+
 static bool word_in(const char *text, const char *word)
 {
 	size_t n = strlen(word);
@@ -42,11 +55,10 @@ static bool word_in(const char *text, const char *word)
 static bool host_v2(struct cgroup_host *h)
 {
 	_cleanup_fd_ int root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_free_ char *text = NULL;
+	char text[4096];
 	int fd;
-	size_t n;
 
-	if (root < 0 || file_read_at(root, "cgroup.controllers", 4096, &text, &n, NULL))
+	if (root < 0 || !get_at(root, "cgroup.controllers", text, sizeof(text)))
 		return false;
 	for (int i = 0; i < CGROUP_CONTROLLERS; i++) {
 		char enable[16];
@@ -217,15 +229,15 @@ enum rc cgroup_remove(const struct cgroup_host *h, const char *id, struct fault 
 static void group_kill(int dirfd, const char *id)
 {
 	_cleanup_fd_ int fd = openat(dirfd, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	_cleanup_free_ char *text = NULL;
-	size_t n;
+	char text[65536];
 
-	if (fd < 0 || file_read_at(fd, "cgroup.procs", 65536, &text, &n, NULL))
+	if (fd < 0 || !get_at(fd, "cgroup.procs", text, sizeof(text)))
 		return;
-	for (char *p = text, *end; *p; p = end + (*end == '\n')) {
+	for (char *p = text, *end; *p; p = end + 1) {
 		long pid = strtol(p, &end, 10);
 
-		if (end == p)
+		/* A number that was cut off would be somebody else's. */
+		if (end == p || *end != '\n')
 			break;
 		if (pid > 1)
 			kill((pid_t)pid, SIGKILL);

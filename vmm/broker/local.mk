@@ -39,6 +39,10 @@ tests_unit_test_fork_SOURCES = tests/unit/test_fork.c tests/unit/broker_bed.h te
 tests_unit_test_fork_LDADD = $(BROKER_LIBS)
 tests_unit_test_fork_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc
 
+check_PROGRAMS += tests/unit/test_cgroup
+tests_unit_test_cgroup_SOURCES = tests/unit/test_cgroup.c
+tests_unit_test_cgroup_LDADD = $(BROKER_LIBS)
+
 check_PROGRAMS += tests/unit/test_store
 tests_unit_test_store_SOURCES = tests/unit/test_store.c
 tests_unit_test_store_LDADD = $(BROKER_LIBS)
