@@ -340,6 +340,21 @@ static char end_of(int fd)
 
 /* --- times ----------------------------------------------------------------------------------------------------- */
 
+/* A connection that nothing moves on ends after so long, and no sooner; all is freed. */
+static void ends_idle_after(struct through *t, struct sandbox *sb, uint64_t ms)
+{
+	for (uint64_t left = ms - 1, step; left; left -= step) {
+		step = MIN_OF(left, (uint64_t)EGRESS_HALF_MS);
+		pass_ms(step);
+	}
+	CHECK_EQ(sb->n_conns, 1);
+	pass_ms(1);
+	CHECK_EQ(sb->n_conns, 0);
+	CHECK_STR(last_reason(), "idle");
+	through_end(t);
+	sandbox_free(sb);
+}
+
 TEST(a_quiet_connection_ends_after_its_time)
 {
 	int tcp, value = 0;
@@ -357,15 +372,7 @@ TEST(a_quiet_connection_ends_after_its_time)
 	pass_ms(EGRESS_IDLE_MS / 2);
 	CHECK_EQ(write(t.up, "x", 1), 1);
 	UNTIL(t.conn->in.bytes == 1);
-	/* From the last byte on. */
-	for (uint64_t left = EGRESS_IDLE_MS - 1; left; left -= MIN_OF(left, (uint64_t)EGRESS_HALF_MS))
-		pass_ms(MIN_OF(left, (uint64_t)EGRESS_HALF_MS));
-	CHECK_EQ(sb->n_conns, 1);
-	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
-	CHECK_STR(last_reason(), "idle");
-	through_end(&t);
-	sandbox_free(sb);
+	ends_idle_after(&t, sb, EGRESS_IDLE_MS); /* from the last byte on */
 }
 
 TEST(a_half_closed_connection_ends_after_its_time)
@@ -377,13 +384,7 @@ TEST(a_half_closed_connection_ends_after_its_time)
 	REQUIRE(t.up >= 0 && t.conn);
 	shutdown(t.guest, SHUT_WR);
 	UNTIL(t.conn->out.shut);
-	pass_ms(EGRESS_HALF_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
-	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
-	CHECK_STR(last_reason(), "idle");
-	through_end(&t);
-	sandbox_free(sb);
+	ends_idle_after(&t, sb, EGRESS_HALF_MS);
 }
 
 TEST(a_hello_a_name_and_an_address_have_their_time)

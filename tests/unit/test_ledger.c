@@ -451,6 +451,26 @@ TEST(strange_cursors_and_organizations)
 
 /* --- the queue --------------------------------------------------------------------------------------------------- */
 
+/* A ledger as the daemon makes it, with its state below a directory of this name. */
+static struct ledger *ledger_below(struct config *c, const char *name, struct fault *f)
+{
+	_cleanup_fd_ int made = fresh_dir();
+	struct ledger *l = NULL;
+
+	*c = (struct config){ .egress_keep_mib = 100, .egress_keep_days = 1 };
+	snprintf(c->state_dir, sizeof(c->state_dir), "%s/%s", dir_path, name);
+	snprintf(c->user_egress, sizeof(c->user_egress), "root");
+	return made >= 0 && !mkdir(c->state_dir, 0755) && !ledger_new(c, &l, f) ? l : NULL;
+}
+
+static int ledger_written(const struct config *c)
+{
+	char path[sizeof(c->state_dir) + 16];
+
+	snprintf(path, sizeof(path), "%s/logs/egress", c->state_dir);
+	return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 static bool on_count(void *arg, struct json_object *row)
 {
 	(void)row;
@@ -460,22 +480,18 @@ static bool on_count(void *arg, struct json_object *row)
 
 TEST(the_queue_is_bounded_and_what_it_took_is_written)
 {
-	static struct config c = { .egress_keep_mib = 100, .egress_keep_days = 1 };
-	char cursor[EGRESS_CURSOR_MAX] = "", path[sizeof(c.state_dir) + 16], long_path[1024];
-	_cleanup_fd_ int dir = -1, made = fresh_dir();
+	static struct config c;
+	char cursor[EGRESS_CURSOR_MAX] = "", long_path[1024];
+	_cleanup_fd_ int dir = -1;
 	struct egress_query q = { 0 };
 	struct ledger_row row = { .sandbox = "s", .org = "acme", .decision = "allow", .path = long_path };
 	size_t taken = 0, found = 0;
-	struct ledger *l = NULL;
 	struct fault f;
+	struct ledger *l = ledger_below(&c, "queue", &f);
 
-	REQUIRE(made >= 0);
-	snprintf(c.state_dir, sizeof(c.state_dir), "%s/queue", dir_path);
-	snprintf(c.user_egress, sizeof(c.user_egress), "root");
-	mkdir(c.state_dir, 0755);
+	REQUIRE(l);
 	memset(long_path, 'p', sizeof(long_path) - 1);
 	long_path[sizeof(long_path) - 1] = '\0';
-	REQUIRE(!ledger_new(&c, &l, &f));
 	/* A disk that takes nothing: the writer has not begun. */
 	while (taken < EGRESS_LEDGER_QUEUE && ledger_add(l, &row))
 		taken++;
@@ -484,8 +500,7 @@ TEST(the_queue_is_bounded_and_what_it_took_is_written)
 	CHECK(!ledger_add(l, &row));
 	REQUIRE(!ledger_start(l, &f));
 	ledger_free(l);
-	snprintf(path, sizeof(path), "%s/logs/egress", c.state_dir);
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = ledger_written(&c);
 	do
 		CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_count, &found, &f), RC_OK);
 	while (*cursor);
@@ -515,25 +530,20 @@ TEST(a_row_is_found_whatever_bytes_its_path_has)
 {
 	static const char *const in[] = { "/plain", "/\xff", "/\xc3\xa4", "/cut\xc3", "/\xed\xa0\x80", "/\xf0\x80\x80\x80", "/\xc0\xaf" };
 	static const char *const out[] = { "/plain", "/?", "/\xc3\xa4", "/cut?", "/???", "/????", "/??" };
-	static struct config c = { .egress_keep_mib = 100, .egress_keep_days = 1 };
-	char cursor[EGRESS_CURSOR_MAX] = "", path[sizeof(c.state_dir) + 16];
-	_cleanup_fd_ int dir = -1, made = fresh_dir();
+	static struct config c;
+	char cursor[EGRESS_CURSOR_MAX] = "";
+	_cleanup_fd_ int dir = -1;
 	struct egress_query q = { 0 };
 	struct paths got = { 0 };
-	struct ledger *l = NULL;
 	struct fault f;
+	struct ledger *l = ledger_below(&c, "state", &f);
 
-	REQUIRE(made >= 0);
-	snprintf(c.state_dir, sizeof(c.state_dir), "%s/state", dir_path);
-	snprintf(c.user_egress, sizeof(c.user_egress), "root");
-	mkdir(c.state_dir, 0755);
-	REQUIRE(!ledger_new(&c, &l, &f) && !ledger_start(l, &f));
+	REQUIRE(l && !ledger_start(l, &f));
 	for (size_t i = 0; i < ARRAY_SIZE(in); i++)
 		CHECK(ledger_add(l, &(struct ledger_row){ .sandbox = "s", .org = "acme", .protocol = "https", .name = "example.com",
 							  .decision = "allow", .method = "GET", .path = in[i] }));
 	ledger_free(l);
-	snprintf(path, sizeof(path), "%s/logs/egress", c.state_dir);
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = ledger_written(&c);
 	CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_path, &got, &f), RC_OK);
 	CHECK_EQ(got.n, ARRAY_SIZE(in));
 	/* The newest is the first. */
