@@ -14,14 +14,21 @@ out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 make -s -C "$NESTBOX_BUILD" tests/it/engine-driver tests/it/engine-cycles tests/it/guest-checker kvmbed-programs >&2
 [ $# -gt 0 ] || set -- job system
+# What a boot that failed had to say, in a line.
+reasons() {
+	grep -aoE '^not ok .*|^engine-[a-z]+: .*|Kernel panic - .*|(BUG|Oops|rcu|watchdog): .*|guest (reset|shut).*|the bed ended or ran out of time.*|terminating on.*' "$out" |
+		grep -av 'all checks passed' | cut -c1-200 | tail -n 12 | tr '\n' ';'
+}
 passed=0 failed=0
 for job in "$@"; do
 	# What emulates the bed's processor is not reliable where the host has other work: Debian's own kernel was seen to die in it, and
 	# machines to stand still. So a job is booted three times at most, each of which is said at the end of all tests.
 	for last in no no yes; do
+		began=$SECONDS
 		BED_TIMEOUT=${BED_TIMEOUT:-700} ./bed run "$PWD/$job.sh" 2>&1 | tee "$out"
-		if [ $last = yes ] || grep -aq 'bed: job ended with status 0$' "$out"; then break; fi
-		echo "again $job: $(grep -aoE '^not ok .*|Kernel panic - .*|the bed ended or ran out of time.*' "$out" | tr '\n' ';')"
+		grep -aq 'bed: job ended with status 0$' "$out" && break
+		echo "again $job, after $((SECONDS - began)) s: $(reasons)"
+		if [ $last = yes ]; then break; fi
 	done
 	passed=$((passed + $(grep -ac '^ok ' "$out")))
 	bad=$(grep -ac '^not ok ' "$out")
