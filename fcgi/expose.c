@@ -55,7 +55,7 @@ static enum api_code expose_http(struct request *r, const char *id)
 		return API_BUSY;
 	if (domain_insert(r, host, id, &f))
 		return f.rc == RC_LIMIT ? API_EXPOSURE_QUOTA_EXCEEDED : api_fault(r, &f);
-	if (broker_expose_add(r->api, id, host, json_text(line), &f)) {
+	if (broker_expose_add(r->api, id, r->org_id, host, json_text(line), &f)) {
 		domain_delete(r, host);
 		return f.rc == RC_ABSENT ? sandbox_is_gone(r, id) : broker_code(r, &f, API_SANDBOX_UNREACHABLE);
 	}

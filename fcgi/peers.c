@@ -283,13 +283,14 @@ enum rc broker_policy_get(struct api *api, const char *id, char **ret, struct fa
 	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 }
 
-enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f)
+enum rc broker_expose_add(struct api *api, const char *id, const char *org, const char *host, const char *line, struct fault *ret_f)
 {
 	struct broker_expose req = { 0 };
 	struct broker_none none;
 
 	snprintf(req.host, sizeof(req.host), "%s", host);
 	snprintf(req.id, sizeof(req.id), "%s", id);
+	snprintf(req.org, sizeof(req.org), "%s", org);
 	snprintf(req.line, sizeof(req.line), "%s", line);
 	CALL(api, EXPOSE_ADD, &req, broker_expose, &none, broker_none);
 	return call_none(api, BROKER_CALL_MS, ret_f);

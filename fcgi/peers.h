@@ -35,7 +35,7 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 enum rc broker_policy_set(struct api *api, const char *id, const char *policy, const char *env, size_t env_n, struct fault *ret_f);
 /* *ret is freed by the caller. */
 enum rc broker_policy_get(struct api *api, const char *id, char **ret, struct fault *ret_f);
-enum rc broker_expose_add(struct api *api, const char *id, const char *host, const char *line, struct fault *ret_f);
+enum rc broker_expose_add(struct api *api, const char *id, const char *org, const char *host, const char *line, struct fault *ret_f);
 enum rc broker_expose_remove(struct api *api, const char *host, struct fault *ret_f);
 
 /* key: SHA-256 of an SSH user name in hex. RC_LIMIT: the machine has its maximum. */

@@ -14,6 +14,7 @@
 #define BROKER_ID_MAX 41
 #define BROKER_NAME_MAX 128      /* image, volume, template names */
 #define BROKER_HOST_MAX 256      /* an exposure's DNS name */
+#define BROKER_ORG_MAX 64        /* whose it is: told on, never looked at */
 #define BROKER_REASON_MAX 160
 #define BROKER_CA_MAX 4096       /* a sandbox's own certificate authority, PEM */
 #define BROKER_POLICY_MAX 65536  /* bytes, schema/policy.h */
@@ -152,14 +153,17 @@ MESSAGE_DECLARE(broker_host, BROKER_HOST_FIELDS)
 
 /* line: what the broker sends to the agent when the host is dialled, without '\n', e.g. {"service":"http","domain":...}.
  * id may be empty: an exposure without a machine behind it (an app that sleeps). Exposures of a VM end with it,
- * except those with keep != 0, whose id becomes empty. */
+ * except those with keep != 0, whose id becomes empty. org: whose visitors share the gateway's places at the broker. */
 #define BROKER_EXPOSE_FIELDS(F)           \
 	F(STR, host, BROKER_HOST_MAX)     \
 	F(STR, id, BROKER_ID_MAX)         \
+	F(STR, org, BROKER_ORG_MAX)       \
 	F(STR, line, BROKER_LINE_MAX)     \
 	F(U32, keep, 0)
 MESSAGE_DECLARE(broker_expose, BROKER_EXPOSE_FIELDS)
-#define BROKER_EXPOSE_LIST_FIELDS(F) F(U32, n, 0) F(BLOB, rows, MESSAGE_MAX) /* rows of broker_host */
+#define BROKER_EXPOSED_FIELDS(F) F(STR, host, BROKER_HOST_MAX) F(STR, org, BROKER_ORG_MAX)
+MESSAGE_DECLARE(broker_exposed, BROKER_EXPOSED_FIELDS)
+#define BROKER_EXPOSE_LIST_FIELDS(F) F(U32, n, 0) F(BLOB, rows, MESSAGE_MAX) /* rows of broker_exposed */
 MESSAGE_DECLARE(broker_expose_list, BROKER_EXPOSE_LIST_FIELDS)
 
 /* key: SHA-256 of the name that the client was given, 64 hex digits. Ends with its VM, at most LOGINS_MAX of each. */
@@ -238,7 +242,7 @@ MESSAGE_DECLARE(broker_node, BROKER_NODE_FIELDS)
 /* Events. */
 #define BROKER_VM_EVENT_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(U32, state, 0) F(STR, reason, BROKER_REASON_MAX)
 MESSAGE_DECLARE(broker_vm_event, BROKER_VM_EVENT_FIELDS)
-#define BROKER_EXPOSE_EVENT_FIELDS(F) F(STR, host, BROKER_HOST_MAX) F(U32, present, 0)
+#define BROKER_EXPOSE_EVENT_FIELDS(F) F(STR, host, BROKER_HOST_MAX) F(STR, org, BROKER_ORG_MAX) F(U32, present, 0)
 MESSAGE_DECLARE(broker_expose_event, BROKER_EXPOSE_EVENT_FIELDS)
 #define BROKER_EGRESS_VM_FIELDS(F) F(STR, id, BROKER_ID_MAX) F(BLOB, policy, BROKER_POLICY_MAX)
 MESSAGE_DECLARE(broker_egress_vm, BROKER_EGRESS_VM_FIELDS)

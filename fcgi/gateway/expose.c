@@ -17,6 +17,7 @@ struct host {
 	struct host *next;
 	bool listed; /* by the listing that runs */
 	uint64_t last_ms; /* end of the last visit */
+	char org[BROKER_ORG_MAX];
 	struct acceptor acceptor;
 	char name[];
 };
@@ -64,6 +65,13 @@ static struct host **host_find(const char *name)
 bool expose_is_there(const char *host)
 {
 	return *host_find(host) != NULL;
+}
+
+const char *expose_org(const char *host)
+{
+	const struct host *h = *host_find(host);
+
+	return h ? h->org : "";
 }
 
 static void socket_name(char out[EXPOSE_NAME_MAX + 6], const char *host)
@@ -121,7 +129,7 @@ static void host_close(struct host **at)
 	free(h);
 }
 
-static void host_set(struct gateway *gw, const char *name, bool present)
+static void host_set(struct gateway *gw, const char *name, const char *org, bool present)
 {
 	struct host **at;
 	struct fault f;
@@ -142,6 +150,7 @@ static void host_set(struct gateway *gw, const char *name, bool present)
 		return;
 	}
 	(*at)->listed = true;
+	snprintf((*at)->org, sizeof((*at)->org), "%s", org);
 	visit_wake(gw, name);
 }
 
@@ -177,14 +186,14 @@ static void on_list(void *arg, enum rc rc, const struct fault *f, struct wire *w
 	}
 	wire_init(&rows, (void *)(uintptr_t)list.rows, list.rows_n);
 	for (uint32_t i = 0; i < list.n; i++) {
-		struct broker_host row;
+		struct broker_exposed row;
 
-		broker_host_get(&rows, &row);
+		broker_exposed_get(&rows, &row);
 		if (!wire_ok(&rows)) {
 			log_warn("the broker's list of exposures is malformed");
 			return;
 		}
-		host_set(gw, row.host, true);
+		host_set(gw, row.host, row.org, true);
 		snprintf(hosts.after, sizeof(hosts.after), "%s", row.host);
 	}
 	if (list.n < BROKER_LIST_MAX)
@@ -199,7 +208,7 @@ static void list_next(struct gateway *gw)
 	struct fault f;
 
 	snprintf(cursor.after, sizeof(cursor.after), "%s", hosts.after);
-	if (link_ask(gw->link, NULL, BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor, on_list, gw, NULL, &f))
+	if (link_ask(gw->link, NULL, NULL, BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor, on_list, gw, NULL, &f))
 		log_fault(LOG_LEVEL_WARN, &f, "the broker's exposures cannot be listed");
 }
 
@@ -225,7 +234,7 @@ void expose_link_state(struct gateway *gw, bool up)
 			h->listed = false;
 	hosts.after[0] = '\0';
 	/* Subscribed first: what appears while the list is read arrives as an event. */
-	if (link_ask(gw->link, NULL, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, gw, NULL, &f))
+	if (link_ask(gw->link, NULL, NULL, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, gw, NULL, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "the broker sends no events");
 	list_next(gw);
 }
@@ -238,7 +247,7 @@ void expose_link_event(struct gateway *gw, uint16_t event, struct wire *w)
 		return;
 	broker_expose_event_get(w, &m);
 	if (wire_done(w))
-		host_set(gw, m.host, m.present != 0);
+		host_set(gw, m.host, m.org, m.present != 0);
 	else
 		log_warn("an event of the broker is malformed");
 }

@@ -34,5 +34,7 @@ void expose_host_stat(struct gateway *gw, const char *host, struct gateway_host_
 void visits_stat(struct gateway *gw, const char *host, struct gateway_host_stat *ret); /* open, waiting, oldest_ms */
 void expose_touch(const char *host); /* a visit has ended */
 bool expose_is_there(const char *host);
+/* Whose host it is; empty if nobody said so. Until the next event. */
+const char *expose_org(const char *host);
 
 #endif

@@ -20,7 +20,7 @@ struct link_call {
 	struct link *link;
 	struct link_call *next;
 	uint32_t sequence;
-	uint64_t group; /* 0: of none */
+	uint64_t group, owner; /* 0: of none */
 	enum standing standing; /* when it was sent */
 	bool sent;
 	uint64_t sent_ms;
@@ -43,6 +43,10 @@ struct link {
 	size_t n_calls, n_flight;
 	size_t n_standing[N_STANDINGS]; /* of those in flight, without the ones of no group */
 	struct { uint64_t group; unsigned int n; } flights[LINK_FLIGHT_MAX];
+	struct owner {
+		uint64_t owner;
+		size_t n, n_standing[N_STANDINGS];
+	} owners[LINK_FLIGHT_MAX]; /* who has any in flight */
 	struct { uint64_t group; bool slow; } known[KNOWN_SLOTS]; /* by their lowest bits; who is pushed out is new again */
 	uint64_t seed; /* nobody can choose a name that falls together with another's */
 	uint32_t sequence;
@@ -76,22 +80,52 @@ static enum standing standing_of(const struct link *l, uint64_t group)
 	return l->known[at].group != group ? NEW : l->known[at].slow ? SLOW : QUICK;
 }
 
-static bool group_may_fly(struct link *l, uint64_t group)
+/* The same for owners. */
+static struct owner *owner_of(struct link *l, uint64_t owner)
+{
+	struct owner *free_row = NULL;
+
+	for (size_t i = 0; i < LINK_FLIGHT_MAX; i++) {
+		if (l->owners[i].n && l->owners[i].owner == owner)
+			return &l->owners[i];
+		if (!l->owners[i].n && !free_row)
+			free_row = &l->owners[i];
+	}
+	free_row->owner = owner;
+	return free_row;
+}
+
+static bool share_allows(size_t own, size_t all, size_t max)
+{
+	return all < max && own < max - all;
+}
+
+static bool owner_may_fly(struct link *l, uint64_t owner, enum standing s)
+{
+	const struct owner *o = owner_of(l, owner);
+
+	if (s == SLOW && !share_allows(o->n_standing[SLOW], l->n_standing[SLOW], LINK_SLOW_FLIGHT_MAX))
+		return false;
+	if (s != QUICK && !share_allows(o->n_standing[SLOW] + o->n_standing[NEW], l->n_standing[SLOW] + l->n_standing[NEW],
+					LINK_DOUBT_FLIGHT_MAX))
+		return false;
+	return share_allows(o->n, l->n_flight, LINK_FLIGHT_MAX);
+}
+
+static bool group_may_fly(struct link *l, uint64_t group, uint64_t owner)
 {
 	static const unsigned int max[N_STANDINGS] = { [NEW] = LINK_GROUP_NEW_MAX, [QUICK] = LINK_GROUP_FLIGHT_MAX, [SLOW] = 1 };
 	enum standing s = standing_of(l, group);
 
 	if (!group)
 		return true;
-	if (s == SLOW && l->n_standing[SLOW] >= LINK_SLOW_FLIGHT_MAX)
-		return false;
-	if (s != QUICK && l->n_standing[SLOW] + l->n_standing[NEW] >= LINK_DOUBT_FLIGHT_MAX)
-		return false;
-	return *flights_of(l, group) < max[s];
+	return *flights_of(l, group) < max[s] && owner_may_fly(l, owner, s);
 }
 
 static void call_sent(struct link_call *c)
 {
+	struct owner *o;
+
 	c->sent = true;
 	c->sent_ms = now_ms();
 	c->link->n_flight++;
@@ -100,17 +134,24 @@ static void call_sent(struct link_call *c)
 	++*flights_of(c->link, c->group);
 	c->standing = standing_of(c->link, c->group);
 	c->link->n_standing[c->standing]++;
+	o = owner_of(c->link, c->owner);
+	o->n++;
+	o->n_standing[c->standing]++;
 }
 
 static void call_landed(struct link_call *c)
 {
 	size_t at = c->group % KNOWN_SLOTS;
+	struct owner *o;
 
 	c->link->n_flight--;
 	if (!c->group)
 		return;
 	--*flights_of(c->link, c->group);
 	c->link->n_standing[c->standing]--;
+	o = owner_of(c->link, c->owner);
+	o->n--;
+	o->n_standing[c->standing]--;
 	c->link->known[at].group = c->group;
 	c->link->known[at].slow = now_ms() - c->sent_ms >= LINK_SLOW_MS;
 }
@@ -221,7 +262,7 @@ static void link_flush(struct link *l)
 	for (struct link_call *c = l->calls; c && l->n_flight < LINK_FLIGHT_MAX; c = c->next) {
 		enum rc rc;
 
-		if (c->sent || !group_may_fly(l, c->group))
+		if (c->sent || !group_may_fly(l, c->group, c->owner))
 			continue;
 		rc = packet_send(l->fd, c->packet, c->n, NULL, 0, &f);
 		if (rc == RC_AGAIN) {
@@ -356,19 +397,21 @@ static uint64_t group_hash(const struct link *l, const char *s)
 	return hash ? hash : 1;
 }
 
-static bool group_has_room(const struct link *l, uint64_t group)
+static bool group_has_room(const struct link *l, uint64_t group, uint64_t owner)
 {
-	size_t n = 0;
+	size_t n = 0, of_owner = 0;
 
-	for (const struct link_call *c = l->calls; c; c = c->next)
+	for (const struct link_call *c = l->calls; c; c = c->next) {
 		n += c->group == group;
-	return n < LINK_GROUP_CALLS_MAX;
+		of_owner += c->owner == owner;
+	}
+	return n < LINK_GROUP_CALLS_MAX && share_allows(of_owner, l->n_calls, LINK_CALLS_MAX);
 }
 
-enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
+enum rc link_ask(struct link *l, const char *group, const char *owner, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
 		 void *arg, struct link_call **ret, struct fault *ret_f)
 {
-	uint64_t hash = group ? group_hash(l, group) : 0;
+	uint64_t hash = group ? group_hash(l, group) : 0, of = hash && owner && *owner ? group_hash(l, owner) : hash;
 	struct link_call *c;
 	enum rc rc;
 
@@ -376,12 +419,13 @@ enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn 
 		return fault_set(ret_f, RC_CLOSED, 0, "no connection to the broker");
 	if (l->n_calls >= LINK_CALLS_MAX)
 		return fault_set(ret_f, RC_LIMIT, 0, "%d questions wait for the broker", LINK_CALLS_MAX);
-	if (hash && l->n_calls >= LINK_GROUP_CALLS_MAX && !group_has_room(l, hash))
-		return fault_set(ret_f, RC_LIMIT, 0, "%d questions about one host wait for the broker", LINK_GROUP_CALLS_MAX);
+	if (hash && l->n_calls >= LINK_GROUP_CALLS_MAX && !group_has_room(l, hash, of))
+		return fault_set(ret_f, RC_LIMIT, 0, "too many questions about one host or of one owner wait for the broker");
 	rc = call_new(l, op, put, request, &c, ret_f);
 	if (rc)
 		return rc;
 	c->group = hash;
+	c->owner = of;
 	c->fn = fn;
 	c->arg = arg;
 	*l->last = c;

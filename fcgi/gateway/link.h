@@ -8,6 +8,8 @@
  * broker took LINK_SLOW_MS to answer such: a machine that lets its dials hang is the concern of its own visitors. Somebody may have
  * many such hosts, and make more of them. So slow ones have LINK_SLOW_FLIGHT_MAX places together, and with those of which nothing
  * is known yet LINK_DOUBT_FLIGHT_MAX: hosts that answer have the others for themselves, however many there are that do not.
+ * Of each of these, and of all places, an owner (an organization) may take one more while it has less than what is left: one alone
+ * has half, and the next always finds a place, however many hosts the first one has and makes.
  */
 #ifndef NB_GATEWAY_LINK_H
 #define NB_GATEWAY_LINK_H
@@ -37,9 +39,9 @@ enum rc link_new(struct loop *loop, const char *path, const struct link_client *
 void link_free(struct link *l); /* open questions get no answer */
 bool link_is_up(const struct link *l);
 
-/* group: NULL: of none. *ret lives until fn was called or it was cancelled. RC_CLOSED when there is no connection, RC_LIMIT when too
+/* group: NULL: of none. owner: whose group that is; NULL or empty: its own. *ret lives until fn was called or it was cancelled. RC_CLOSED when there is no connection, RC_LIMIT when too
  * many wait, in all or of the group. */
-enum rc link_ask(struct link *l, const char *group, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
+enum rc link_ask(struct link *l, const char *group, const char *owner, uint16_t op, message_put_fn *put, const void *request, link_reply_fn *fn,
 		 void *arg, struct link_call **ret, struct fault *ret_f);
 /* fn will not be called; descriptors of a late answer are closed. NULL is fine. */
 void link_cancel(struct link_call *call);

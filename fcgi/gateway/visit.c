@@ -22,7 +22,7 @@ struct visit {
 	uint64_t wake_deadline_ms, pause_ms; /* 0: no machine was missing yet */
 	bool waiting;                        /* counted in n_waiting */
 	struct relay relay;
-	char host[EXPOSE_NAME_MAX + 1];
+	char host[EXPOSE_NAME_MAX + 1], org[BROKER_ORG_MAX];
 };
 
 static size_t n_waiting;
@@ -77,15 +77,18 @@ void visits_stat(struct gateway *gw, const char *host, struct gateway_host_stat 
 	}
 }
 
-/* One host must not take all places. Counted only once there are many. */
-static bool host_has_room(struct gateway *gw, const char *host)
+/* One host must not take all places, nor one organization more than are left. Counted only once there are many. */
+static bool host_has_room(struct gateway *gw, const struct visit *of)
 {
 	struct gateway_host_stat st = { 0 };
+	size_t theirs = 0;
 
 	if (n_waiting < EXPOSE_WAITING_HOST_MAX)
 		return true;
-	visits_stat(gw, host, &st);
-	return st.waiting < EXPOSE_WAITING_HOST_MAX;
+	visits_stat(gw, of->host, &st);
+	for (const struct visit *v = gw->visits; v; v = v->next)
+		theirs += v->waiting && !strcmp(v->org, of->org);
+	return st.waiting < EXPOSE_WAITING_HOST_MAX && (!*of->org || theirs < EXPOSE_WAITING_MAX - n_waiting);
 }
 
 void visits_free(struct gateway *gw)
@@ -194,7 +197,7 @@ static void visit_wait(struct visit *v)
 		return;
 	}
 	if (!v->wake_deadline_ms) {
-		if (n_waiting >= EXPOSE_WAITING_MAX || !host_has_room(v->gw, v->host)) {
+		if (n_waiting >= EXPOSE_WAITING_MAX || !host_has_room(v->gw, v)) {
 			visit_refuse(v, 503, "Too many visitors are waiting for machines to wake up. Try again.");
 			return;
 		}
@@ -247,7 +250,7 @@ static void visit_dial(struct visit *v)
 
 	snprintf(m.host, sizeof(m.host), "%s", v->host);
 	v->since_ms = now_ms();
-	rc = link_ask(v->gw->link, v->host, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &m, on_dialled, v, &v->call,
+	rc = link_ask(v->gw->link, v->host, v->org, BROKER_EXPOSE_DIAL, (message_put_fn *)broker_host_put, &m, on_dialled, v, &v->call,
 		      &f);
 	if (!rc)
 		loop_timer_set(v->timer, now_ms() + EXPOSE_DIAL_MS);
@@ -293,6 +296,7 @@ void visit_accept(struct gateway *gw, const char *host, int fd)
 	}
 	*v = (struct visit){ .gw = gw, .fd = fd, .agent = -1, .next = gw->visits, .since_ms = now_ms() };
 	snprintf(v->host, sizeof(v->host), "%s", host);
+	snprintf(v->org, sizeof(v->org), "%s", expose_org(host));
 	if (v->next)
 		v->next->prev = v;
 	gw->visits = v;

@@ -95,12 +95,13 @@ enum rc link_vm_stat(struct link *l, const char *id, struct broker_vm_stat *ret,
 			       (message_get_fn *)broker_vm_stat_get, ret), ret_f);
 }
 
-enum rc link_expose(struct link *l, const char *host, const char *id, const char *line, struct fault *ret_f)
+enum rc link_expose(struct link *l, const char *host, const char *id, const char *org, const char *line, struct fault *ret_f)
 {
 	struct broker_expose m = { .keep = 1 };
 
 	snprintf(m.host, sizeof(m.host), "%s", host);
 	snprintf(m.id, sizeof(m.id), "%s", id);
+	snprintf(m.org, sizeof(m.org), "%s", org);
 	snprintf(m.line, sizeof(m.line), "%s", line);
 	return call(l, prepare(BROKER_EXPOSE_ADD, (message_put_fn *)broker_expose_put, &m, NULL, NULL), ret_f);
 }
@@ -145,7 +146,7 @@ enum rc link_hosts(struct link *l, link_host_fn *fn, void *arg, struct fault *re
 
 	for (;;) {
 		struct broker_expose_list list;
-		struct broker_host row;
+		struct broker_exposed row;
 		struct wire w;
 		enum rc rc = call(l, prepare(BROKER_EXPOSE_LIST, (message_put_fn *)broker_cursor_put, &cursor,
 					     (message_get_fn *)broker_expose_list_get, &list), ret_f);
@@ -154,7 +155,7 @@ enum rc link_hosts(struct link *l, link_host_fn *fn, void *arg, struct fault *re
 			return rc;
 		wire_init(&w, (void *)(uintptr_t)list.rows, list.rows_n);
 		for (uint32_t i = 0; i < list.n; i++) {
-			broker_host_get(&w, &row);
+			broker_exposed_get(&w, &row);
 			if (!wire_ok(&w))
 				return fault_set(ret_f, RC_PROTO, 0, "malformed list of exposures");
 			fn(arg, row.host);

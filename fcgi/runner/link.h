@@ -26,7 +26,7 @@ enum rc link_vm_create(struct link *l, const struct broker_vm_create *req, struc
 enum rc link_vm_kill(struct link *l, const char *id, const char *reason, struct fault *ret_f);
 enum rc link_vm_stat(struct link *l, const char *id, struct broker_vm_stat *ret, struct fault *ret_f);
 /* id "" : an exposure without a machine. */
-enum rc link_expose(struct link *l, const char *host, const char *id, const char *line, struct fault *ret_f);
+enum rc link_expose(struct link *l, const char *host, const char *id, const char *org, const char *line, struct fault *ret_f);
 /* RC_OK also for one that is gone already. */
 enum rc link_volume_delete(struct link *l, const char *name, struct fault *ret_f);
 enum rc link_unexpose(struct link *l, const char *host, struct fault *ret_f);

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define LOCK_PAUSE_NS 5000000
+#define ORG_OF(row) "(SELECT a.org_id FROM apps a WHERE a.id = " row ".app_id)"
 
 void names_free(struct names *s)
 {
@@ -40,6 +41,7 @@ static enum rc names_list(struct db_q *q, struct names *ret, struct fault *ret_f
 			return fault_set(ret_f, RC_NOMEM, 0, "too many names");
 		s.hosts = more;
 		snprintf(s.hosts[s.n++], BROKER_HOST_MAX, "%s", db_col_text(q, 0));
+		snprintf(s.org, sizeof(s.org), "%s", db_col_text(q, 1));
 	}
 	if (rc != RC_ABSENT)
 		return rc;
@@ -52,7 +54,7 @@ enum rc names_of_timeline(struct db *db, const char *app, const char *timeline, 
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	db_start(&q, db, "SELECT host FROM domains WHERE app_id = ? AND timeline = ?");
+	db_start(&q, db, "SELECT host, " ORG_OF("domains") " FROM domains WHERE app_id = ? AND timeline = ?");
 	db_text(&q, app);
 	db_text(&q, timeline);
 	return names_list(&q, ret, ret_f);
@@ -62,9 +64,18 @@ enum rc names_of_revision(struct db *db, const char *revision, struct names *ret
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	db_start(&q, db, "SELECT d.host FROM timelines t JOIN domains d ON d.app_id = t.app_id AND d.timeline = t.slug "
+	db_start(&q, db, "SELECT d.host, " ORG_OF("d") " FROM timelines t JOIN domains d ON d.app_id = t.app_id AND d.timeline = t.slug "
 			 "WHERE t.revision_id = ?");
 	db_text(&q, revision);
+	return names_list(&q, ret, ret_f);
+}
+
+enum rc names_of_host(struct db *db, const char *host, struct names *ret, struct fault *ret_f)
+{
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+
+	db_start(&q, db, "SELECT host, " ORG_OF("domains") " FROM domains WHERE host = ?");
+	db_text(&q, host);
 	return names_list(&q, ret, ret_f);
 }
 
@@ -72,7 +83,7 @@ enum rc names_of_app(struct db *db, const char *app, struct names *ret, struct f
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
-	db_start(&q, db, "SELECT host FROM domains WHERE app_id = ?");
+	db_start(&q, db, "SELECT host, " ORG_OF("domains") " FROM domains WHERE app_id = ?");
 	db_text(&q, app);
 	return names_list(&q, ret, ret_f);
 }
@@ -84,7 +95,7 @@ enum rc names_point(struct link *l, const struct names *s, const char *vm, struc
 
 	snprintf(line, sizeof(line), "{\"service\":\"dial\",\"port\":%d}", RUNNER_APP_PORT);
 	for (size_t i = 0; !rc && i < s->n; i++)
-		rc = link_expose(l, s->hosts[i], vm, line, ret_f);
+		rc = link_expose(l, s->hosts[i], vm, s->org, line, ret_f);
 	return rc;
 }
 
@@ -138,7 +149,7 @@ static void stale_remove(struct db *db, struct link *l)
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	struct fault f;
 
-	db_start(&q, db, "SELECT host FROM stale_hosts LIMIT 64");
+	db_start(&q, db, "SELECT host, NULL FROM stale_hosts LIMIT 64");
 	if (names_list(&q, &s, &f)) {
 		log_fault(LOG_LEVEL_WARN, &f, "stale names");
 		return;
@@ -178,15 +189,14 @@ static int by_text(const void *a, const void *b)
 
 static void missing_add(const struct config *c, struct db *db, struct link *l, const char *host)
 {
-	char one[1][BROKER_HOST_MAX], app[64], revision[64], vm[64];
-	struct names s = { .n = 1, .hosts = one };
+	_cleanup_names_ struct names s = { .n = 0 };
+	char app[64], revision[64], vm[64];
 	_cleanup_fd_ int lock = -1;
 	struct fault f;
 
-	snprintf(one[0], sizeof(one[0]), "%s", host);
 	/* Looked up again under the lock: somebody may just have moved it. */
 	if (names_target(db, host, app, revision, vm, NULL) || names_lock(c, app, 0, &lock, NULL) ||
-	    names_target(db, host, app, revision, vm, NULL))
+	    names_target(db, host, app, revision, vm, NULL) || names_of_host(db, host, &s, NULL))
 		return;
 	if (names_point(l, &s, vm, &f))
 		log_fault(LOG_LEVEL_WARN, &f, "name '%s' could not be given to the broker", host);

@@ -14,6 +14,7 @@
 
 struct names {
 	size_t n;
+	char org[BROKER_ORG_MAX];
 	char (*hosts)[BROKER_HOST_MAX]; /* owned */
 };
 void names_free(struct names *s);
@@ -25,6 +26,7 @@ enum rc names_lock(const struct config *c, const char *app, uint64_t deadline_ms
 /* Hosts of one timeline of an app; of all timelines that this revision serves; of the whole app. */
 enum rc names_of_timeline(struct db *db, const char *app, const char *timeline, struct names *ret, struct fault *ret_f);
 enum rc names_of_revision(struct db *db, const char *revision, struct names *ret, struct fault *ret_f);
+enum rc names_of_host(struct db *db, const char *host, struct names *ret, struct fault *ret_f);
 enum rc names_of_app(struct db *db, const char *app, struct names *ret, struct fault *ret_f);
 
 /* vm "": nowhere at the moment. */

@@ -337,8 +337,7 @@ static void start_wanted(struct watch *w)
 static void wake(struct watch *w, const char *host)
 {
 	char app[ROW_ID_MAX], revision[ROW_ID_MAX], vm[ROW_ID_MAX];
-	char one[1][BROKER_HOST_MAX];
-	struct names names = { .n = 1, .hosts = one };
+	_cleanup_names_ struct names names = { .n = 0 };
 	_cleanup_fd_ int lock = -1;
 	uint64_t now = loop_now_ms(w->loop);
 
@@ -353,8 +352,8 @@ static void wake(struct watch *w, const char *host)
 		return;
 	}
 	/* It runs, and the name leads nowhere: somebody is moving it, or died while he did. */
-	snprintf(one[0], sizeof(one[0]), "%s", host);
-	if (!names_lock(w->c, app, 0, &lock, NULL) && !names_target(w->db, host, app, revision, vm, NULL) && *vm)
+	if (!names_lock(w->c, app, 0, &lock, NULL) && !names_target(w->db, host, app, revision, vm, NULL) && *vm &&
+	    !names_of_host(w->db, host, &names, NULL))
 		names_point(&w->link, &names, vm, NULL);
 }
 

@@ -164,7 +164,7 @@ static enum rc ask(struct conn *c, bool connect_it, link_reply_fn *fn, struct li
 	struct broker_login_dial q = { .connect = connect_it };
 
 	memcpy(q.key, c->key, sizeof(q.key));
-	return link_ask(c->s->link, c->key, BROKER_LOGIN_DIAL, (message_put_fn *)broker_login_dial_put, &q, fn, c, ret, ret_f);
+	return link_ask(c->s->link, c->key, NULL, BROKER_LOGIN_DIAL, (message_put_fn *)broker_login_dial_put, &q, fn, c, ret, ret_f);
 }
 
 static void question(struct conn *c, const char *text, size_t n)
@@ -236,7 +236,7 @@ static void on_link_state(void *arg, bool up)
 	if (!up)
 		return;
 	/* Subscribed first: a name that goes while the others are checked arrives as an event. */
-	if (link_ask(s->link, NULL, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, s, NULL, &f))
+	if (link_ask(s->link, NULL, NULL, BROKER_SUBSCRIBE, (message_put_fn *)broker_none_put, &none, on_subscribed, s, NULL, &f))
 		log_fault(LOG_LEVEL_ERROR, &f, "the broker sends no events");
 	for (struct conn *c = s->conns; c; c = c->next)
 		if (c->logged_in && c->gate >= 0 && !c->check && ask(c, false, on_check, &c->check, &f))

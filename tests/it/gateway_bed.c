@@ -28,13 +28,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#define HOSTS 96
+#define HOSTS 128
 #define PEERS 8
 
 static struct loop *loop;
 static struct {
 	char name[BROKER_HOST_MAX];
 	uint16_t port;
+	char org[BROKER_ORG_MAX];
 } hosts[HOSTS];
 static size_t n_hosts;
 static struct peer {
@@ -64,12 +65,13 @@ static void send_to(struct peer *p, struct wire *w, uint16_t op, uint32_t sequen
 		packet_send(p->fd, out, n, fd, fd ? 1 : 0, NULL);
 }
 
-static void event_expose(const char *name, bool present)
+static void event_expose(const char *name, const char *org, bool present)
 {
 	struct broker_expose_event m = { .present = present };
 	struct wire w;
 
 	snprintf(m.host, sizeof(m.host), "%.*s", BROKER_HOST_MAX - 1, name);
+	snprintf(m.org, sizeof(m.org), "%s", org);
 	for (size_t i = 0; i < PEERS; i++)
 		if (peers[i].subscribed) {
 			message_begin(&w, out, sizeof(out));
@@ -88,12 +90,13 @@ static void answer_list(struct peer *p, struct wire *in, uint32_t sequence)
 	broker_cursor_get(in, &c);
 	wire_init(&r, rows, sizeof(rows));
 	for (size_t i = 0; i < n_hosts && list.n < BROKER_LIST_MAX; i++) {
-		struct broker_host m;
+		struct broker_exposed m;
 
 		if (strcmp(hosts[i].name, c.after) <= 0)
 			continue;
 		snprintf(m.host, sizeof(m.host), "%.*s", BROKER_HOST_MAX - 1, hosts[i].name);
-		broker_host_put(&r, &m);
+		memcpy(m.org, hosts[i].org, sizeof(m.org));
+		broker_exposed_put(&r, &m);
 		list.n++;
 	}
 	list.rows_n = wire_len(&r);
@@ -263,7 +266,8 @@ static void do_host(char **word)
 		n_hosts++;
 	snprintf(hosts[i].name, sizeof(hosts[i].name), "%.*s", BROKER_HOST_MAX - 1, word[1]);
 	hosts[i].port = (uint16_t)atoi(word[2]);
-	event_expose(word[1], true);
+	snprintf(hosts[i].org, sizeof(hosts[i].org), "%.*s", BROKER_ORG_MAX - 1, word[3] ? word[3] : "");
+	event_expose(word[1], hosts[i].org, true);
 }
 
 static void do_unhost(char **word)
@@ -273,7 +277,7 @@ static void do_unhost(char **word)
 			hosts[i] = hosts[--n_hosts];
 			break;
 		}
-	event_expose(word[1], false);
+	event_expose(word[1], "", false);
 }
 
 /* "lease?": whether the gateway still holds the last lease. */

@@ -140,7 +140,7 @@ static void event_note(const struct message_head *head, struct wire *w)
 		break;
 	case BROKER_EVENT_EXPOSE:
 		broker_expose_event_get(w, &x);
-		snprintf(text, sizeof(text), "expose %s %u", x.host, x.present);
+		snprintf(text, sizeof(text), "expose %s %u%s%s", x.host, x.present, *x.org ? " " : "", x.org);
 		break;
 	case BROKER_EVENT_LOGIN_GONE: {
 		struct broker_login_key k;

@@ -729,7 +729,7 @@ TEST(orderly_end_takes_along_what_is_half_made)
 
 static enum rc expose(const char *host, const char *id, bool keep)
 {
-	struct broker_expose q = { .line = "{\"service\":\"dial\",\"port\":8000}", .keep = keep };
+	struct broker_expose q = { .line = "{\"service\":\"dial\",\"port\":8000}", .org = "acme", .keep = keep };
 
 	snprintf(q.host, sizeof(q.host), "%s", host);
 	snprintf(q.id, sizeof(q.id), "%s", id);
@@ -754,6 +754,8 @@ TEST(exposures)
 	struct broker_cursor cursor = { "" };
 	struct broker_expose_list list;
 	struct broker_host gone = { "b.nestbox.localhost" };
+	struct broker_exposed row;
+	struct wire rows;
 	int gateway;
 
 	setup();
@@ -787,8 +789,12 @@ TEST(exposures)
 	CHECK_EQ(expose_dial(client, "sleeps.nestbox.localhost"), RC_ABSENT);
 	CHECK_EQ(ASK(EXPOSE_LIST, broker_cursor, &cursor, broker_expose_list, &list), RC_OK);
 	CHECK_EQ(list.n, 2);
+	/* Whose they are, after a restart. */
+	wire_init(&rows, (void *)(uintptr_t)list.rows, list.rows_n);
+	broker_exposed_get(&rows, &row);
+	CHECK(wire_ok(&rows) && !strcmp(row.host, "app.nestbox.localhost") && !strcmp(row.org, "acme"));
 	CHECK(strstr(events, "expose a.nestbox.localhost 0\n") && strstr(events, "wanted app.nestbox.localhost\n") &&
-	      strstr(events, "expose a.nestbox.localhost 1\n"));
+	      strstr(events, "expose a.nestbox.localhost 1 acme\n"));
 	/* A name that the gateway listens for but that is no exposure wakes nothing. */
 	CHECK(!strstr(events, "wanted a.nestbox.localhost"));
 	teardown();

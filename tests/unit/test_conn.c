@@ -115,11 +115,16 @@ void lookup_cancel(struct lookup *l)
 		l->fn = NULL;
 }
 
-enum rc lookup_share_new(struct lookup_share **ret, struct fault *ret_f)
+enum rc lookup_share_new(struct lookup_share *above, struct lookup_share **ret, struct fault *ret_f)
 {
-	(void)ret_f;
+	(void)above, (void)ret_f;
 	*ret = calloc(1, sizeof(**ret));
 	return *ret ? RC_OK : RC_NOMEM;
+}
+
+void lookup_share_move(struct lookup_share *s, struct lookup_share *above)
+{
+	(void)s, (void)above;
 }
 
 void lookup_share_free(struct lookup_share *s)
@@ -243,6 +248,7 @@ static void begin(void)
 	}
 	unlink(path);
 	eg.has_key = true;
+	eg.most = (struct usage){ .conns = EGRESS_FDS / EGRESS_FDS_PER_CONN, .tls = EGRESS_TLS_CONNS_ALL, .held = EGRESS_HELD_ALL };
 	eg.reach.is_local = never_local;
 	snprintf(eg.config.run_dir, sizeof(eg.config.run_dir), "%s", dir);
 	server = listener(0);
@@ -347,9 +353,9 @@ static void ends_idle_after(struct through *t, struct sandbox *sb, uint64_t ms)
 		step = MIN_OF(left, (uint64_t)EGRESS_HALF_MS);
 		pass_ms(step);
 	}
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "idle");
 	through_end(t);
 	sandbox_free(sb);
@@ -395,19 +401,19 @@ TEST(a_hello_a_name_and_an_address_have_their_time)
 
 	aim_at(sb, "web.test", 443);
 	a = dial(tcp, 0);
-	UNTIL(sb->n_conns == 1);
+	UNTIL(sb->usage.conns == 1);
 	pass_ms(EGRESS_FIRST_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "no ClientHello in time");
 	aim_at(sb, "web.test", 8080);
 	b = dial(tcp, 0);
 	UNTIL(lookups == 1);
 	pass_ms(EGRESS_RESOLVE_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "the resolver did not answer");
 	/* Addresses that say nothing: the next one after its time, and an end to all. */
 	upstream = UP_SILENT;
@@ -422,9 +428,9 @@ TEST(a_hello_a_name_and_an_address_have_their_time)
 		CHECK_EQ(connects, 1 + i);
 	}
 	pass_ms(EGRESS_CONNECT_ONE_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "no answer");
 	sandbox_free(sb);
 }
@@ -440,7 +446,7 @@ TEST(not_all_addresses_of_a_name_are_tried)
 	a = dial(tcp, 0);
 	UNTIL(lookups == 1);
 	REQUIRE(resolve(20, 60));
-	UNTIL(!sb->n_conns);
+	UNTIL(!sb->usage.conns);
 	CHECK_STR(last_reason(), "connection refused");
 	CHECK_EQ(connects, EGRESS_ADDRS_MAX);
 	sandbox_free(sb);
@@ -455,13 +461,13 @@ TEST(a_refusal_waits_so_long_for_its_reader)
 
 	original.port = 80;
 	a = dial(tcp, 0);
-	UNTIL(sb->n_conns == 1);
+	UNTIL(sb->usage.conns == 1);
 	CHECK(write(a, "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27) == 27);
 	UNTIL(sb->conns->state == CONN_LINGER);
 	pass_ms(EGRESS_LINGER_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK(recv(a, text, sizeof(text) - 1, MSG_DONTWAIT) > 12 && !strncmp(text, "HTTP/1.1 403", 12));
 	sandbox_free(sb);
 }
@@ -473,7 +479,7 @@ static void connect_once(struct sandbox *sb, int tcp, uint32_t ttl_s)
 	int fd = dial(tcp, 0);
 	int up = -1;
 
-	UNTIL(sb->n_conns == 1);
+	UNTIL(sb->usage.conns == 1);
 	if (pending.fn)
 		resolve(1, ttl_s);
 	for (int i = 0; i < 2000 && up < 0; i++) {
@@ -484,7 +490,7 @@ static void connect_once(struct sandbox *sb, int tcp, uint32_t ttl_s)
 	pending.fn = NULL;
 	close_fd(&fd);
 	close_fd(&up);
-	UNTIL(sb->n_conns == 0);
+	UNTIL(sb->usage.conns == 0);
 }
 
 TEST(addresses_are_remembered_neither_too_short_nor_too_long)
@@ -624,8 +630,8 @@ TEST(a_flood_of_connections_of_one_does_not_hold_up_another)
 		flood[i] = dial(tcp, 0);
 	one = dial(other_tcp, 0);
 	loop_once(eg.loop, 5, NULL);
-	CHECK_EQ(sb->n_conns, EGRESS_ACCEPT_BATCH);
-	CHECK_EQ(other->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, EGRESS_ACCEPT_BATCH);
+	CHECK_EQ(other->usage.conns, 1);
 	for (size_t i = 0; i < ARRAY_SIZE(flood); i++)
 		close(flood[i]);
 	sandbox_free(sb);
@@ -650,7 +656,7 @@ TEST(without_descriptors_a_listener_rests)
 	accept_fails = false;
 	before = accepts;
 	pass_ms(1);
-	UNTIL(accepts > before && sb->n_conns == 1);
+	UNTIL(accepts > before && sb->usage.conns == 1);
 	sandbox_free(sb);
 	for (int fd; (fd = __real_accept4(server, NULL, NULL, SOCK_CLOEXEC)) >= 0;)
 		close(fd);
@@ -742,7 +748,7 @@ TEST(memory_of_a_sandbox_is_bounded_and_no_neighbours_business)
 		}
 		for (int k = 0; k < 4; k++)
 			loop_once(eg.loop, 0, NULL);
-		most = MAX_OF(most, sb->held);
+		most = MAX_OF(most, sb->usage.held);
 	}
 	CHECK(most > EGRESS_HELD_MAX);
 	/* Each would hold EGRESS_BUFFER. */
@@ -757,7 +763,7 @@ TEST(memory_of_a_sandbox_is_bounded_and_no_neighbours_business)
 		loop_once(eg.loop, 1, NULL);
 	}
 	CHECK_EQ(got[0], EACH);
-	CHECK(sb->held > EGRESS_HELD_MAX / 4 * 3);
+	CHECK(sb->usage.held > EGRESS_HELD_MAX / 4 * 3);
 	/* A neighbour does not notice. */
 	o = through(other, other_tcp, 0);
 	REQUIRE(o.conn);
@@ -767,7 +773,7 @@ TEST(memory_of_a_sandbox_is_bounded_and_no_neighbours_business)
 		alone += n > 0 ? (size_t)n : 0;
 		loop_once(eg.loop, 1, NULL);
 		passed += swallow(o.guest);
-		CHECK(other->held <= EGRESS_BUFFER);
+		CHECK(other->usage.held <= EGRESS_BUFFER);
 		CHECK(!o.conn->full[WAY_IN]);
 	}
 	CHECK(passed >= 1 << 20);
@@ -786,7 +792,7 @@ TEST(memory_of_a_sandbox_is_bounded_and_no_neighbours_business)
 		loop_once(eg.loop, 1, NULL);
 	}
 	CHECK_EQ(done, HOARD);
-	UNTIL(sb->held == 0);
+	UNTIL(sb->usage.held == 0);
 	for (size_t i = 0; i < HOARD; i++)
 		through_end(&t[i]);
 	through_end(&o);
@@ -908,10 +914,10 @@ TEST(a_handshake_has_its_time)
 	aim_at(sb, "api.test", 443);
 	REQUIRE(talk_begin(&k, sb, tcp));
 	pass_ms(EGRESS_TLS_HANDSHAKE_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
-	CHECK_EQ(sb->n_tls, 0);
+	CHECK_EQ(sb->usage.conns, 0);
+	CHECK_EQ(sb->usage.tls, 0);
 	CHECK_STR(last_reason(), "the TLS handshake took too long");
 	talk_end(&k);
 	sandbox_free(sb);
@@ -927,13 +933,13 @@ TEST(a_bad_certificate_is_the_reason_also_for_a_guest_that_speaks_no_http)
 	aim_at(sb, "api.test", 443);
 	guest_alpn = "\12postgresql";
 	REQUIRE(talk_begin(&k, sb, tcp));
-	for (int i = 0; i < 2000 && sb->n_conns; i++) {
+	for (int i = 0; i < 2000 && sb->usage.conns; i++) {
 		SSL_accept(k.up);
 		n = SSL_connect(k.guest);
 		turn();
 	}
 	CHECK(n != 1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "hostname mismatch");
 	up_name = "api.test";
 	guest_alpn = NULL;
@@ -960,11 +966,11 @@ TEST(a_quiet_intercepted_connection_holds_nothing_and_ends)
 		turn();
 	CHECK(n > 0);
 	turn();
-	CHECK_EQ(sb->held, 0);
+	CHECK_EQ(sb->usage.held, 0);
 	pass_ms(EGRESS_TLS_IDLE_MS - 1);
-	CHECK_EQ(sb->n_conns, 1);
+	CHECK_EQ(sb->usage.conns, 1);
 	pass_ms(1);
-	CHECK_EQ(sb->n_conns, 0);
+	CHECK_EQ(sb->usage.conns, 0);
 	CHECK_STR(last_reason(), "idle");
 	talk_end(&k);
 	sandbox_free(sb);
@@ -992,7 +998,7 @@ TEST(a_body_is_taken_in_pieces_and_what_waits_is_counted)
 
 		sent += w > 0 ? (size_t)w : 0;
 		loop_once(eg.loop, 1, NULL);
-		most = MAX_OF(most, sb->held);
+		most = MAX_OF(most, sb->usage.held);
 		if (w > 0 && !got)
 			continue;
 		if (!got && still < 200)
@@ -1004,7 +1010,7 @@ TEST(a_body_is_taken_in_pieces_and_what_waits_is_counted)
 	/* At most as much as one connection may hold, and counted. */
 	CHECK(most >= 65536);
 	CHECK(most <= EGRESS_TLS_BUFFER + EGRESS_TLS_PIECE + EGRESS_TLS_OUT);
-	UNTIL(sb->held == 0);
+	UNTIL(sb->usage.held == 0);
 	talk_end(&k);
 	sandbox_free(sb);
 }
@@ -1029,7 +1035,7 @@ TEST(an_intercepted_connection_waits_for_room_and_is_woken)
 	aim_at(sb, "api.test", 443);
 	REQUIRE(talk_begin(&k, sb, tcp) && talk_shake(&k));
 	/* As if others held it. */
-	sb->held += EGRESS_HELD_MAX;
+	sandbox_count(sb, 0, 0, EGRESS_HELD_MAX);
 	CHECK(SSL_write(k.guest, ask, sizeof(ask) - 1) > 0);
 	for (int i = 0; i < 2000 && (n = SSL_read(k.up, text, sizeof(text))) <= 0; i++)
 		turn();
@@ -1042,7 +1048,7 @@ TEST(an_intercepted_connection_waits_for_room_and_is_woken)
 	/* A piece, and what its framing makes of it. */
 	CHECK(k.t.conn->held[WAY_IN] >= EGRESS_HELD_FLOOR && k.t.conn->held[WAY_IN] <= 4 * EGRESS_HELD_FLOOR);
 	/* There is room; whoever notices it is another connection. */
-	sb->held -= EGRESS_HELD_MAX;
+	sandbox_count(sb, 0, 0, (size_t)-EGRESS_HELD_MAX);
 	CHECK_EQ(write(other.guest, "x", 1), 1);
 	for (int i = 0; i < 300; i++) {
 		SSL_write(k.up, mem, sizeof(mem));
@@ -1052,6 +1058,151 @@ TEST(an_intercepted_connection_waits_for_room_and_is_woken)
 	talk_end(&k);
 	through_end(&other);
 	sandbox_free(sb);
+}
+
+/* --- organizations ----------------------------------------------------------------------------------------------- */
+
+/* Each is open, or has its row. */
+static size_t dial_many(int tcp, int *fds, size_t n, struct sandbox *sb)
+{
+	size_t before = sb->usage.conns + n_rows;
+
+	for (size_t i = 0; i < n; i++)
+		fds[i] = dial(tcp, 0);
+	UNTIL(sb->usage.conns + n_rows == before + n);
+	return sb->usage.conns;
+}
+
+static void server_forget(void)
+{
+	int fd;
+
+	while ((fd = __real_accept4(server, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+		close(fd);
+}
+
+/* One organization stalls on everything, with two machines; another one's first visits go as if it were alone. */
+TEST(an_organization_leaves_as_much_as_it_has)
+{
+	const struct usage most = eg.most;
+	int tcp[3], fds[60];
+	struct sandbox *a = sandbox("a1", HEAD, 0, &tcp[0]), *b = sandbox("a2", HEAD, 0, &tcp[1]),
+		       *other = sandbox("b1", POLICY_HEAD "\ndefault public\norg bolt\n", 0, &tcp[2]);
+	uint64_t hurry = clock_ms;
+	struct through t;
+
+	eg.most.conns = 24;
+	CHECK(a->tenant == b->tenant && a->tenant != other->tenant);
+	upstream = UP_SILENT;
+	CHECK_EQ(dial_many(tcp[0], fds, 9, a), 9);
+	dial_many(tcp[1], fds + 9, 20, b);
+	CHECK_EQ(n_rows, 17);
+	CHECK_EQ(a->tenant->usage.conns, 12);
+	CHECK_EQ(b->usage.conns, 3);
+	CHECK_STR(rows[0].decision, "deny");
+	/* The second's, at once, with the clock standing still. */
+	upstream = UP_SERVER;
+	t = through(other, tcp[2], 0);
+	CHECK(t.conn && t.conn->state == CONN_RELAY);
+	CHECK_EQ(clock_ms, hurry);
+	dial_many(tcp[2], fds + 29, 20, other);
+	CHECK_EQ(other->usage.conns, 6);
+	/* What one gives back is both's. */
+	for (size_t i = 0; i < 29; i++)
+		close(fds[i]);
+	pass_ms(EGRESS_CONNECT_MS);
+	n_rows = 0;
+	CHECK_EQ(eg.usage.conns, 6);
+	CHECK_EQ(dial_many(tcp[2], fds, 10, other), 12);
+	for (size_t i = 0; i < 10; i++)
+		close(fds[i]);
+	for (size_t i = 29; i < 49; i++)
+		close(fds[i]);
+	through_end(&t);
+	server_forget();
+	UNTIL(eg.usage.conns == 0);
+	sandbox_free(a);
+	CHECK(b->tenant->n_sandboxes == 1);
+	/* A machine whose policy tells another name takes its counts along. */
+	sandbox_set_policy(b, POLICY_HEAD "\ndefault none\norg bolt\n", strlen(POLICY_HEAD "\ndefault none\norg bolt\n"));
+	CHECK(b->tenant == other->tenant && other->tenant->n_sandboxes == 2);
+	sandbox_free(b);
+	sandbox_free(other);
+	CHECK(!eg.tenants || eg.tenants->n_sandboxes);
+	eg.most = most;
+}
+
+TEST(an_organization_s_handshakes_leave_as_much_as_it_has)
+{
+	const struct usage most = eg.most;
+	int tcp[2];
+	struct sandbox *sb = sandbox("a1", RULED, 0, &tcp[0]), *other = sandbox("b1", POLICY_HEAD "\ndefault public\norg bolt\nrule api.test * /\n", 0, &tcp[1]);
+	struct talk a, b, c;
+
+	eg.most.tls = 2;
+	aim_at(sb, "api.test", 443);
+	REQUIRE(talk_begin(&a, sb, tcp[0]));
+	CHECK(!talk_begin(&b, sb, tcp[0]) || b.t.conn == a.t.conn);
+	CHECK_EQ(sb->usage.tls, 1);
+	CHECK_STR(last_reason(), "limit of intercepted connections of the organization");
+	talk_end(&b);
+	aim_at(other, "api.test", 443);
+	REQUIRE(talk_begin(&c, other, tcp[1]));
+	CHECK_EQ(eg.usage.tls, 2);
+	CHECK(talk_shake(&c));
+	talk_end(&a);
+	talk_end(&c);
+	UNTIL(eg.usage.tls == 0);
+	sandbox_free(sb);
+	sandbox_free(other);
+	eg.most = most;
+}
+
+TEST(an_organization_s_memory_leaves_as_much_as_it_has)
+{
+	static const char say[] = "HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n", ask[] = "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n";
+	static char mem[16384], text[16384], big[65536];
+	const struct usage most = eg.most;
+	int tcp[3], n = -1;
+	struct sandbox *a = sandbox("a1", HEAD, 4096, &tcp[0]), *b = sandbox("a2", RULED, 4096, &tcp[1]),
+		       *other = sandbox("b1", POLICY_HEAD "\ndefault public\norg bolt\n", 4096, &tcp[2]);
+	struct through t = through(other, tcp[2], 4096);
+	struct talk k;
+
+	REQUIRE(t.conn);
+	aim_at(b, "api.test", 443);
+	REQUIRE(talk_begin(&k, b, tcp[1]) && talk_shake(&k));
+	/* As if its other machine held what it may. */
+	eg.most.held = 1 << 20;
+	sandbox_count(a, 0, 0, 1 << 19);
+	CHECK(SSL_write(k.guest, ask, sizeof(ask) - 1) > 0);
+	for (int i = 0; i < 2000 && (n = SSL_read(k.up, text, sizeof(text))) <= 0; i++)
+		turn();
+	CHECK(SSL_write(k.up, say, sizeof(say) - 1) > 0);
+	for (int i = 0; i < 300; i++) {
+		SSL_write(k.up, mem, sizeof(mem));
+		send(t.up, big, sizeof(big), MSG_NOSIGNAL | MSG_DONTWAIT);
+		loop_once(eg.loop, 0, NULL);
+	}
+	CHECK(k.t.conn->full[WAY_IN] && k.t.conn->held[WAY_IN] <= 4 * EGRESS_HELD_FLOOR);
+	/* Another organization's connection holds what a connection may. */
+	CHECK(other->usage.held > 2 * EGRESS_HELD_FLOOR);
+	/* There is room; whoever notices it is that other one. */
+	sandbox_count(a, 0, 0, (size_t) - (1 << 19));
+	for (int i = 0; i < 2000 && k.t.conn->held[WAY_IN] <= 8 * EGRESS_HELD_FLOOR; i++) {
+		if (recv(t.guest, text, sizeof(text), MSG_DONTWAIT) < 0 && errno != EAGAIN)
+			break;
+		SSL_write(k.up, mem, sizeof(mem));
+		turn();
+	}
+	CHECK(k.t.conn->held[WAY_IN] > 8 * EGRESS_HELD_FLOOR);
+	talk_end(&k);
+	through_end(&t);
+	UNTIL(eg.usage.held == 0);
+	sandbox_free(a);
+	sandbox_free(b);
+	sandbox_free(other);
+	eg.most = most;
 }
 
 /* --- the broker ------------------------------------------------------------------------------------------------- */

@@ -12,6 +12,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -495,9 +497,19 @@ TEST(the_queue_is_bounded_and_what_it_took_is_written)
 	/* A disk that takes nothing: the writer has not begun. */
 	while (taken < EGRESS_LEDGER_QUEUE && ledger_add(l, &row))
 		taken++;
-	CHECK(taken * (sizeof(long_path) + 2048) > EGRESS_LEDGER_QUEUE);
-	CHECK(taken * sizeof(long_path) < EGRESS_LEDGER_QUEUE);
+	/* One organization has half, and has left as much to the next; a fourth finds a share, too. */
+	CHECK(taken * (sizeof(long_path) + 2048) > EGRESS_LEDGER_QUEUE / 2);
+	CHECK(taken * sizeof(long_path) < EGRESS_LEDGER_QUEUE / 2);
 	CHECK(!ledger_add(l, &row));
+	for (size_t i = 0; i < 3; i++) {
+		struct ledger_row theirs = row;
+		size_t n = 0;
+
+		theirs.org = (const char *[]){ "bolt", "cask", "dune" }[i];
+		while (n < taken && ledger_add(l, &theirs))
+			n++;
+		CHECK(n >= taken >> (i + 1) && n <= taken);
+	}
 	REQUIRE(!ledger_start(l, &f));
 	ledger_free(l);
 	dir = ledger_written(&c);
@@ -505,6 +517,75 @@ TEST(the_queue_is_bounded_and_what_it_took_is_written)
 		CHECK_EQ(egress_scan(dir, "acme", &q, cursor, on_count, &found, &f), RC_OK);
 	while (*cursor);
 	CHECK_EQ(found, taken);
+}
+
+/* The writer's own hours: what it waits for, and what time it is, are the test's. */
+static _Atomic uint64_t later_ms;
+static _Atomic bool time_flies;
+static _Atomic unsigned int waits;
+static _Atomic long long asked_s;
+
+uint64_t __real_now_ms(void);
+uint64_t __wrap_now_ms(void);
+uint64_t __wrap_now_ms(void)
+{
+	return __real_now_ms() + later_ms;
+}
+
+int __real_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock, const struct timespec *until);
+int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock, const struct timespec *until);
+int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock, const struct timespec *until)
+{
+	struct timespec soon;
+
+	asked_s = until->tv_sec - time(NULL);
+	waits++;
+	clock_gettime(CLOCK_REALTIME, &soon);
+	soon.tv_nsec += 1000000;
+	soon.tv_sec += soon.tv_nsec / 1000000000;
+	soon.tv_nsec %= 1000000000;
+	return time_flies ? __real_pthread_cond_timedwait(cond, lock, &soon) : __real_pthread_cond_timedwait(cond, lock, until);
+}
+
+static void waits_pass(unsigned int n)
+{
+	unsigned int until = waits + n;
+
+	while (waits < until)
+		usleep(1000);
+}
+
+TEST(old_files_are_looked_for_every_hour_also_when_nothing_is_written)
+{
+	static struct config c = { .egress_keep_mib = 100, .egress_keep_days = 1 };
+	_cleanup_fd_ int made = fresh_dir();
+	char path[sizeof(c.state_dir) + 64];
+	struct ledger *l = NULL;
+	struct fault f;
+
+	REQUIRE(made >= 0);
+	snprintf(c.state_dir, sizeof(c.state_dir), "%s/sweep", dir_path);
+	snprintf(c.user_egress, sizeof(c.user_egress), "root");
+	mkdir(c.state_dir, 0755);
+	REQUIRE(!ledger_new(&c, &l, &f));
+	time_flies = true;
+	REQUIRE(!ledger_start(l, &f));
+	/* One sweep at its start; then an old file of an organization that writes no more. */
+	waits_pass(3);
+	CHECK(asked_s >= EGRESS_LEDGER_SWEEP_S - 1 && asked_s <= EGRESS_LEDGER_SWEEP_S + 1);
+	snprintf(path, sizeof(path), "%s/logs/egress/acme", c.state_dir);
+	mkdir(path, 0755);
+	strcat(path, "/2001-01-01-000.jsonl");
+	close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+	later_ms = (EGRESS_LEDGER_SWEEP_S - 60) * 1000u;
+	waits_pass(3);
+	CHECK_EQ(access(path, F_OK), 0);
+	later_ms = EGRESS_LEDGER_SWEEP_S * 1000u;
+	waits_pass(3);
+	CHECK(access(path, F_OK) < 0);
+	ledger_free(l);
+	later_ms = 0;
+	time_flies = false;
 }
 
 /* --- what a guest has a say in ------------------------------------------------------------------------------------ */

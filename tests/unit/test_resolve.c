@@ -68,7 +68,7 @@ TEST(lookups_are_bounded)
 
 	REQUIRE(!loop_new(&loop, NULL) && !resolver_new(loop, server, &r, NULL));
 	for (size_t i = 0; i < SHARES; i++)
-		REQUIRE(!lookup_share_new(&shares[i], NULL));
+		REQUIRE(!lookup_share_new(NULL, &shares[i], NULL));
 	alarm(120);
 	taken = ask(r, shares[0], EGRESS_LOOKUPS_SANDBOX_MAX + 10, true);
 	CHECK_EQ(taken, EGRESS_LOOKUPS_SANDBOX_MAX);
@@ -85,6 +85,41 @@ TEST(lookups_are_bounded)
 	loop_free(loop);
 	/* Those that were cancelled were told nothing. */
 	CHECK_EQ(answers, EGRESS_LOOKUPS_SANDBOX_MAX * (SHARES / 2 - 1));
+}
+
+/* One organization has half of the places, however many machines it has; the next finds half of the rest. */
+TEST(an_organization_leaves_as_much_as_it_has)
+{
+	static struct lookup_share *shares[2][SHARES];
+	struct lookup_share *orgs[2];
+	struct resolver *r = NULL;
+	struct loop *loop = NULL;
+	size_t taken[2] = { 0 };
+	char server[32];
+	_cleanup_fd_ int fd = silent_server(server);
+
+	REQUIRE(!loop_new(&loop, NULL) && !resolver_new(loop, server, &r, NULL));
+	alarm(120);
+	for (size_t o = 0; o < 2; o++) {
+		REQUIRE(!lookup_share_new(NULL, &orgs[o], NULL));
+		for (size_t i = 0; i < SHARES; i++) {
+			/* A machine whose policy came later. */
+			REQUIRE(!lookup_share_new(orgs[i % 2 ? 0 : o], &shares[o][i], NULL));
+			lookup_share_move(shares[o][i], orgs[o]);
+			taken[o] += ask(r, shares[o][i], EGRESS_LOOKUPS_SANDBOX_MAX, true);
+		}
+	}
+	alarm(0);
+	CHECK_EQ(taken[0], EGRESS_LOOKUPS_MAX / 2);
+	CHECK_EQ(taken[1], EGRESS_LOOKUPS_MAX / 4);
+	/* Whichever goes first; what is under way frees what is left. */
+	lookup_share_free(orgs[0]);
+	for (size_t o = 0; o < 2; o++)
+		for (size_t i = 0; i < SHARES; i++)
+			lookup_share_free(shares[o][i]);
+	lookup_share_free(orgs[1]);
+	resolver_free(r);
+	loop_free(loop);
 }
 
 CHECK_MAIN()

@@ -3,8 +3,10 @@
 #include "tests/lib/check.h"
 #include "tests/lib/seal.h"
 #include "vmm/egress/ca.h"
+#include "vmm/egress/limits.h"
 #include "vmm/egress/secrets.h"
 
+#include <openssl/crypto.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <time.h>
@@ -74,6 +76,33 @@ TEST(a_sealed_secret_opens_only_where_it_belongs)
 	CHECK_EQ(bad, 2);
 	secrets_unref(s);
 	policy_free(p);
+}
+
+/* Values lie in locked memory while there is some; the set that comes after works all the same, and what is given back is clean. */
+TEST(locked_memory_is_bounded_and_running_out_of_it_hurts_nobody)
+{
+	static struct secrets *sets[EGRESS_SECURE_BYTES / 4000 + 8];
+	const char *used, *strange;
+	char value[4001];
+	size_t before = CRYPTO_secure_used(), n = 0, most;
+
+	memset(value, 'v', sizeof(value) - 1);
+	value[sizeof(value) - 1] = '\0';
+	REQUIRE(CRYPTO_secure_malloc_initialized() || CRYPTO_secure_malloc_init(EGRESS_SECURE_BYTES, 32) == 1);
+	for (most = before; n < ARRAY_SIZE(sets); most = CRYPTO_secure_used()) {
+		sets[n] = open_set(value);
+		REQUIRE(sets[n++]);
+		if (CRYPTO_secure_used() == most)
+			break;
+	}
+	/* Nearly all of it, and not more than there is. */
+	CHECK(most > EGRESS_SECURE_BYTES / 2 && most <= EGRESS_SECURE_BYTES);
+	CHECK(n > EGRESS_SECURE_BYTES / 2 / (2 * sizeof(value)) && n < ARRAY_SIZE(sets));
+	CHECK(strlen(put(sets[n - 1], "api.test", "Bearer " PH, &used, &strange)) > 1000);
+	CHECK_STR(used, "KEY");
+	while (n)
+		secrets_unref(sets[--n]);
+	CHECK_EQ(CRYPTO_secure_used(), before);
 }
 
 TEST(a_value_with_a_line_break_is_refused)

@@ -69,7 +69,7 @@ enum rc broker_start(struct broker *b, struct fault *ret_f);
 
 /* Events to whoever subscribed (peer.c). */
 void broker_event_vm(struct broker *b, const struct machine *m, enum broker_vm_state state, const char *reason);
-void broker_event_expose(struct broker *b, const char *host, bool present);
+void broker_event_expose(struct broker *b, const char *host, const char *org, bool present);
 void broker_event_login_gone(struct broker *b, const char *key);
 void broker_event_wanted(struct broker *b, const char *host);
 void broker_egress_vm(struct broker *b, struct machine *m);

@@ -12,7 +12,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define EXPOSE_HEAD "nestbox-expose 1"
+#define EXPOSE_HEAD "nestbox-expose 2"
+#define EXPOSE_HEAD_1 "nestbox-expose 1" /* without the organization */
 
 struct expose_set {
 	struct expose **all; /* by host */
@@ -86,7 +87,7 @@ static void set_remove(struct expose_set *s, struct expose **at)
 	s->n--;
 }
 
-static enum rc expose_make(const char *host, const char *id, bool keep, const char *line, struct expose **ret,
+static enum rc expose_make(const char *host, const char *id, const char *org, bool keep, const char *line, struct expose **ret,
 			   struct fault *ret_f)
 {
 	size_t n = strlen(line) + 1;
@@ -96,6 +97,7 @@ static enum rc expose_make(const char *host, const char *id, bool keep, const ch
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	snprintf(x->host, sizeof(x->host), "%s", host);
 	snprintf(x->id, sizeof(x->id), "%s", id);
+	snprintf(x->org, sizeof(x->org), "%s", org);
 	x->keep = keep;
 	memcpy(x->line, line, n);
 	*ret = x;
@@ -108,16 +110,17 @@ static enum rc file_put(struct broker *b, const struct expose *x, struct fault *
 {
 	_cleanup_buf_ struct buf text = BUF_INIT(RECORD_MAX);
 
-	if (buf_printf(&text, "%s\n%s\n%d\n%s\n", EXPOSE_HEAD, x->id, x->keep, x->line))
+	if (buf_printf(&text, "%s\n%s\n%d\n%s\n%s\n", EXPOSE_HEAD, x->id, x->keep, x->line, x->org))
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	return file_write_at(b->exposures_dirfd, x->host, buf_data(&text), buf_len(&text), 0600, ret_f);
 }
 
 enum rc expose_parse(const char *host, char *text, struct expose **ret, struct fault *ret_f)
 {
-	char *part[4];
+	bool old = !strncmp(text, EXPOSE_HEAD_1 "\n", sizeof(EXPOSE_HEAD_1));
+	char none[] = "", *part[5] = { [4] = none };
 
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < (old ? 4 : 5); i++) {
 		char *end = strchr(text, '\n');
 
 		if (!end)
@@ -126,10 +129,10 @@ enum rc expose_parse(const char *host, char *text, struct expose **ret, struct f
 		part[i] = text;
 		text = end + 1;
 	}
-	if (*text || strcmp(part[0], EXPOSE_HEAD) || strlen(part[1]) >= BROKER_ID_MAX || !expose_host_ok(host) ||
-	    (strcmp(part[2], "0") && strcmp(part[2], "1")) || strlen(part[3]) >= BROKER_LINE_MAX)
+	if (*text || (!old && strcmp(part[0], EXPOSE_HEAD)) || strlen(part[1]) >= BROKER_ID_MAX || !expose_host_ok(host) ||
+	    (strcmp(part[2], "0") && strcmp(part[2], "1")) || strlen(part[3]) >= BROKER_LINE_MAX || strlen(part[4]) >= BROKER_ORG_MAX)
 		return fault_set(ret_f, RC_INVALID, 0, "malformed exposure");
-	return expose_make(host, part[1], part[2][0] == '1', part[3], ret, ret_f);
+	return expose_make(host, part[1], part[4], part[2][0] == '1', part[3], ret, ret_f);
 }
 
 static void file_load(struct broker *b, const char *host)
@@ -211,13 +214,13 @@ enum rc expose_add(struct broker *b, const struct broker_expose *q, struct fault
 
 	if (!expose_host_ok(q->host))
 		return fault_set(ret_f, RC_INVALID, 0, "not a host name");
-	if (strpbrk(q->line, "\n\r"))
-		return fault_set(ret_f, RC_INVALID, 0, "the line is more than one");
+	if (strpbrk(q->line, "\n\r") || strpbrk(q->org, "\n\r"))
+		return fault_set(ret_f, RC_INVALID, 0, "a text is more than one line");
 	if (*q->id && (!m || m->ending || m->internal))
 		return fault_set(ret_f, RC_ABSENT, 0, "no machine '%s'", q->id);
 	if (!*q->id && !q->keep)
 		return fault_set(ret_f, RC_INVALID, 0, "an exposure without a machine must be kept");
-	rc = expose_make(q->host, q->id, q->keep != 0, q->line, &x, ret_f);
+	rc = expose_make(q->host, q->id, q->org, q->keep != 0, q->line, &x, ret_f);
 	old = set_find(b->expose, q->host);
 	if (!rc && !old)
 		rc = set_room(b->expose, ret_f);
@@ -234,10 +237,10 @@ enum rc expose_add(struct broker *b, const struct broker_expose *q, struct fault
 		*old = x;
 		/* Whoever waits for a machine behind this host learns that there is one. */
 		if (filled)
-			broker_event_expose(b, x->host, true);
+			broker_event_expose(b, x->host, x->org, true);
 	} else {
 		set_insert(b->expose, x);
-		broker_event_expose(b, x->host, true);
+		broker_event_expose(b, x->host, x->org, true);
 	}
 	return RC_OK;
 }
@@ -253,7 +256,7 @@ enum rc expose_delete(struct broker *b, const char *host, struct fault *ret_f)
 	if (unlinkat(b->exposures_dirfd, name, 0) < 0 && errno != ENOENT)
 		return fault_set(ret_f, RC_SYS, errno, "remove exposure");
 	set_remove(b->expose, at);
-	broker_event_expose(b, name, false);
+	broker_event_expose(b, name, "", false);
 	return RC_OK;
 }
 

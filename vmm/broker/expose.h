@@ -9,7 +9,7 @@
 #include "vmm/broker/broker.h"
 
 struct expose {
-	char host[BROKER_HOST_MAX], id[BROKER_ID_MAX];
+	char host[BROKER_HOST_MAX], id[BROKER_ID_MAX], org[BROKER_ORG_MAX];
 	bool keep;
 	char line[]; /* with terminator */
 };

@@ -181,7 +181,7 @@ HANDLER(op_expose_delete)
 
 HANDLER(op_expose_list)
 {
-	static uint8_t mem[BROKER_LIST_MAX * (BROKER_HOST_MAX + 4)];
+	static uint8_t mem[BROKER_LIST_MAX * (BROKER_HOST_MAX + BROKER_ORG_MAX + 8)];
 	const struct broker_cursor *q = msg;
 	const struct expose *rows[BROKER_LIST_MAX];
 	struct broker_expose_list list = { 0 };
@@ -191,7 +191,7 @@ HANDLER(op_expose_list)
 	(void)m;
 	wire_init(&w, mem, sizeof(mem));
 	for (size_t i = 0; i < n; i++)
-		wire_put_str(&w, rows[i]->host);
+		wire_put_str(&w, rows[i]->host), wire_put_str(&w, rows[i]->org);
 	list.n = (uint32_t)n;
 	list.rows = mem;
 	list.rows_n = wire_len(&w);

@@ -268,11 +268,12 @@ void broker_event_vm(struct broker *b, const struct machine *m, enum broker_vm_s
 	event_all(b, PEER_API | PEER_ROOT, BROKER_EVENT_VM, (message_put_fn *)broker_vm_event_put, &e);
 }
 
-void broker_event_expose(struct broker *b, const char *host, bool present)
+void broker_event_expose(struct broker *b, const char *host, const char *org, bool present)
 {
 	struct broker_expose_event e = { .present = present };
 
 	strncpy(e.host, host, sizeof(e.host) - 1);
+	strncpy(e.org, org, sizeof(e.org) - 1);
 	event_all(b, PEER_API | PEER_GATEWAY | PEER_ROOT, BROKER_EVENT_EXPOSE,
 		  (message_put_fn *)broker_expose_event_put, &e);
 }

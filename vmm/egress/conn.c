@@ -80,11 +80,15 @@ static void stop_waiting(struct conn *c)
  */
 static size_t room_for(struct conn *c, enum conn_way way, size_t want)
 {
-	if (c->sb->held < EGRESS_HELD_MAX)
+	struct sandbox *sb = c->sb;
+	bool mine = sb->usage.held < EGRESS_HELD_MAX, ours = share_allows(sb->tenant->usage.held, sb->eg->usage.held, sb->eg->most.held);
+
+	if (mine && ours)
 		return want;
 	want = MIN_OF(want, c->held[way] < EGRESS_HELD_FLOOR ? EGRESS_HELD_FLOOR - c->held[way] : 0);
 	if (!want)
-		c->full[way] = c->sb->tight = true;
+		c->full[way] = sb->tight = true;
+	sb->eg->tight |= !want && !ours;
 	return want;
 }
 
@@ -95,15 +99,27 @@ bool conn_holds(struct conn *c, size_t out, size_t in)
 	bool again = false;
 
 	for (int i = 0; i < 2; i++) {
-		sb->held = sb->held - c->held[i] + now[i];
+		sandbox_count(sb, 0, 0, now[i] - c->held[i]);
 		c->held[i] = now[i];
 		again |= c->full[i] && now[i] < EGRESS_HELD_FLOOR;
 		c->full[i] = c->full[i] && now[i] >= EGRESS_HELD_FLOOR;
 	}
 	/* Not at once below the bound, or each byte would wake everybody. */
-	if (sb->tight && sb->held < EGRESS_HELD_MAX / 4 * 3)
+	if (sb->tight && sb->usage.held < EGRESS_HELD_MAX / 4 * 3 &&
+	    share_allows(sb->tenant->usage.held / 3 * 4, sb->eg->usage.held, sb->eg->most.held))
 		loop_timer_set(sb->room, loop_now_ms(sb->eg->loop));
+	/* Below half every organization has room (tenant.h). */
+	if (sb->eg->tight && sb->eg->usage.held < sb->eg->most.held / 8 * 3)
+		conn_room_all(sb->eg);
 	return again;
+}
+
+void conn_room_all(struct egress *eg)
+{
+	eg->tight = false;
+	for (struct sandbox *sb = eg->sandboxes; sb; sb = sb->next)
+		if (sb->tight)
+			loop_timer_set(sb->room, loop_now_ms(eg->loop));
 }
 
 void conn_room(void *sandbox)
@@ -173,7 +189,6 @@ void conn_drop(struct conn *c, bool reset)
 {
 	stop_waiting(c);
 	conn_holds(c, 0, 0);
-	c->sb->n_tls -= c->state == CONN_TLS;
 	lookup_cancel(c->lookup);
 	intercept_free(c->tls);
 	close_side(&c->guest, reset);
@@ -187,7 +202,7 @@ void conn_drop(struct conn *c, bool reset)
 		c->sb->conns = c->next;
 	if (c->next)
 		c->next->prev = c->prev;
-	c->sb->n_conns--;
+	sandbox_count(c->sb, (size_t)-1, c->state == CONN_TLS ? (size_t)-1 : 0, 0);
 	free(c);
 }
 
@@ -249,12 +264,16 @@ static void connected(struct conn *c)
 {
 	conn_options(c->up.fd);
 	if (intercepted(c)) {
-		if (c->sb->n_tls >= EGRESS_TLS_CONNS_MAX) {
+		if (c->sb->usage.tls >= EGRESS_TLS_CONNS_MAX) {
 			conn_end(c, "deny", "limit of intercepted connections", true);
 			return;
 		}
+		if (!share_allows(c->sb->tenant->usage.tls, c->sb->eg->usage.tls, c->sb->eg->most.tls)) {
+			conn_end(c, "deny", "limit of intercepted connections of the organization", true);
+			return;
+		}
 		c->state = CONN_TLS;
-		c->sb->n_tls++;
+		sandbox_count(c->sb, 0, 1, 0);
 		intercept_start(c);
 		return;
 	}
@@ -554,7 +573,7 @@ static void conn_new(struct sandbox *sb, int fd)
 	if (c->next)
 		c->next->prev = c;
 	sb->conns = c;
-	sb->n_conns++;
+	sandbox_count(sb, 1, 0, 0);
 	c->guest = (struct side){ .conn = c, .fd = fd };
 	c->up = (struct side){ .conn = c, .fd = -1 };
 	c->out.held.max = c->in.held.max = EGRESS_BUFFER;
@@ -589,8 +608,10 @@ void conn_accept(void *port, uint32_t events)
 			port_accept_failed(p, errno);
 			return;
 		}
-		if (sb->n_conns >= EGRESS_CONNS_MAX)
+		if (sb->usage.conns >= EGRESS_CONNS_MAX)
 			over_limit(sb, fd, "limit of open connections");
+		else if (!share_allows(sb->tenant->usage.conns, sb->eg->usage.conns, sb->eg->most.conns))
+			over_limit(sb, fd, "limit of open connections of the organization");
 		else if (!conn_rate_allows(sb))
 			over_limit(sb, fd, "limit of new connections per second");
 		else

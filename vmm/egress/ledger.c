@@ -2,7 +2,7 @@
 /*
  * Theory: rows are queued as finished lines, each with its organization, in a ring of bytes; one thread, which does nothing else,
  * moves them to the organizations' files (ledger_files.h) and removes old ones. A row that finds the ring full is refused, and its
- * sandbox counts it; a row that cannot be written is counted by the files. Both counts become rows of their own
+ * sandbox counts it; so does one whose organization has as much of the ring as is left (tenant.h); a row that cannot be written is counted by the files. Both counts become rows of their own
  * ("decision":"dropped") as soon as there is room again.
  */
 #include "vmm/egress/ledger.h"
@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "vmm/egress/ledger_files.h"
 #include "vmm/egress/limits.h"
+#include "vmm/egress/tenant.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -28,6 +29,7 @@
 #include <time.h>
 
 #define CHUNK 65536
+#define SLOTS 1024 /* organizations by a hash: two that fall together have one share */
 
 /* Before each line in the ring. */
 struct record {
@@ -43,6 +45,7 @@ struct ledger {
 	pthread_cond_t more;
 	bool stop;                  /* under lock */
 	size_t head, used;          /* under lock */
+	size_t used_of[SLOTS];      /* under lock */
 	struct ledger_files *files; /* the writer's */
 	char chunk[CHUNK];
 	char ring[EGRESS_LEDGER_QUEUE];
@@ -107,6 +110,15 @@ static void ring_get(const struct ledger *l, size_t from, void *out, size_t n)
 	memcpy((char *)out + first, l->ring, n - first);
 }
 
+static size_t *used_of(struct ledger *l, const char *org)
+{
+	uint32_t hash = 2166136261u;
+
+	for (; *org; org++)
+		hash = (hash ^ (unsigned char)*org) * 16777619u;
+	return &l->used_of[hash % SLOTS];
+}
+
 /* The first records of one organization, as many as fit a chunk: their lines, without the records. Under lock. */
 static size_t ring_take(struct ledger *l, char org[LEDGER_ORG_MAX])
 {
@@ -124,6 +136,7 @@ static size_t ring_take(struct ledger *l, char org[LEDGER_ORG_MAX])
 	}
 	l->head = (l->head + at) % sizeof(l->ring);
 	l->used -= at;
+	*used_of(l, org) -= at;
 	return n;
 }
 
@@ -207,12 +220,15 @@ static void ring_put(struct ledger *l, const void *data, size_t n)
 static bool enqueue(struct ledger *l, const char *org, const char *line, size_t n)
 {
 	struct record r = { .line_n = (uint16_t)n };
+	size_t *mine;
 	bool fits;
 
 	snprintf(r.org, sizeof(r.org), "%s", org_is_safe(org) ? org : LEDGER_NO_ORG);
 	pthread_mutex_lock(&l->lock);
-	fits = sizeof(r) + n <= sizeof(l->ring) - l->used;
+	mine = used_of(l, r.org);
+	fits = share_allows(*mine + sizeof(r) + n, l->used, sizeof(l->ring));
 	if (fits) {
+		*mine += sizeof(r) + n;
 		ring_put(l, &r, sizeof(r));
 		ring_put(l, line, n);
 		pthread_cond_signal(&l->more);

@@ -29,6 +29,10 @@
 #define EGRESS_ACCEPT_PAUSE_MS 200     /* after running out of descriptors */
 #define EGRESS_DNS_BATCH 32
 
+/* Of these an organization may take one more while it has less than what is left (tenant.h). */
+#define EGRESS_FDS_PER_CONN 4          /* connections in all: the descriptors divided by this; each takes two, the rest is for listeners and DNS */
+#define EGRESS_TLS_CONNS_ALL 16384     /* intercepted connections: some 1 GiB of TLS states */
+#define EGRESS_HELD_ALL 1073741824     /* bytes held; beyond, as beyond EGRESS_HELD_MAX */
 #define EGRESS_LOOKUPS_MAX 8192        /* names being resolved: two questions each, and their numbers have 16 bits */
 #define EGRESS_LOOKUPS_SANDBOX_MAX 256 /* of one sandbox, those that nobody waits for any more included */
 

@@ -16,7 +16,7 @@ nestbox_egress_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS) $(CARES_CFLAGS)
 nestbox_egress_SOURCES = vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn.c vmm/egress/conn.h vmm/egress/dnsd.c \
 	vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/intercept_http1.c vmm/egress/intercept_state.h vmm/egress/tls.c vmm/egress/tls.h \
 	vmm/egress/ledger.c vmm/egress/ledger.h vmm/egress/main.c vmm/egress/refuse.c vmm/egress/relay.c \
-	vmm/egress/resolve.c vmm/egress/resolve.h vmm/egress/sandbox.c vmm/egress/sandbox.h
+	vmm/egress/resolve.c vmm/egress/resolve.h vmm/egress/sandbox.c vmm/egress/sandbox.h vmm/egress/tenant.c vmm/egress/tenant.h
 nestbox_egress_LDADD = libnbegress.a libnbschema.a libnbbase.a $(HARDEN_LIBS) $(JSONC_LIBS) $(CARES_LIBS) $(NGHTTP2_LIBS) \
 	$(OPENSSL_LIBS) -lpthread
 EXTRA_DIST += doc/egress.md
@@ -45,13 +45,14 @@ tests_fuzz_fuzz_http1_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 check_PROGRAMS += tests/unit/test_ledger
 tests_unit_test_ledger_SOURCES = tests/unit/test_ledger.c vmm/egress/ledger.c vmm/egress/ledger.h
 tests_unit_test_ledger_LDADD = libnbegress.a $(API_LIBS)
+tests_unit_test_ledger_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=now_ms,--wrap=pthread_cond_timedwait
 
 check_PROGRAMS += tests/unit/test_conn
 tests_unit_test_conn_CFLAGS = $(AM_CFLAGS)
 tests_unit_test_conn_SOURCES = tests/unit/test_conn.c tests/lib/hello.h vmm/egress/attach.c vmm/egress/attach.h vmm/egress/conn.c \
 	vmm/egress/conn.h vmm/egress/dnsd.c vmm/egress/intercept.c vmm/egress/intercept.h vmm/egress/intercept_http1.c \
 	vmm/egress/intercept_state.h vmm/egress/refuse.c vmm/egress/relay.c vmm/egress/sandbox.c vmm/egress/sandbox.h \
-	vmm/egress/tls.c vmm/egress/tls.h
+	vmm/egress/tenant.c vmm/egress/tenant.h vmm/egress/tls.c vmm/egress/tls.h
 tests_unit_test_conn_LDADD = $(EGRESS_UNIT_LIBS)
 tests_unit_test_conn_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=now_ms,--wrap=getsockopt,--wrap=accept4,--wrap=connect
 

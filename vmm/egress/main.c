@@ -44,10 +44,11 @@ static const struct harden_call calls[] = {
 };
 
 /* As many as the host gives: each relayed connection takes two. */
-static enum rc limits_raise(struct fault *ret_f)
+static enum rc limits_raise(struct usage *ret_most, struct fault *ret_f)
 {
 	struct rlimit want = { EGRESS_FDS, EGRESS_FDS }, r;
 
+	*ret_most = (struct usage){ .conns = EGRESS_FDS / EGRESS_FDS_PER_CONN, .tls = EGRESS_TLS_CONNS_ALL, .held = EGRESS_HELD_ALL };
 	if (setrlimit(RLIMIT_NOFILE, &want) == 0)
 		return RC_OK;
 	if (getrlimit(RLIMIT_NOFILE, &r) < 0)
@@ -55,6 +56,7 @@ static enum rc limits_raise(struct fault *ret_f)
 	r.rlim_cur = r.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &r) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "set the limit of descriptors to %llu", (unsigned long long)r.rlim_cur);
+	ret_most->conns = (size_t)r.rlim_cur / EGRESS_FDS_PER_CONN;
 	log_info("descriptors are limited to %llu", (unsigned long long)r.rlim_cur);
 	return RC_OK;
 }
@@ -127,7 +129,7 @@ static enum rc run(struct egress *eg, const char *config_path, struct fault *ret
 	if (!rc)
 		rc = prefixes_parse(&eg->reach.private_ok, eg->config.egress_allow_private, ret_f);
 	if (!rc)
-		rc = limits_raise(ret_f);
+		rc = limits_raise(&eg->most, ret_f);
 	if (!rc)
 		rc = ledger_new(&eg->config, &eg->ledger, ret_f);
 	if (!rc)

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "vmm/egress/limits.h"
+#include "vmm/egress/tenant.h"
 
 #include <ares.h>
 #include <netdb.h>
@@ -25,8 +26,10 @@ struct watch {
 };
 
 struct lookup_share {
-	size_t n;    /* under way */
-	bool orphan; /* the last lookup frees it */
+	struct lookup_share *above; /* counts them too */
+	size_t n;     /* under way */
+	size_t below; /* shares that it is above of */
+	bool orphan;  /* the last of these frees it */
 };
 
 struct lookup {
@@ -53,10 +56,42 @@ struct resolver {
 	struct watch watches[WATCHES_MAX];
 };
 
-enum rc lookup_share_new(struct lookup_share **ret, struct fault *ret_f)
+enum rc lookup_share_new(struct lookup_share *above, struct lookup_share **ret, struct fault *ret_f)
 {
 	*ret = calloc(1, sizeof(**ret));
-	return *ret ? RC_OK : fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	if (!*ret)
+		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	(*ret)->above = above;
+	if (above)
+		above->below++;
+	return RC_OK;
+}
+
+static void share_done(struct lookup_share *s)
+{
+	struct lookup_share *above = s->above;
+
+	if (s->n || s->below || !s->orphan)
+		return;
+	free(s);
+	if (above) {
+		above->below--;
+		share_done(above);
+	}
+}
+
+void lookup_share_move(struct lookup_share *s, struct lookup_share *above)
+{
+	struct lookup_share *before = s->above;
+
+	above->below++;
+	above->n += s->n;
+	s->above = above;
+	if (!before)
+		return;
+	before->below--;
+	before->n -= s->n;
+	share_done(before);
 }
 
 void lookup_share_free(struct lookup_share *s)
@@ -64,8 +99,7 @@ void lookup_share_free(struct lookup_share *s)
 	if (!s)
 		return;
 	s->orphan = true;
-	if (!s->n)
-		free(s);
+	share_done(s);
 }
 
 static void lookup_free(struct lookup *l)
@@ -73,8 +107,10 @@ static void lookup_free(struct lookup *l)
 	struct lookup_share *s = l->share;
 
 	l->r->n--;
-	if (!--s->n && s->orphan)
-		free(s);
+	s->n--;
+	if (s->above)
+		s->above->n--;
+	share_done(s);
 	free(l);
 }
 
@@ -211,7 +247,8 @@ enum rc resolver_lookup(struct resolver *r, struct lookup_share *share, const ch
 	struct lookup *l;
 
 	/* c-ares looks for a number that no question has, for as long as it takes. */
-	if (r->n >= EGRESS_LOOKUPS_MAX || share->n >= EGRESS_LOOKUPS_SANDBOX_MAX)
+	if (r->n >= EGRESS_LOOKUPS_MAX || share->n >= EGRESS_LOOKUPS_SANDBOX_MAX ||
+	    (share->above && !share_allows(share->above->n, r->n, EGRESS_LOOKUPS_MAX)))
 		return fault_set(ret_f, RC_LIMIT, 0, "too many names are being resolved");
 	l = calloc(1, sizeof(*l));
 	if (!l)
@@ -219,6 +256,8 @@ enum rc resolver_lookup(struct resolver *r, struct lookup_share *share, const ch
 	l->r = r;
 	l->share = share;
 	share->n++;
+	if (share->above)
+		share->above->n++;
 	r->n++;
 	l->fn = fn;
 	l->arg = arg;

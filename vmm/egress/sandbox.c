@@ -77,6 +77,46 @@ static enum rc port_open(struct sandbox *sb, struct port *p, int *fd, loop_fd_fn
 	return rc ? rc : loop_fd(sb->eg->loop, p->fd, EPOLLIN, fn, p, &p->source, ret_f);
 }
 
+static void usage_add(struct usage *u, const struct usage *more)
+{
+	u->conns += more->conns;
+	u->tls += more->tls;
+	u->held += more->held;
+}
+
+static void usage_take(struct usage *u, const struct usage *less)
+{
+	u->conns -= less->conns;
+	u->tls -= less->tls;
+	u->held -= less->held;
+}
+
+void sandbox_count(struct sandbox *sb, size_t conns, size_t tls, size_t held)
+{
+	const struct usage more = { .conns = conns, .tls = tls, .held = held };
+
+	usage_add(&sb->usage, &more);
+	usage_add(&sb->tenant->usage, &more);
+	usage_add(&sb->eg->usage, &more);
+}
+
+/* Of whom it is, is in its policy. It does not change in a machine's life but for one whose policy could not be read before. */
+static void tenant_renew(struct sandbox *sb)
+{
+	struct tenant *t;
+	struct fault f;
+
+	if (tenant_join(&sb->eg->tenants, policy_org(sb->policy), &t, &f)) {
+		log_fault(LOG_LEVEL_ERROR, &f, "organization of %s", sb->id);
+		return;
+	}
+	usage_take(&sb->tenant->usage, &sb->usage);
+	usage_add(&t->usage, &sb->usage);
+	lookup_share_move(sb->lookups, t->lookups);
+	tenant_leave(&sb->eg->tenants, sb->tenant);
+	sb->tenant = t;
+}
+
 static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **ret, struct fault *ret_f)
 {
 	struct sandbox *sb;
@@ -92,7 +132,9 @@ static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **r
 	sb->tcp.fd = sb->dns_udp.fd = sb->dns_tcp.fd = -1;
 	rc = names_new(&sb->names, ret_f);
 	if (!rc)
-		rc = lookup_share_new(&sb->lookups, ret_f);
+		rc = tenant_join(&eg->tenants, NULL, &sb->tenant, ret_f);
+	if (!rc)
+		rc = lookup_share_new(sb->tenant->lookups, &sb->lookups, ret_f);
 	if (!rc)
 		rc = loop_timer(eg->loop, UINT64_MAX, conn_meter_tick, sb, &sb->meter.timer, ret_f);
 	if (!rc)
@@ -101,6 +143,7 @@ static enum rc sandbox_new(struct egress *eg, const char *id, struct sandbox **r
 		source_drop(&sb->meter.timer);
 		names_free(sb->names);
 		lookup_share_free(sb->lookups);
+		tenant_leave(&eg->tenants, sb->tenant);
 		free(sb);
 		return rc;
 	}
@@ -175,6 +218,7 @@ void sandbox_set_policy(struct sandbox *sb, const void *policy, size_t policy_n)
 		log_fault(LOG_LEVEL_WARN, &f, "policy of %s is invalid and allows nothing", sb->id);
 	policy_free(sb->policy);
 	sb->policy = p;
+	tenant_renew(sb);
 	meter_renew(sb);
 	ledger_begin(sb->eg->ledger, policy_org(p));
 	secrets_renew(sb);
@@ -204,6 +248,7 @@ void sandbox_free(struct sandbox *sb)
 	source_drop(&sb->room);
 	names_free(sb->names);
 	lookup_share_free(sb->lookups);
+	tenant_leave(&sb->eg->tenants, sb->tenant);
 	secrets_unref(sb->secrets);
 	ca_free(sb->ca);
 	policy_free(sb->policy);

@@ -12,6 +12,7 @@
 #include "schema/verdict.h"
 #include "vmm/egress/resolve.h"
 #include "vmm/egress/secrets.h"
+#include "vmm/egress/tenant.h"
 
 struct ca;
 struct conn;
@@ -30,6 +31,9 @@ struct egress {
 	uint8_t key[EGRESS_KEY_BYTES];
 	struct sandbox *sandboxes;
 	size_t n_sandboxes;
+	struct tenant *tenants;
+	struct usage usage, most; /* of all; what they may have together */
+	bool tight;               /* a sandbox reads nothing because of what all of them hold */
 	uint8_t relay[65536]; /* where bytes are between a read and the write that follows at once */
 };
 
@@ -54,6 +58,7 @@ void port_accept_failed(struct port *p, int sys);
 struct sandbox {
 	struct egress *eg;
 	struct sandbox *next;
+	struct tenant *tenant;
 	char id[BROKER_ID_MAX];
 	struct policy *policy; /* NULL: nothing is allowed */
 	struct secrets *secrets; /* NULL: none, or no key */
@@ -62,8 +67,7 @@ struct sandbox {
 	struct lookup_share *lookups;
 	struct port tcp, dns_udp, dns_tcp;
 	struct conn *conns;
-	size_t n_conns, n_tls;
-	size_t held;          /* memory of what its connections have read and not passed on */
+	struct usage usage;   /* held: memory of what its connections have read and not passed on */
 	bool tight;           /* one of them reads nothing because of that */
 	struct source *room;  /* wakes them */
 	struct meter meter;
@@ -73,6 +77,9 @@ struct sandbox {
 	uint64_t rows_suppressed;
 	bool stale; /* the broker came back and has not named this machine yet */
 };
+
+/* It has one more connection, or one less; so many bytes more, or less (a negative number's two's complement). */
+void sandbox_count(struct sandbox *sb, size_t conns, size_t tls, size_t held);
 
 struct sandbox *sandbox_find(struct egress *eg, const char *id);
 /* Takes the three descriptors. An existing sandbox gets new ones and the new policy and keeps its connections. */
@@ -92,6 +99,8 @@ void dnsd_close_all(struct sandbox *sb);
 /* conn.c */
 void conn_meter_tick(void *sandbox);
 void conn_room(void *sandbox);
+/* What all hold has become little: who read nothing because of that reads on. */
+void conn_room_all(struct egress *eg);
 void conn_accept(void *port, uint32_t events);
 /* Of a connection, or of a listener for all that it accepts (tcp(7)). */
 void conn_options(int fd);
