@@ -147,6 +147,11 @@ pick() {
 	done
 	return 1
 }
+token_of() { # token_of ORGANIZATION: which is made if it isn't there
+	local adm=("$NESTBOX_PREFIX/sbin/nestboxadm" -c "$NESTBOX_CONF")
+	[ -n "${tried[$name]:-}" ] || "${adm[@]}" org create "$1" >&2 || return 1
+	"${adm[@]}" token create --org "$1" --name tests
+}
 launch() { # launch NAME
 	local name=$1 n left=()
 	for n in "${order[@]}"; do [ "$n" = "$name" ] || left+=("$n"); done
@@ -156,10 +161,8 @@ launch() { # launch NAME
 		if [ "${kind_of[$name]}" = free ]; then
 			unset NESTBOX_CONF NESTBOX_STATE NESTBOX_RUN NESTBOX_SV NESTBOX_LOGS NESTBOX_EGRESS_CERTS NESTBOX_CONF_EXTRA
 		else
-			NESTBOX_ORG=$(echo "$name" | tr / -)
-			adm() { "$NESTBOX_PREFIX/sbin/nestboxadm" -c "$NESTBOX_CONF" "$@" 2>>"$OUT/organizations.log"; }
-			adm org create "$NESTBOX_ORG" >>"$OUT/organizations.log" # a second attempt finds it there
-			DENO_DEPLOY_TOKEN=$(adm token create --org "$NESTBOX_ORG" --name tests)
+			NESTBOX_ORG=$(echo "$name" | tr /_ --)
+			DENO_DEPLOY_TOKEN=$(token_of "$NESTBOX_ORG" 2>"$(log_of "$name")") || { echo "1 $name" >&9; exit; }
 			export NESTBOX_ORG DENO_DEPLOY_TOKEN
 		fi
 		eval "attempt $name ${command_of[$name]}"
