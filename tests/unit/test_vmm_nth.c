@@ -12,6 +12,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -289,7 +290,13 @@ static enum rc fork_machine(unsigned long n, struct fault *f)
 		CHECK_EQ(r.delta_fd, -1);
 	} else {
 		CHECK_EQ(parent->state, VM_PAUSED);
+		/* Nobody can write it already; what takes as long as there are pages has not been done yet. */
+		CHECK_EQ(fcntl(r.delta_fd, F_GET_SEALS), F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
+		CHECK(pwrite(r.delta_fd, "x", 1, 0x300000) < 0 && errno == EPERM);
+		CHECK(ftruncate(r.delta_fd, 0) < 0 && mmap(NULL, 4096, PROT_WRITE, MAP_SHARED, r.delta_fd, 0) == MAP_FAILED);
 		CHECK_EQ(vm_resume(parent, f), RC_OK);
+		CHECK_EQ(memory_seal(r.delta_fd, f), RC_OK);
+		CHECK(fcntl(r.delta_fd, F_GET_SEALS) & F_SEAL_WRITE);
 		close(r.delta_fd);
 		close(r.state_fd);
 	}

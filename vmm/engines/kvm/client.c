@@ -583,7 +583,8 @@ static void kvm_fork_go(struct engine_vm *parent, const struct fault *why)
 	if (why)
 		group_failed(parent, why);
 	parent->after = RUNNING;
-	if (op_send(parent, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, &f))
+	/* Its answer comes when the delta is sealed, which takes as long as that is large: the machine runs by then and must not end for it. */
+	if (op_send(parent, CONTROL_RESUME, NULL, NULL, NULL, 0, FORK_MS, &f))
 		condemn(parent, "%s", f.text);
 }
 
@@ -602,13 +603,27 @@ static void group_taken(struct engine_vm *parent)
 	done(parent->arg, rc, rc ? &f : NULL);
 }
 
+/* The parent's process may be its guest's by now, so its word is not enough. */
+static bool is_sealed(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	return seals >= 0 && (seals & F_SEAL_WRITE) && (seals & F_SEAL_SHRINK);
+}
+
 static void group_resumed(struct engine_vm *parent, struct wire *w)
 {
 	struct fork_group *g = parent->group;
 	struct control_resumed m;
+	struct fault f;
 
 	control_resumed_get(w, &m);
 	parent->times.pause_us = m.pause_us;
+	if (!is_sealed(g->fds[g->layers == 2])) {
+		fault_set(&f, RC_SYS, 0, "machine '%s' could not seal the memory that it gave", parent->id);
+		group_failed(parent, &f);
+		return;
+	}
 	if (g->taken) {
 		group_taken(parent);
 		return;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "vmm/engines/kvm/filter.h"
 #include "vmm/engines/kvm/fork.h"
+#include "vmm/engines/kvm/memory.h"
 #include "vmm/engines/kvm/savefile.h"
 #include "vmm/engines/kvm/serve.h"
 
@@ -20,6 +21,7 @@ struct serve {
 	int peer_fd;
 	struct vm *vm;
 	uint64_t paused_us;
+	int delta_fd; /* of a fork, frozen, until RESUME seals it; else -1 */
 	uint8_t mem[MESSAGE_MAX];
 };
 
@@ -173,6 +175,14 @@ static enum rc op_resume(struct serve *s, struct request *r, struct fault *ret_f
 	if (rc)
 		return rc;
 	m.pause_us = (uint32_t)MIN_OF(now_us() - s->paused_us, (uint64_t)UINT32_MAX);
+	if (s->delta_fd >= 0) {
+		_cleanup_fd_ int fd = take_fd(&s->delta_fd);
+		struct fault f;
+
+		/* The machine runs in any case; the asker looks at the seals itself. */
+		if (memory_seal(fd, &f))
+			log_fault(LOG_LEVEL_ERROR, &f, "delta");
+	}
 	control_resumed_put(r->out, &m);
 	return RC_OK;
 }
@@ -196,7 +206,8 @@ static enum rc op_fork(struct serve *s, struct request *r, struct fault *ret_f)
 		return rc;
 	if (s->vm->memory.base_fd >= 0)
 		r->reply_fds[r->n_reply_fds++] = dup(s->vm->memory.base_fd);
-	r->reply_fds[r->n_reply_fds++] = result.delta_fd;
+	s->delta_fd = result.delta_fd;
+	r->reply_fds[r->n_reply_fds++] = dup(s->delta_fd);
 	r->reply_fds[r->n_reply_fds++] = result.state_fd;
 	m.layers = s->vm->memory.base_fd >= 0 ? 2 : 3;
 	m.pages = result.pages;
@@ -318,6 +329,7 @@ static void asker_gone(struct serve *s)
 	if (s->vm && s->vm->state == VM_PAUSED && s->paused_us)
 		vm_resume(s->vm, NULL);
 	s->paused_us = 0;
+	close_fd(&s->delta_fd);
 }
 
 static void drop_peer(struct serve *s)
@@ -370,7 +382,7 @@ static void on_listen(void *arg, uint32_t events)
 
 enum rc serve(struct fault *ret_f)
 {
-	static struct serve s = { .peer_fd = -1 };
+	static struct serve s = { .peer_fd = -1, .delta_fd = -1 };
 	enum rc rc = loop_new(&s.loop, ret_f);
 
 	if (!rc)

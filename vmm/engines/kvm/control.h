@@ -7,10 +7,10 @@
  * op       allowed in       descriptors of the request
  * START    NEW              kvm, console log, disks.., taps.., then kernel, initrd (cold) or base, [delta,] state (snapshot)
  * PAUSE    RUNNING
- * RESUME   PAUSED           answers how long the machine stood still
+ * RESUME   PAUSED           answers how long the machine stood still; after FORK when the delta has been sealed
  * SAVE     PAUSED           memory file, state file; both empty. Checksummed (savefile.h); the machine stays paused
  * FORK     RUNNING          copies while it runs, then leaves the machine PAUSED; answers +3 fds: base, delta, state
- *                           (sealed memfds; without a base: 2 fds). The asker cuts the disks, then sends RESUME.
+ *                           (memfds, the delta not sealed yet; without a base: 2 fds). The asker cuts the disks, then sends RESUME.
  * RESIZED  RUNNING, PAUSED  a disk's file has another size now
  * BALLOON  RUNNING, PAUSED  asks the guest to give up so many MiB in all
  * STAT     any

@@ -5,6 +5,11 @@
  * what it writes meanwhile is copied again, in rounds, until little is left; only then it is paused, the rest is copied and the
  * processors' and devices' state saved. The pause grows with how fast the guest writes, not with how much memory it has or
  * has touched. Children map base and delta copy-on-write; the parent keeps its mappings and never faults for having forked.
+ *
+ * Nobody may change the delta from then on. A write seal has the kernel look at each of its pages, and wait for those that are still
+ * on their way into its lists: for 2 GiB longer than for all else in the pause. So the pause only freezes it, which takes the
+ * same time for any size: nobody can write it or map it for writing any more. We have no such mapping; that nobody has one is what
+ * the seal proves, when the machine runs again and before anybody maps the delta.
  */
 #include "vmm/engines/kvm/fork.h"
 
@@ -109,7 +114,7 @@ enum rc vm_fork(struct vm *vm, struct fork_result *ret, uint64_t *ret_paused_us,
 	if (!rc)
 		rc = copy_paused(vm, delta, &r, ret_f);
 	if (!rc)
-		rc = memory_seal(delta, ret_f);
+		rc = memory_freeze(delta, ret_f);
 	if (rc) {
 		vm_resume(vm, NULL);
 		return rc;

@@ -6,7 +6,7 @@
 #include "vmm/engines/kvm/vm.h"
 
 struct fork_result {
-	int delta_fd, state_fd; /* sealed; the caller's */
+	int delta_fd, state_fd; /* the caller's; the state is sealed, the delta frozen: memory_seal() when the machine runs again */
 	uint64_t pages, pages_paused;
 	uint32_t rounds;
 };

@@ -354,6 +354,13 @@ enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct faul
 	return RC_OK;
 }
 
+enum rc memory_freeze(int fd, struct fault *ret_f)
+{
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+		return fault_set(ret_f, RC_SYS, errno, "freeze memory object");
+	return RC_OK;
+}
+
 enum rc memory_seal(int fd, struct fault *ret_f)
 {
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)

@@ -78,8 +78,11 @@ enum rc memory_layer_pages(int fd, uint64_t bytes, uint64_t *pages, struct fault
 void memory_join(uint64_t bytes, uint64_t *pages);
 
 uint64_t *memory_bitmap(uint64_t bytes); /* empty, to be freed; NULL: no memory */
-/* A memfd of the right size for a delta, and what makes it immutable. */
+/* A memfd of the right size for a delta. */
 enum rc memory_object(uint64_t bytes, const char *name, int *ret_fd, struct fault *ret_f);
+/* Nobody can write it, or map it for writing, any more; who has it mapped so already still can. The same time for any size. */
+enum rc memory_freeze(int fd, struct fault *ret_f);
+/* Immutable, or a failure if somebody has it mapped for writing. Looks at each of its pages. */
 enum rc memory_seal(int fd, struct fault *ret_f);
 
 #endif
