@@ -5,6 +5,7 @@
 #include "tests/lib/check.h"
 #include "vmm/engines/kvm/client.h"
 #include "vmm/engines/kvm/savefile.h"
+#include "vmm/engines/limits.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -285,6 +286,72 @@ TEST(damage_and_bases_that_are_missing_are_refused)
 	sub_remove("two");
 }
 
+static int children(void)
+{
+	_cleanup_file_ FILE *in = fopen("/proc/thread-self/children", "re");
+	int n = 0, pid;
+
+	while (in && fscanf(in, "%d", &pid) == 1)
+		n++;
+	return in ? n : -1;
+}
+
+#define MANY (2 * ENGINE_STORES_MAX + 1)
+
+/* More than may run are asked for: the others wait, and those that only read go before those that write. One that waits can be ended. */
+TEST(so_many_at_once)
+{
+	struct engine_snapshot *s[MANY], *reader;
+	struct end end[MANY] = { 0 }, read_end = { 0 };
+	int to[MANY], most = 0, now, done = 0;
+	bool passed = false;
+	char name[16];
+
+	if (!begin())
+		return;
+	s[0] = taken(first, zero, -1);
+	REQUIRE(s[0] && !store(s[0], "read", NULL));
+	kvm_snapshot_free(s[0]);
+	reader = mapped("read");
+	REQUIRE(reader != NULL);
+	for (int i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "s%d", i);
+		to[i] = sub(name);
+		s[i] = taken(first, zero, -1);
+		REQUIRE(s[i] && !kvm_snapshot_store(s[i], to[i], -1, on_end, &end[i], &f));
+		CHECK_EQ(children(), MIN_OF(i + 1, ENGINE_STORES_MAX));
+	}
+	REQUIRE(!kvm_snapshot_check(reader, on_end, &read_end, &f));
+	CHECK_EQ(kvm_snapshot_check(reader, on_end, &read_end, NULL), RC_AGAIN);
+	kvm_snapshot_free(s[MANY - 1]);
+	while (done < MANY - 1 || !read_end.done) {
+		REQUIRE(!loop_once(e.base.loop, 100, NULL));
+		now = children();
+		most = MAX_OF(most, now);
+		done = 0;
+		for (int i = 0; i < MANY; i++)
+			done += end[i].done && !end[i].rc;
+		/* The first writer that had to wait. */
+		if ((s[ENGINE_STORES_MAX]->turn.running || end[ENGINE_STORES_MAX].done) && !passed) {
+			passed = true;
+			CHECK(reader->turn.running || read_end.done);
+		}
+	}
+	CHECK_EQ(most, ENGINE_STORES_MAX);
+	CHECK(passed && !read_end.rc);
+	CHECK(!end[MANY - 1].done);
+	kvm_snapshot_free(reader);
+	for (int i = 0; i < MANY; i++) {
+		if (i < MANY - 1)
+			kvm_snapshot_free(s[i]);
+		close(to[i]);
+		snprintf(name, sizeof(name), "s%d", i);
+		sub_remove(name);
+	}
+	CHECK_EQ(e.turns.running, 0);
+	sub_remove("read");
+}
+
 /* Whoever frees a snapshot while a program reads or writes it hears nothing more, and the program is gone. */
 TEST(what_is_under_way_can_be_ended)
 {
@@ -313,6 +380,38 @@ TEST(what_is_under_way_can_be_ended)
 	jail_root_free(e.root);
 	loop_free(e.base.loop);
 	(void)rmdir(dir);
+}
+
+/* Whoever has waited and fails at once gives its turn to the next, however many they are. */
+static struct turns many;
+static size_t went;
+
+static void go_and_fail(void *arg)
+{
+	went++;
+	turn_give(arg);
+}
+
+TEST(turns_that_fail_at_once)
+{
+	enum { N = 2001 };
+	struct turn had[ENGINE_STORES_MAX] = { 0 }, *waits = calloc(N, sizeof(*waits));
+
+	REQUIRE(waits != NULL);
+	for (size_t i = 0; i < ENGINE_STORES_MAX; i++)
+		CHECK(turn_take(&many, &had[i], false, go_and_fail, &had[i]));
+	for (size_t i = 0; i < N; i++)
+		CHECK(!turn_take(&many, &waits[i], i % 2, go_and_fail, &waits[i]));
+	CHECK_EQ(went, 0);
+	/* One in the middle wants no more. */
+	turn_give(&waits[500]);
+	turn_give(&had[0]);
+	CHECK_EQ(went, N - 1);
+	CHECK_EQ(many.running, ENGINE_STORES_MAX - 1);
+	for (size_t i = 1; i < ENGINE_STORES_MAX; i++)
+		turn_give(&had[i]);
+	CHECK(!many.running && !many.reading && !many.writing && !many.giving);
+	free(waits);
 }
 
 CHECK_MAIN()

@@ -104,10 +104,11 @@ struct engine_ops {
 
 	/*
 	 * Snapshots. What takes long is done by a process beside: snapshot_free() ends it, and done() does not come then. One thing at a
-	 * time per snapshot.
+	 * time per snapshot; of all, ENGINE_STORES_MAX at a time, the others wait.
 	 */
 	/* What take() gave, to an empty directory, as save() would write it. base_dirfd: a snapshot of the same engine, or -1; where only
-	 * little differs from it, only that is written, and what it is based on gets a second name in dirfd. Flushes nothing. */
+	 * little differs from it, only that is written, and what it is based on gets a second name in dirfd. Flushes nothing. From then on
+	 * it can only be freed: its memory is the program's that writes it. */
 	enum rc (*snapshot_store)(struct engine_snapshot *snap, int dirfd, int base_dirfd, engine_done_fn *done, void *arg,
 				  struct fault *ret_f);
 	/* Opens what was written: checks version, host compatibility and checksums (RC_STATE with the reason if it cannot be used

@@ -390,6 +390,8 @@ static enum rc kvm_start(struct engine *base, const struct engine_spec *spec, st
 
 	if (snap && snap->bytes != (uint64_t)spec->memory_mib << 20)
 		return fault_set(ret_f, RC_INVALID, 0, "the snapshot is of a machine of another size");
+	if (snap && snap->base_fd < 0 && snap->delta_fd < 0)
+		return fault_set(ret_f, RC_STATE, 0, "the snapshot was stored: its files have it now");
 	rc = vm_new((struct kvm_engine *)base, spec, exit, arg, &vm, ret_f);
 	if (rc)
 		return rc;

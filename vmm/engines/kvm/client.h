@@ -4,13 +4,19 @@
 #define NB_KVM_CLIENT_H
 
 #include "vmm/engines/process.h"
+#include "vmm/engines/turns.h"
 
 struct kvm_engine {
 	struct engine base;
 	int exec_fd, null_fd, kvm_fd;
 	struct jail_root *root;
 	struct engine_vm *vms;
+	struct turns turns; /* of the programs that read and write snapshots */
 };
+
+#define STORED_WORDS 4
+#define STORED_WORD_MAX 24
+#define STORED_FDS 8
 
 /* Memory in layers, as CONTROL_START wants them, and the machine's state. Sealed memfds, or files on disk that are open for reading. */
 struct engine_snapshot {
@@ -22,6 +28,10 @@ struct engine_snapshot {
 	/* What is under way beside, if anything. */
 	struct process process;
 	struct source *timer;
+	struct turn turn; /* waited for or had: busy */
+	char words[STORED_WORDS][STORED_WORD_MAX];
+	int fds[STORED_FDS]; /* for the process, until it has them */
+	size_t n_fds;
 	enum rc (*finish)(struct engine_snapshot *s, struct fault *ret_f); /* of a process that succeeded */
 	engine_done_fn *done;
 	void *arg;

@@ -15,7 +15,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define FDS_MAX 8
 #define STORED_MS 600000 /* for reading or writing all of a memory; what it reads came from a machine's process, which may be nobody's friend */
 
 static struct engine_snapshot *snapshot_new(struct kvm_engine *e)
@@ -34,11 +33,13 @@ void kvm_snapshot_free(struct engine_snapshot *s)
 		return;
 	source_drop(&s->timer);
 	process_abort(&s->process);
+	fds_close(s->fds, s->n_fds);
 	close_fd(&s->base_fd);
 	close_fd(&s->delta_fd);
 	close_fd(&s->state_fd);
 	close_fd(&s->file_fd);
 	close_fd(&s->dirfd);
+	turn_give(&s->turn);
 	free(s);
 }
 
@@ -74,6 +75,19 @@ uint32_t stored_layers(const struct engine_snapshot *s, int fds[3], size_t *ret_
 
 /* --- the process beside ------------------------------------------------------------------------------------------- */
 
+static enum rc stored(struct engine_snapshot *s, struct fault *ret_f);
+
+static void ended(struct engine_snapshot *s, enum rc rc, const struct fault *f)
+{
+	engine_done_fn *done = s->done;
+	void *arg = s->arg;
+
+	fds_close(s->fds, s->n_fds);
+	s->n_fds = 0;
+	turn_give(&s->turn);
+	done(arg, rc, rc ? f : NULL); /* may free it */
+}
+
 static void on_ended(void *arg, int status)
 {
 	struct engine_snapshot *s = arg;
@@ -90,7 +104,7 @@ static void on_ended(void *arg, int status)
 	source_drop(&s->timer);
 	if (!rc && s->finish)
 		rc = s->finish(s, &f);
-	s->done(s->arg, rc, rc ? &f : NULL);
+	ended(s, rc, &f);
 }
 
 static void on_late(void *arg)
@@ -98,29 +112,72 @@ static void on_late(void *arg)
 	process_kill(&((struct engine_snapshot *)arg)->process);
 }
 
-static enum rc run(struct engine_snapshot *s, char *const argv[], const int fds[], size_t n_fds,
+static enum rc spawn(struct engine_snapshot *s, struct fault *ret_f)
+{
+	static char name[] = "nestbox-vmm";
+	char *argv[STORED_WORDS + 2] = { name }, *const env[] = { NULL };
+	struct jail_spec js = { .root = s->e->root, .exec_fd = s->e->exec_fd, .argv = argv, .envp = env, .uid = 65534,
+				.null_fd = s->e->null_fd, .fds = s->fds, .n_fds = s->n_fds, .cgroup_procs_fd = -1,
+				.max_file_bytes = 1ull << 42, .max_locked_bytes = 64 << 10, .max_processes = 64,
+				.max_files = 64 };
+	enum rc rc;
+
+	for (size_t i = 0; i < STORED_WORDS && s->words[i][0]; i++)
+		argv[i + 1] = s->words[i];
+	rc = loop_timer(s->e->base.loop, now_ms() + STORED_MS, on_late, s, &s->timer, ret_f);
+	if (!rc)
+		rc = process_spawn(&s->process, s->e->base.loop, &js, ret_f);
+	if (rc) {
+		source_drop(&s->timer);
+		return rc;
+	}
+	fds_close(s->fds, s->n_fds);
+	s->n_fds = 0;
+	return RC_OK;
+}
+
+static void on_turn(void *arg)
+{
+	struct engine_snapshot *s = arg;
+	struct fault f;
+	enum rc rc = spawn(s, &f);
+
+	if (rc)
+		ended(s, rc, &f);
+}
+
+static enum rc busy(const struct engine_snapshot *s, struct fault *ret_f)
+{
+	return s->turn.of ? fault_set(ret_f, RC_AGAIN, 0, "the snapshot is being read or written") : RC_OK;
+}
+
+/* Of one that is not busy. The descriptors are borrowed. */
+static enum rc run(struct engine_snapshot *s, const char *const words[STORED_WORDS], const int fds[], size_t n_fds,
 		   enum rc (*finish)(struct engine_snapshot *s, struct fault *ret_f), engine_done_fn *done, void *arg,
 		   struct fault *ret_f)
 {
-	char *const env[] = { NULL };
-	struct jail_spec js = { .root = s->e->root, .exec_fd = s->e->exec_fd, .argv = argv, .envp = env, .uid = 65534,
-				.null_fd = s->e->null_fd, .fds = fds, .n_fds = n_fds, .cgroup_procs_fd = -1,
-				.max_file_bytes = 1ull << 42, .max_locked_bytes = 64 << 10, .max_processes = 64,
-				.max_files = 64 };
+	enum rc rc = RC_OK;
 
-	if (s->process.source)
-		return fault_set(ret_f, RC_AGAIN, 0, "the snapshot is being read or written");
 	s->process.ended = on_ended;
 	s->process.arg = s;
 	s->finish = finish;
 	s->done = done;
 	s->arg = arg;
-	if (process_spawn(&s->process, s->e->base.loop, &js, ret_f))
-		return RC_SYS;
-	if (!loop_timer(s->e->base.loop, now_ms() + STORED_MS, on_late, s, &s->timer, ret_f))
+	for (size_t i = 0; i < STORED_WORDS; i++)
+		snprintf(s->words[i], sizeof(s->words[i]), "%s", words[i] ? words[i] : "");
+	for (s->n_fds = 0; !rc && s->n_fds < n_fds; s->n_fds++) {
+		s->fds[s->n_fds] = fcntl(fds[s->n_fds], F_DUPFD_CLOEXEC, 0);
+		if (s->fds[s->n_fds] < 0)
+			rc = fault_set(ret_f, RC_SYS, errno, "duplicate descriptor");
+	}
+	if (!rc && turn_take(&s->e->turns, &s->turn, finish != stored, on_turn, s))
+		rc = spawn(s, ret_f);
+	if (!rc)
 		return RC_OK;
-	process_abort(&s->process);
-	return RC_SYS;
+	fds_close(s->fds, s->n_fds);
+	s->n_fds = 0;
+	turn_give(&s->turn);
+	return rc;
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
@@ -205,9 +262,8 @@ enum rc kvm_snapshot_map(struct engine *base, int dirfd, struct engine_snapshot 
 static enum rc read_all(struct engine_snapshot *s, int to, enum rc (*finish)(struct engine_snapshot *s, struct fault *ret_f),
 			engine_done_fn *done, void *arg, struct fault *ret_f)
 {
-	static char name[] = "nestbox-vmm", check[] = "check", load[] = "load", with[] = "base";
 	bool delta = s->delta_fd >= 0;
-	char *const argv[] = { name, to < 0 ? check : load, delta ? with : NULL, NULL };
+	const char *const words[STORED_WORDS] = { to < 0 ? "check" : "load", delta ? "base" : NULL };
 	int fds[4] = { delta ? s->delta_fd : s->base_fd, s->file_fd };
 	size_t n = 2;
 
@@ -215,13 +271,15 @@ static enum rc read_all(struct engine_snapshot *s, int to, enum rc (*finish)(str
 		fds[n++] = s->base_fd;
 	if (to >= 0)
 		fds[n++] = to;
-	return run(s, argv, fds, n, finish, done, arg, ret_f);
+	return run(s, words, fds, n, finish, done, arg, ret_f);
 }
 
 enum rc kvm_snapshot_check(struct engine_snapshot *s, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
 	if (s->file_fd < 0)
 		return fault_set(ret_f, RC_STATE, 0, "this snapshot is in no file");
+	if (busy(s, ret_f))
+		return RC_AGAIN;
 	return read_all(s, -1, NULL, done, arg, ret_f);
 }
 
@@ -296,13 +354,14 @@ static enum rc stored(struct engine_snapshot *s, struct fault *ret_f)
 
 static enum rc store_begin(struct engine_snapshot *s, int base_dirfd, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
-	static char name[] = "nestbox-vmm", verb[] = "store";
 	_cleanup_fd_ int memory = openat(s->dirfd, VMM_MEMORY_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	_cleanup_fd_ int state = openat(s->dirfd, VMM_STATE_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), prev = -1;
-	char layers[4] = "", mib[24], crc[12], *const argv[] = { name, verb, layers, mib, crc, NULL };
-	int fds[FDS_MAX] = { memory, state, s->state_fd };
+	char layers[4] = "", mib[STORED_WORD_MAX], crc[STORED_WORD_MAX];
+	const char *const words[STORED_WORDS] = { "store", layers, mib, crc };
+	int fds[STORED_FDS] = { memory, state, s->state_fd };
 	uint32_t prev_crc = 0;
 	size_t n = 3;
+	enum rc rc;
 
 	if (memory < 0 || state < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "create snapshot files");
@@ -317,15 +376,21 @@ static enum rc store_begin(struct engine_snapshot *s, int base_dirfd, engine_don
 	}
 	snprintf(mib, sizeof(mib), "%llu", (unsigned long long)(s->bytes >> 20));
 	snprintf(crc, sizeof(crc), "%u", prev_crc);
-	return run(s, argv, fds, n, stored, done, arg, ret_f);
+	rc = run(s, words, fds, n, stored, done, arg, ret_f);
+	/* The program has it, or who waits for it; the last one to close it takes the time to free its pages, and that shall not be the broker. */
+	if (!rc) {
+		close_fd(&s->base_fd);
+		close_fd(&s->delta_fd);
+	}
+	return rc;
 }
 
 enum rc kvm_snapshot_store(struct engine_snapshot *s, int dirfd, int base_dirfd, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
 	enum rc rc;
 
-	if (s->process.source)
-		return fault_set(ret_f, RC_AGAIN, 0, "the snapshot is being read or written");
+	if (busy(s, ret_f))
+		return RC_AGAIN;
 	close_fd(&s->dirfd);
 	s->dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
 	rc = s->dirfd < 0 ? fault_set(ret_f, RC_SYS, errno, "directory") : store_begin(s, base_dirfd, done, arg, ret_f);

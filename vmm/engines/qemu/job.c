@@ -49,6 +49,7 @@ _Noreturn static void job_child(const struct job_spec *spec, int result_fd, int 
 	int fds[JOB_FDS] = { result_fd, spec->from.base_fd, spec->out_fd < 0 ? spec->from.base_fd : spec->out_fd, go_fd };
 	struct job_spec s = *spec;
 	struct job_result r = { 0 };
+	enum rc rc;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (job_fds(fds) < 0)
@@ -56,9 +57,11 @@ _Noreturn static void job_child(const struct job_spec *spec, int result_fd, int 
 	s.from.base_fd = JOB_FD_BASE;
 	s.out_fd = s.out_fd < 0 ? -1 : JOB_FD_OUT;
 	if (s.own_only)
-		(void)memory_copy_own(&s.from, s.out_fd, s.prepared ? job_ready : NULL, NULL, &r.sum.private_pages, &r.fault);
+		rc = memory_copy_own(&s.from, s.out_fd, s.prepared ? job_ready : NULL, NULL, &r.sum.private_pages, &r.fault);
 	else
-		(void)memory_copy(&s.from, s.out_fd, !s.unsummed, &r.sum, &r.fault);
+		rc = memory_copy(&s.from, s.out_fd, !s.unsummed, &r.sum, &r.fault);
+	if (!rc && s.sealed)
+		(void)memory_seal(s.out_fd, &r.fault);
 	/* A pipe takes this at once: it is smaller than PIPE_BUF and the pipe is empty. */
 	_exit(write(JOB_FD_RESULT, &r, sizeof(r)) == (ssize_t)sizeof(r) ? 0 : 1);
 }

@@ -62,6 +62,7 @@ struct job_spec {
 	int out_fd; /* -1: to nowhere, for the sum */
 	bool own_only;
 	bool unsummed; /* no checksum */
+	bool sealed;   /* out_fd is sealed behind it, which takes as long as it has pages */
 	/* With own_only: called when all is prepared; the copy begins with job_go(). */
 	job_prepared_fn *prepared;
 };

@@ -140,10 +140,12 @@ void qemu_snapshot_free(struct engine_snapshot *snap)
 	if (!snap)
 		return;
 	job_free(snap->job);
+	close_fd(&snap->out_fd);
 	close_fd(&snap->ram_fd);
 	close_fd(&snap->state_fd);
 	close_fd(&snap->to_fd);
 	close_fd(&snap->dirfd);
+	turn_give(&snap->turn);
 	free(snap);
 }
 
@@ -153,7 +155,7 @@ struct engine_snapshot *snapshot_new(struct qemu *e, const char *shape, uint32_t
 
 	if (!snap)
 		return NULL;
-	*snap = (struct engine_snapshot){ .e = e, .ram_fd = ram_fd, .state_fd = state_fd, .to_fd = -1, .dirfd = -1,
+	*snap = (struct engine_snapshot){ .e = e, .ram_fd = ram_fd, .state_fd = state_fd, .out_fd = -1, .to_fd = -1, .dirfd = -1,
 					  .memory_mib = memory_mib };
 	snprintf(snap->shape, sizeof(snap->shape), "%s", shape);
 	return snap;
@@ -188,22 +190,61 @@ enum rc qemu_snapshot_map(struct engine *base, int dirfd, struct engine_snapshot
 
 /* --- by a process beside ------------------------------------------------------------------------------------------ */
 
+static void on_checked(void *arg, const struct job_result *r);
+static void on_stored(void *arg, const struct job_result *r);
+
 static void job_end(struct engine_snapshot *snap, enum rc rc, const struct fault *f)
 {
+	engine_done_fn *done = snap->done;
+	void *arg = snap->arg;
+
 	job_free(take_ptr(snap->job));
 	close_fd(&snap->dirfd);
-	snap->done(snap->arg, rc, rc ? f : NULL);
+	turn_give(&snap->turn);
+	done(arg, rc, rc ? f : NULL); /* may free it */
 }
 
+static enum rc copy_begin(struct engine_snapshot *snap, struct fault *ret_f)
+{
+	struct job_spec job = { .from = { .base_fd = snap->ram_fd, .size = (uint64_t)snap->memory_mib << 20 }, .out_fd = snap->out_fd,
+				.sealed = snap->to_fd >= 0 };
+	enum rc rc = job_start(snap->e->base.loop, &job, snap->ended, snap, &snap->job, ret_f);
+
+	close_fd(&snap->out_fd);
+	/* The job has what is stored; the last one to close it takes the time to free its pages, and that shall not be the broker. */
+	if (!rc && snap->ended == on_stored)
+		close_fd(&snap->ram_fd);
+	return rc;
+}
+
+static void on_turn(void *arg)
+{
+	struct engine_snapshot *snap = arg;
+	struct fault f;
+	enum rc rc = copy_begin(snap, &f);
+
+	if (rc)
+		job_end(snap, rc, &f);
+}
+
+/* out_fd is borrowed; -1: to nowhere. */
 static enum rc copy(struct engine_snapshot *snap, int out_fd, job_done_fn *ended, engine_done_fn *done, void *arg, struct fault *ret_f)
 {
-	struct job_spec job = { .from = { .base_fd = snap->ram_fd, .size = (uint64_t)snap->memory_mib << 20 }, .out_fd = out_fd };
+	enum rc rc = RC_OK;
 
-	if (snap->job)
+	if (snap->turn.of)
 		return fault_set(ret_f, RC_AGAIN, 0, "the snapshot is being read or written");
+	snap->ended = ended;
 	snap->done = done;
 	snap->arg = arg;
-	return job_start(snap->e->base.loop, &job, ended, snap, &snap->job, ret_f);
+	snap->out_fd = out_fd < 0 ? -1 : fcntl(out_fd, F_DUPFD_CLOEXEC, 0);
+	if (out_fd >= 0 && snap->out_fd < 0)
+		return fault_set(ret_f, RC_SYS, errno, "duplicate descriptor");
+	if (turn_take(&snap->e->turns, &snap->turn, ended == on_checked, on_turn, snap))
+		rc = copy_begin(snap, ret_f);
+	if (rc)
+		turn_give(&snap->turn);
+	return rc;
 }
 
 static void on_checked(void *arg, const struct job_result *r)
@@ -214,7 +255,6 @@ static void on_checked(void *arg, const struct job_result *r)
 
 	/* What was copied is what machines map from now on. */
 	if (!rc && snap->to_fd >= 0) {
-		rc = memory_seal(snap->to_fd, &f);
 		close_fd(&snap->ram_fd);
 		snap->ram_fd = take_fd(&snap->to_fd);
 	}
@@ -279,6 +319,8 @@ enum rc qemu_snapshot_store(struct engine_snapshot *snap, int dirfd, int base_di
 	(void)base_dirfd;
 	if (memory < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "create a snapshot's files");
+	if (snap->turn.of)
+		return fault_set(ret_f, RC_AGAIN, 0, "the snapshot is being read or written");
 	close_fd(&snap->dirfd);
 	snap->dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
 	if (snap->dirfd < 0)

@@ -9,6 +9,7 @@
 #include "vmm/engines/qemu/args.h"
 #include "vmm/engines/qemu/memory.h"
 #include "vmm/engines/qemu/qmp.h"
+#include "vmm/engines/turns.h"
 #include "vmm/jail/jail.h"
 
 #define QEMU_SHAPE_MAX 512
@@ -30,6 +31,7 @@ struct qemu {
 	struct jail_root *root;
 	struct jail_filter *filter;
 	struct engine_vm *vms;
+	struct turns turns; /* of the jobs that read and write snapshots */
 };
 
 struct engine_snapshot {
@@ -40,7 +42,10 @@ struct engine_snapshot {
 	uint32_t memory_mib;
 	char sum[2 * MEMORY_DIGEST + 1]; /* of memory, as the manifest says */
 	/* What is under way beside, if anything. */
+	struct turn turn; /* waited for or had: busy */
 	struct job *job;
+	job_done_fn *ended;
+	int out_fd; /* for the job, until it begins */
 	engine_done_fn *done;
 	void *arg;
 	int to_fd, dirfd; /* where memory is loaded to; of snapshot_store() */
