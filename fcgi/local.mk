@@ -23,7 +23,7 @@ API_LIBS = libnbapi.a libnbdeploy.a $(FCGI_BASE_LIBS) $(ARCHIVE_LIBS)
 
 sbin_PROGRAMS += nestbox-api
 nestbox_api_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
-nestbox_api_SOURCES = fcgi/guide.c fcgi/guide.h fcgi/main.c fcgi/worker.c fcgi/worker.h
+nestbox_api_SOURCES = fcgi/guide.c fcgi/guide.h fcgi/main.c fcgi/wipe.c fcgi/worker.c fcgi/worker.h
 nestbox_api_LDADD = $(API_LIBS) $(FCGI_LIBS) $(HARDEN_LIBS)
 
 sbin_PROGRAMS += nestboxadm

@@ -2,7 +2,7 @@
 // Egress from a real guest to servers of the test's own: the README's example, the ledger as the API tells it.
 import { execFileSync } from "node:child_process";
 import { appendFileSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { assert, done, Sandbox, until } from "../sdk/lib.mjs";
 import { api, has, ledger, PATIENCE_MS, row, test, World } from "./lib-egress.mjs";
 
@@ -161,9 +161,19 @@ await test("the value is in no process on the host but the proxy, in no file or 
   // All of the guest's memory, kernel and page cache included, and the monitor's own.
   const { bytes, placeholders } = searchMemory(machine);
   assert.ok(bytes > 256 << 20 && placeholders > 0, `${bytes} bytes, ${placeholders} placeholders: nothing was searched`);
-  // Daemons of this instance; a worker of the API was given the value and is not among them.
-  const daemons = ["nestboxd", "nestbox-gateway", "nestbox-runner", "nestbox-ssh", "nestbox-egress"], seen = new Set();
+  // Daemons of this instance. A worker of the API and the web server have just been given the value once more, and have answered.
+  const again = await api(`/api/v2/sandboxes/${sandbox.id}/egress-policy`, { method: "PATCH", body: JSON.stringify({ secrets: { API_KEY: { value: VALUE } } }) });
+  assert.equal(again.status, 200, again.body);
+  const daemons = ["nestboxd", "nestbox-gateway", "nestbox-runner", "nestbox-ssh", "nestbox-egress"], seen = new Set(), found_in = [];
   let workers = 0;
+  const look = (pid, name) => {
+    try {
+      assert.ok(searchMemory(pid).bytes > 1 << 16, name);
+    } catch (e) {
+      if (!(e instanceof assert.AssertionError)) return; // it ended
+      found_in.push(`${name}: ${e.message}`);
+    }
+  };
   for (const pid of pids) {
     let cmd = [];
     try { cmd = readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0"); } catch { continue; }
@@ -171,12 +181,22 @@ await test("the value is in no process on the host but the proxy, in no file or 
     if (![...daemons, "nestbox-api"].includes(name) || !cmd.includes(process.env.NESTBOX_CONF)) continue;
     // Who has values, or could have, leaves no core and is traced by nobody: what is not dumpable belongs to root in /proc.
     assert.equal(statSync(`/proc/${pid}/maps`).uid, 0, `${name} can be dumped`);
-    if (name === "nestbox-api") { workers++; continue; }
-    seen.add(name);
-    if (name !== "nestbox-egress") assert.ok(searchMemory(pid).bytes > 1 << 16, name);
+    if (name === "nestbox-api") workers++;
+    else seen.add(name);
+    if (name !== "nestbox-egress") look(pid, name);
   }
   assert.ok(workers >= 3, "the API's parent, workers and guide");
   assert.equal(seen.size, daemons.length, [...seen].join());
+  const parent = (pid) => Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").pop().split(" ")[1]);
+  const masters = pids.filter((p) => {
+    try { return readFileSync(`/proc/${p}/cmdline`, "latin1").startsWith(`nginx: master process nginx -p`) &&
+      readFileSync(`/proc/${p}/cmdline`, "latin1").includes(`${dirname(process.env.NESTBOX_CONF)}/nginx/nginx.conf`); } catch { return false; }
+  }).map(Number);
+  assert.equal(masters.length, 1, "the web server");
+  const web = pids.filter((p) => { try { return parent(p) === masters[0]; } catch { return false; } });
+  assert.ok(web.length >= 1);
+  for (const pid of web) look(pid, "nginx");
+  assert.deepEqual(found_in, []);
   // A capture has all of the machine's memory and its disk; neither has more than the placeholder.
   ctl("capture", sandbox.id, "sec-egress");
   const found = { files: 0, placeholders: [] };
