@@ -3,6 +3,7 @@
 # All suites; called by `./bootstrap check [NAME...]`. With names (e.g. unit sdk/fs it/faults) only those.
 # A suite is a program whose last line is "N passed, N failed, N skipped". One that ends without such a line, or by a
 # signal, or after its time limit, counts as one failure; so does a non-zero exit without a failed test.
+# NESTBOX_JOBS: how many at once (one more than there are processors). NESTBOX_NO_SECOND=1: no second attempts.
 set -uo pipefail
 # Some suites hold more than a thousand connections.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null
@@ -96,7 +97,7 @@ if wanted unit; then
 		cp "$log" "$(log_of "$name")"
 		status=$(sed -n 's/^:exit-status: //p;s/^:test-result: //p' "${log%.log}.trs" 2>/dev/null | head -n 1)
 		case $status in PASS*) status=0 ;; *) status=1 ;; esac
-		verdict $status "$name" make -s -C "$NESTBOX_BUILD" check TESTS="tests/$name" VERBOSE=1
+		verdict $status "$name" bash -c 'make -s -C "$1" check TESTS="tests/$2"; status=$?; cat "$1/tests/$2.log"; exit $status' - "$NESTBOX_BUILD" "$name"
 	done
 	grep -q 'tests/' "$OUT/make-check.log" || { failed=$((failed + 1)); bad+=("unit: make check ran nothing, see $OUT/make-check.log"); }
 fi

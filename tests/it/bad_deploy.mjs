@@ -24,10 +24,8 @@ for (const [name, script, code] of [
 	["a fifo", "[ -p pipe ] || mkfifo pipe", "INVALID_TREE"],
 	["a device", "[ -e null ] || sudo mknod null c 1 3", "INVALID_TREE"],
 	["a sparse file of 3 GB", "truncate -s 3G sparse", "TREE_TOO_LARGE"],
-	["more entries than a bundle may hold", "python3 -c 'import os\nfor i in range(100100): os.symlink(\"main.ts\", \"l%d\" % i)'", "TREE_TOO_LARGE"],
 ]) await check(`${name}: ${code}`, async () => {
-	// Many names are made in memory: the disk of an emulated machine takes minutes for them.
-	const dir = `${name.startsWith("more") ? "/dev/shm" : "/home/app"}/t${n++}`;
+	const dir = `/home/app/t${n++}`;
 	await sandbox.sh`mkdir -p ${dir} && cp good/main.ts ${dir}/ && cd ${dir} && bash -ec ${script}`;
 	await refused({ path: dir }, code);
 	await sandbox.sh`rm -rf ${dir}`;

@@ -42,7 +42,7 @@ await test("run: an entrypoint, cwd, env, exit code, uncaught error", async () =
   assert.match(bad.stderrText, /boom/);
 });
 
-await test("run: imports of code are relative to the working directory; long code", async () => {
+await nodeTest("run: imports of code are relative to the working directory; long code", async () => {
   const code = "import { v } from './lib/m.ts'; console.log(v);";
   assert.equal((await run({ code, cwd: dir })).stdoutText, "5\n");
   const long = await run({ code: `${code}\n// ${"x".repeat(200_000)}`, cwd: dir });
@@ -102,12 +102,12 @@ await test("httpReady and fetch into the process", async () => {
   assert.equal((await child.status).signal, "SIGTERM");
 });
 
-await test("httpReady is false when the program ends first", async () => {
+await nodeTest("httpReady is false when the program ends first", async () => {
   const child = await sandbox.deno.run({ ...quiet, code: "console.log(1)" });
   assert.equal(await child.httpReady, false);
 });
 
-await test("httpReady of a server that a child of the program started", async () => {
+await nodeTest("httpReady of a server that a child of the program started", async () => {
   const child = await sandbox.deno.run({
     ...quiet,
     code: `const c = new Deno.Command(Deno.execPath(), { args: ["eval", "Deno.serve({port:0}, () => new Response('deep'))"] }).spawn();
@@ -263,7 +263,7 @@ await test("repl: the process ends under an evaluation", async () => {
   assert.equal((await r.status).code, 4);
 });
 
-await test("repl: one that is stuck can be closed and killed", async () => {
+await nodeTest("repl: one that is stuck can be closed and killed", async () => {
   const r = await sandbox.deno.repl(quiet);
   r.eval("for (;;) {}").catch(() => {});
   await r.close();
@@ -287,7 +287,7 @@ const asWaits = async (options) => {
   return { same: r.pid === there, answer: await r.eval("[Deno.env.get('NB_W'), Deno.cwd(), Deno.args.length]") };
 };
 
-await test("repl: one waits for the next of the same shape, and for no other", async () => {
+await nodeTest("repl: one waits for the next of the same shape, and for no other", async () => {
   const small = { ...quiet, cwd: dir };
   await (await sandbox.deno.repl(small)).eval("1");
   const { same, answer } = await asWaits(small);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sandbox.fetch: HTTP from inside the sandbox, against a server that runs in it.
-import { assert, done, rejection, Sandbox, test, text } from "./lib.mjs";
+import { assert, done, isDeno, rejection, Sandbox, test, text } from "./lib.mjs";
 
+// For the server one client's is enough.
+const MUCH = isDeno ? 500_000 : 5_000_000;
 const sandbox = await Sandbox.create();
 
 const SERVER = `
@@ -43,8 +45,8 @@ class H(http.server.BaseHTTPRequestHandler):
             self.send_response(200); self.send_header("content-length", "1000"); self.end_headers()
             self.wfile.write(b"half"); self.close_connection = True; return
         if path == "/big":
-            self.send_response(200); self.send_header("content-length", "50000000"); self.end_headers()
-            for i in range(500): self.wfile.write(bytes(100000))
+            self.send_response(200); self.send_header("content-length", "${10 * MUCH}"); self.end_headers()
+            for i in range(100): self.wfile.write(bytes(${MUCH / 10}))
             return
         b = self.body()
         self.answer(200, json.dumps({"method": self.command, "path": path, "length": len(b), "body": b[:64].decode("latin-1"),
@@ -86,18 +88,18 @@ await test("methods, HEAD, no body", async () => {
   assert.equal((await sandbox.fetch(`${base}/none`)).status, 204);
 });
 
-await test("request body: text and 20 MB stream", async () => {
+await test("request body: text and a stream", async () => {
   const small = await echo("/x", { method: "POST", body: "h\u00e9llo" });
   assert.equal(small.length, 6);
   assert.equal(small.headers["content-type"], "text/plain;charset=UTF-8");
-  const big = await echo("/x", { method: "PUT", body: new Uint8Array(20_000_000) });
-  assert.equal(big.length, 20_000_000);
+  const big = await echo("/x", { method: "PUT", body: new Uint8Array(4 * MUCH) });
+  assert.equal(big.length, 4 * MUCH);
 });
 
-await test("response body streams: 50 MB", async () => {
+await test("response body streams", async () => {
   let n = 0;
   for await (const c of (await sandbox.fetch(`${base}/big`)).body) n += c.length;
-  assert.equal(n, 50_000_000);
+  assert.equal(n, 10 * MUCH);
 });
 
 await test("redirects", async () => {

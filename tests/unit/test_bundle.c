@@ -74,7 +74,7 @@ static enum rc feed(const struct item *items, size_t n, const struct bundle_limi
 		_exit(0);
 	}
 	close(p[1]);
-	rc = bundle_from_tar(p[0], limits ? limits : &def, bundles_dir(), now_ms() + 20000, b, f);
+	rc = bundle_from_tar(p[0], limits ? limits : &def, bundles_dir(), now_ms() + 60000, b, f);
 	close(p[0]);
 	waitpid(pid, NULL, 0);
 	return rc;
@@ -179,6 +179,23 @@ TEST(bounds_entries_bytes_and_time)
 	close(p[1]);
 	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), now_ms() + 5000, &b, &f), RC_GUEST);
 	close(p[0]);
+}
+
+TEST(as_many_entries_as_a_bundle_may_hold_and_not_one_more)
+{
+	struct bundle_limits def = BUNDLE_LIMITS_DEFAULT;
+	_cleanup_free_ struct item *items = calloc(def.entries + 1, sizeof(*items));
+	_cleanup_free_ char(*names)[16] = calloc(def.entries + 1, sizeof(*names));
+	struct bundle b;
+	struct fault f;
+
+	REQUIRE(items && names);
+	for (size_t i = 0; i <= def.entries; i++) {
+		snprintf(names[i], sizeof(names[i]), "l%zu", i);
+		items[i] = (struct item){ names[i], AE_IFLNK, "main.ts", 0, NULL };
+	}
+	CHECK_EQ(feed(items, def.entries, NULL, &b, &f), RC_OK);
+	CHECK_EQ(feed(items, def.entries + 1, NULL, &b, &f), RC_LIMIT);
 }
 
 /* A sender that always has more: a tar header of the root, again and again. It gives up after a while, so that nobody waits for ever. */
