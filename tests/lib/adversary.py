@@ -368,7 +368,7 @@ def half_open_flood():
         head = g + mac("eth0") + b"\x08\0"
         for i in range(3000): s.send(head + ip4("100.64.0.2", "10.199.77.14", 6, tcp_segment("100.64.0.2", "10.199.77.14", 10000 + i, 31337)))
     sh("command -v nft && nft delete table ip f")
-    for _ in range(15):
+    for _ in range(60):
         r = request("GET /after-the-flood HTTP/1.1\r\nHost: api.egress.test\r\nConnection: close\r\n\r\n")
         if "200 OK" in r: return "works"
         time.sleep(1)
