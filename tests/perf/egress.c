@@ -5,7 +5,9 @@
  * (tests/it/guestns.h: taps and a process that carries frames), so what is compared is NAT and proxy, and not what a virtual
  * machine adds. Prints JSON rows: figure, way, the median of its rounds, that of its reference, the median of the rounds' ratios (a way and
  * its reference are measured one after the other, so a busy moment of the host spoils one round and not the ratio), and, of single
- * exchanges or streams of all rounds, how many there were and their 50th, 95th and 99th percentile in microseconds.
+ * exchanges or streams of all rounds, how many there were and their 50th, 95th and 99th percentile in microseconds; and what the daemon
+ * grew by for each of the 500 connections when they were open and quiet. A figure ends with the round in which its time is used up, so
+ * all of it takes four minutes at most, however slow the host. Arguments: a part of a figure's name, a part of a way's name.
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -32,6 +34,7 @@
 #define STREAM_BYTES (24u << 20)
 #define STREAMS 500
 #define STREAM_EACH (64u << 10)
+#define FIGURE_S 48          /* no new round of a figure after this */
 #define NAT_ADDR "93.184.216.77"
 
 static const uint8_t key[EGRESS_KEY_BYTES] = "0123456789abcdef0123456789abcde", root_key[EGRESS_KEY_BYTES] = "roots";
@@ -87,6 +90,23 @@ static double daemon_seconds(void)
 	if (!p || sscanf(p + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) != 2)
 		die("stat");
 	return (double)(user + sys) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static long daemon_kib(void)
+{
+	char path[64], line[256];
+	long kib = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", bed.daemon);
+	f = fopen(path, "re");
+	if (!f)
+		die(path);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "VmRSS: %ld", &kib) == 1)
+			break;
+	fclose(f);
+	return kib;
 }
 
 /* --- one connection, in the clear or not --------------------------------------------------------------------- */
@@ -350,15 +370,19 @@ static void *stream_run(void *arg)
 	return NULL;
 }
 
+static double grew_kib[WAYS]; /* for each open connection, first round */
+
 static double many_streams(const struct way *w, const char *addr)
 {
 	static struct stream s[STREAMS];
 	static pthread_t t[STREAMS];
 	pthread_attr_t small;
 	double start;
+	long before;
 
 	pthread_attr_init(&small);
 	pthread_attr_setstacksize(&small, 128u << 10);
+	before = daemon_kib();
 	for (int i = 0; i < STREAMS; i++) {
 		s[i] = (struct stream){ .w = w };
 		/* A sandbox opens 200 a second once its first 400 are used. */
@@ -367,6 +391,8 @@ static double many_streams(const struct way *w, const char *addr)
 		if (!open_way(w, addr, &s[i].p))
 			die(w->name);
 	}
+	if (!grew_kib[w - ways] && w->bed == &bed)
+		grew_kib[w - ways] = (double)(daemon_kib() - before) / STREAMS;
 	start = seconds();
 	for (int i = 0; i < STREAMS; i++)
 		if (pthread_create(&t[i], &small, stream_run, &s[i]))
@@ -413,41 +439,44 @@ static double percentile(size_t way, size_t of_100)
 	return n ? samples[way][MIN_OF(n * of_100 / 100, n - 1)] * 1e6 : 0;
 }
 
-static void print_row(const struct figure *f, size_t k, double (*value)[ROUNDS_MAX], double cpu, const char *comma)
+static void print_row(const struct figure *f, int rounds, size_t k, double (*value)[ROUNDS_MAX], double cpu, const char *comma)
 {
 	double ratios[ROUNDS_MAX] = { 0 };
 	size_t j = 0;
 
 	while (ways[k].reference && strcmp(ways[j].name, ways[k].reference))
 		j++;
-	for (int r = 0; r < f->rounds; r++)
+	for (int r = 0; r < rounds; r++)
 		ratios[r] = value[k][r] / value[j][r];
 	qsort(samples[k], n_samples[k], sizeof(samples[k][0]), by_size);
 	printf("%s{\"figure\":\"%s\",\"unit\":\"%s\",\"way\":\"%s\",\"value\":%.1f,\"reference\":%.1f,\"ratio\":%.3f,\"proxy_cpu_s\":%.2f,"
-	       "\"n\":%zu,\"p50_us\":%.0f,\"p95_us\":%.0f,\"p99_us\":%.0f}", comma, f->name, f->unit, ways[k].name,
-	       middle(value[k], f->rounds), ways[k].reference ? middle(value[j], f->rounds) : 0, ways[k].reference ? middle(ratios, f->rounds) : 0,
-	       cpu / f->rounds, n_samples[k], percentile(k, 50), percentile(k, 95), percentile(k, 99));
+	       "\"rounds\":%d,\"n\":%zu,\"p50_us\":%.0f,\"p95_us\":%.0f,\"p99_us\":%.0f,\"kib_each\":%.1f}", comma, f->name, f->unit, ways[k].name,
+	       middle(value[k], rounds), ways[k].reference ? middle(value[j], rounds) : 0, ways[k].reference ? middle(ratios, rounds) : 0,
+	       cpu / rounds, rounds, n_samples[k], percentile(k, 50), percentile(k, 95), percentile(k, 99), f->run == many_streams ? grew_kib[k] : 0);
 	fflush(stdout);
 }
 
 /* only: a part of a figure's name, or NULL for all. */
-static void measure(const char *only)
+static void measure(const char *only, const char *way)
 {
 	const char *comma = "";
 
 	printf("[\n");
 	for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
 		const struct figure *f = &figures[i];
-		double value[WAYS][ROUNDS_MAX] = { 0 }, cpu[WAYS] = { 0 };
+		double value[WAYS][ROUNDS_MAX] = { 0 }, cpu[WAYS] = { 0 }, began = seconds();
+		int rounds = 0;
 
 		if (only && !strstr(f->name, only))
 			continue;
 		memset(n_samples, 0, sizeof(n_samples));
-		for (int r = 0; r < f->rounds; r++)
+		for (int r = 0; r < f->rounds && (!r || seconds() - began < FIGURE_S); r++, rounds++)
 			for (size_t k = 0; k < WAYS; k++) {
 				char addr[16];
 				double before;
 
+				if (way && !strstr(ways[k].name, way))
+					continue;
 				address_of(&ways[k], addr);
 				before = daemon_seconds();
 				value[k][r] = f->run(&ways[k], addr);
@@ -457,7 +486,7 @@ static void measure(const char *only)
 					sleep(1); /* the rate of new connections recovers */
 			}
 		for (size_t k = 0; k < WAYS; k++) {
-			print_row(f, k, value, cpu[k], comma);
+			print_row(f, rounds, k, value, cpu[k], comma);
 			comma = ",\n";
 		}
 	}
@@ -530,7 +559,7 @@ int main(int argc, char **argv)
 	pthread_create(&t, NULL, listen_on, (void *)(intptr_t)PLAIN);
 	pthread_create(&t, NULL, listen_on, (void *)(intptr_t)443);
 	usleep(200000);
-	measure(argc > 1 ? argv[1] : NULL);
+	measure(argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL);
 	fflush(stdout);
 	guestns_stop(&nat.guest);
 	net_destroy(&nat.net);

@@ -318,7 +318,7 @@ static void on_up(void *arg, uint32_t events)
 		relay_event(s, events);
 		return;
 	}
-	if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err)
+	if (events & (EPOLLERR | EPOLLHUP) && (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err))
 		connect_failed(c, err);
 	else
 		connected(c);

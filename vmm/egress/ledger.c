@@ -231,9 +231,10 @@ static bool enqueue(struct ledger *l, const char *org, const char *line, size_t 
 		*mine += sizeof(r) + n;
 		ring_put(l, &r, sizeof(r));
 		ring_put(l, line, n);
-		pthread_cond_signal(&l->more);
 	}
 	pthread_mutex_unlock(&l->lock);
+	if (fits)
+		pthread_cond_signal(&l->more); /* not under the lock, for which it would wake only to wait */
 	return fits;
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define DAY_MS 86400000
 #define NAMES_MAX 100000
@@ -165,12 +166,28 @@ static int file_open(struct org *o, const char *name)
 	return openat(o->dir, name, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
 }
 
+/* A plain file takes what it is given at once: asking whether it would is a system call for nothing. */
+static bool write_all(int fd, const char *at, size_t n)
+{
+	while (n) {
+		ssize_t k = write(fd, at, n);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			return false;
+		at += k;
+		n -= (size_t)k;
+	}
+	return true;
+}
+
 static void mark_end(struct org *o, const char *name)
 {
 	_cleanup_fd_ int fd = file_open(o, name);
 
 	if (fd >= 0)
-		fd_write_all(fd, LEDGER_END "\n", 2, UINT64_MAX, NULL);
+		write_all(fd, LEDGER_END "\n", 2);
 }
 
 /* The file before is ended, whoever wrote it: those who follow it go on to the next. */
@@ -255,7 +272,7 @@ static uint64_t lines_in(const char *p, size_t n)
 
 static bool put(struct org *o, const void *data, size_t n)
 {
-	if (fd_write_all(o->file, data, n, UINT64_MAX, NULL))
+	if (!write_all(o->file, data, n))
 		return false;
 	o->bytes += n;
 	return true;

@@ -75,7 +75,8 @@ static enum flow lane_run(struct conn *c, struct lane *lane, enum conn_way way, 
 	}
 	if (lane->eof && !lane->shut && !buf_len(&lane->held)) {
 		lane->shut = true;
-		if (shutdown(to, SHUT_WR) < 0)
+		/* The second end is told by the close that follows. */
+		if (!(c->out.shut && c->in.shut) && shutdown(to, SHUT_WR) < 0)
 			return FLOW_BROKEN;
 	}
 	return flow;
@@ -145,9 +146,10 @@ void relay_resume(struct conn *c)
 	relay_run(c, true, true);
 }
 
+/* The guest has mostly spoken by now; who speaks first on the other side is heard by its event. */
 void relay_start(struct conn *c)
 {
 	c->active_ms = conn_now(c);
 	loop_timer_set(c->timer, c->active_ms + EGRESS_HALF_MS);
-	relay_run(c, true, true);
+	relay_run(c, true, false);
 }

@@ -55,6 +55,9 @@ static SSL_CTX *context(const SSL_METHOD *method)
 					 SSL_OP_NO_COMPRESSION);
 	SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+	/* One read for a record and what follows it, not one for five bytes and one for the rest. So bytes may wait where no event tells of
+	 * them: whoever stops reading comes back by itself (intercept.c tries both sides at each turn). */
+	SSL_CTX_set_read_ahead(ctx, 1);
 	return ctx;
 }
 
