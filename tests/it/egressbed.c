@@ -56,6 +56,13 @@ static void run(const char *fmt, ...)
 		die(cmd);
 }
 
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), k = strlen(end);
+
+	return n >= k && !strcmp(s + n - k, end);
+}
+
 static void *resolver_thread(void *arg)
 {
 	int fd = (int)(intptr_t)arg;
@@ -80,6 +87,12 @@ static void *resolver_thread(void *arg)
 		pthread_mutex_lock(&asked_lock);
 		asked[i]++;
 		pthread_mutex_unlock(&asked_lock);
+		if (ends_with(q.name, ".stall.test"))
+			continue; /* nobody ever answers */
+		if (ends_with(q.name, ".new.test")) {
+			a.rcode = DNS_NOERROR;
+			a.has_address = q.type == DNS_TYPE_A && inet_pton(AF_INET, BED_WEB, a.address) == 1;
+		}
 		if (i < ZONE_N) {
 			a.rcode = DNS_NOERROR;
 			a.has_address = q.type == DNS_TYPE_A && inet_pton(AF_INET, zone[i].addr, a.address) == 1;

@@ -50,6 +50,7 @@ bool bed_ca(struct bed *bed, char pem[BROKER_CA_MAX]);
 /* A socket that listens in the world. */
 int bed_listen(struct bed *bed, const char *addr, uint16_t port);
 int bed_accept(int listener);
+/* Names below new.test resolve to BED_WEB, each new to the proxy; of names below stall.test nobody ever hears. */
 /* Questions that reached the world's resolver, of this name (NULL: all). */
 unsigned int bed_resolved(const char *name);
 

@@ -478,6 +478,81 @@ TEST(a_sandbox_at_its_rate_does_not_slow_another)
 	net_destroy(&two.net);
 }
 
+#define STALLS 180 /* of names, and as many of handshakes: what a sandbox may open at once */
+#define VISITS 15
+
+static int by_size(const void *a, const void *b)
+{
+	return (*(const uint64_t *)a > *(const uint64_t *)b) - (*(const uint64_t *)a < *(const uint64_t *)b);
+}
+
+/* A guest's first bytes to a host that its proxy has never heard of, and an answer: the slowest, and the median in microseconds. */
+static uint64_t first_visits(struct bed *of, int l, int round, uint64_t *ret_most)
+{
+	uint64_t took[VISITS];
+
+	for (int i = 0; i < VISITS; i++) {
+		_cleanup_fd_ int fd = -1, far = -1;
+		struct timespec a, b;
+		char name[32];
+
+		snprintf(name, sizeof(name), "n%d-%d.new.test", round, i);
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		fd = bed_connect(of, name, 8093);
+		far = bed_accept(l);
+		CHECK(fd >= 0 && far >= 0 && pass(fd, far, "x") && pass(far, fd, "y"));
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		took[i] = (uint64_t)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
+	}
+	qsort(took, VISITS, sizeof(took[0]), by_size);
+	*ret_most = took[VISITS - 1];
+	return took[VISITS / 2];
+}
+
+/* Hundreds of ever-new names that nobody resolves and of handshakes that do not come, of one tenant; the other's first visits meanwhile. */
+TEST(a_tenant_that_stalls_does_not_delay_anothers_first_visits)
+{
+	static int stalls[2 * STALLS];
+	uint64_t before, during, most_before, most;
+	struct bed two;
+	struct fault f;
+	size_t open = 0;
+
+	UP(PUBLIC);
+	two = bed;
+	REQUIRE(!net_create("sbx_two", &two.net, &f));
+	REQUIRE(!guestns_start(&two.guest, two.net.tap_fd, two.net.mgmt_fd, &f));
+	bed_send_vm(&two, &two.net, HEAD "default public\norg bolt\n");
+	bed_settle(&bed);
+	{
+		_cleanup_fd_ int l = bed_listen(&bed, BED_WEB, 8093);
+
+		before = first_visits(&two, l, 0, &most_before);
+		for (int i = 0; i < 2 * STALLS; i++) {
+			char name[32];
+
+			snprintf(name, sizeof(name), i % 2 ? "s%d.stall.test" : "t%d.new.test", i);
+			stalls[i] = bed_connect(&bed, name, i % 2 ? 8094 : 443);
+			open += stalls[i] >= 0;
+		}
+		CHECK_EQ(open, 2 * STALLS);
+		during = first_visits(&two, l, 1, &most);
+		printf("  a first visit: %llu us (at most %llu); while another tenant has %zu stalled: %llu us (at most %llu)\n",
+		       (unsigned long long)before, (unsigned long long)most_before, open, (unsigned long long)during, (unsigned long long)most);
+		/* Not behind any of them: the shortest of their times is EGRESS_RESOLVE_MS. */
+		CHECK(during < 10 * before + 50000);
+		CHECK(most / 1000 < EGRESS_RESOLVE_MS / 2);
+		for (size_t i = 0; i < 2 * STALLS; i++)
+			close(stalls[i]);
+	}
+	bed_send_gone(&two);
+	guestns_stop(&two.guest);
+	net_destroy(&two.net);
+	/* The next test has all of the machine's places again. */
+	bed_send_gone(&bed);
+	bed_settle(&bed);
+}
+
 TEST(a_total_ends_connections)
 {
 	UP(PUBLIC "limit total_bytes=100000000000\n");
