@@ -192,7 +192,7 @@ run_all() {
 	while :; do
 		while [ ${#running[@]} -lt "$JOBS" ] && pick; do launch "$next"; done
 		[ ${#running[@]} -gt 0 ] || break
-		read -r status name <&9
+		read -r -t 5 status name <&9 || continue # so that a trap is not kept waiting
 		unset "running[$name]"
 		case $name,$status in
 		start,0) instance=up; eval "$(boot env)" ;;
