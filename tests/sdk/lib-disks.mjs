@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the programs about volumes, snapshots and roots share.
-import { alone, assert, Sandbox, skip, test } from "./lib.mjs";
+import { alone, assert, nodeTest, Sandbox, skip, test } from "./lib.mjs";
 import { Client } from "@deno/sandbox";
 
 export const client = new Client();
@@ -10,7 +10,10 @@ export const slug = (name) => `${name}-${tag}`;
 export const MB = 1e6;
 /** Run in reverse at the end. */
 export const cleanup = [];
-export const system = (name, fn, ms) => test(name, alone ? () => skip("needs a running system") : fn, ms);
+const there = (fn) => alone ? () => skip("needs a running system") : fn;
+export const system = (name, fn, ms) => test(name, there(fn), ms);
+/** What disks do is the same for every client. */
+export const systemOnce = (name, fn, ms) => nodeTest(name, there(fn), ms);
 
 export async function sh(sandbox, script) {
   const child = await sandbox.spawn("bash", { args: ["-c", script], stdout: "piped", stderr: "piped" });

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Node only: what disks do is the same for every client.
 // Snapshots in use: taken while somebody writes hard, started from, deleted below what came from them; and what of a volume is
 // given back, kept or refused on the way. tests/sdk/volumes.mjs has the plain ways.
 import { assert, done, rejection, Sandbox, sleep, until } from "./lib.mjs";

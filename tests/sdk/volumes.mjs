@@ -2,7 +2,7 @@
 // Volumes, snapshots and roots: client.volumes, client.snapshots and Sandbox.create's `volumes` and `root`, through the
 // unmodified SDK against a running system.
 import { alone, assert, done, rejection, Sandbox, test } from "./lib.mjs";
-import { cleanup, client, inSandbox, MB, must, region, sh, slug, system, tag } from "./lib-disks.mjs";
+import { cleanup, client, inSandbox, MB, must, region, sh, slug, system, systemOnce, tag } from "./lib-disks.mjs";
 
 async function volume(name, capacity, from) {
   const v = await client.volumes.create({ slug: slug(name), region, capacity, ...(from ? { from } : {}) });
@@ -46,7 +46,7 @@ await system("mounted at any path; what was written is there in the next sandbox
   });
 }, 120_000);
 
-await system("several at once, each its own", async () => {
+await systemOnce("several at once, each its own", async () => {
   const more = await Promise.all(["m1", "m2", "m3"].map((n) => volume(n, 300 * MB)));
   const volumes = Object.fromEntries([data, ...more].map((v, i) => [`/v${i}`, v.id]));
   await inSandbox({ volumes }, async (s) => {
@@ -58,7 +58,7 @@ await system("several at once, each its own", async () => {
     assert.equal(await must(s, "cat /a/n /b/n"), "3\n1\n"));
 }, 120_000);
 
-await system("a full volume is ENOSPC inside, and only there", async () => {
+await systemOnce("a full volume is ENOSPC inside, and only there", async () => {
   await inSandbox({ volumes: { "/data": data.id } }, async (s) => {
     const r = await sh(s, "dd if=/dev/zero of=/data/fill bs=1M count=400");
     assert.notEqual(r.code, 0);
@@ -69,7 +69,7 @@ await system("a full volume is ENOSPC inside, and only there", async () => {
   });
 }, 120_000);
 
-await system("one writer: a second sandbox and a delete are refused while it is attached", async () => {
+await systemOnce("one writer: a second sandbox and a delete are refused while it is attached", async () => {
   await inSandbox({ volumes: { "/data": data.id } }, async () => {
     const e = await rejection(Sandbox.create({ region, volumes: { "/data": data.id } }));
     assert.equal(e.code, "VOLUME_IN_USE", e.message);
@@ -100,7 +100,7 @@ await system("a snapshot of a volume in use, and a volume from it", async () => 
   });
 }, 120_000);
 
-await system("a volume smaller than its snapshot is refused, a larger one has the larger size", async () => {
+await systemOnce("a volume smaller than its snapshot is refused, a larger one has the larger size", async () => {
   const from = slug("snap");
   const big = await volume("big", 600 * MB, from);
   assert.equal(big.capacity, 600 * MB);
@@ -132,7 +132,7 @@ await system("a root volume keeps what is installed", async () => {
   await inSandbox({}, async (s) => assert.notEqual((await sh(s, "tool")).code, 0));
 }, 240_000);
 
-await system("a snapshot as root: in several sandboxes at once, writes are theirs and end with them", async () => {
+await systemOnce("a snapshot as root: in several sandboxes at once, writes are theirs and end with them", async () => {
   const snap = await snapshot(root.id, "rootsnap");
   assert.equal(snap.isBootable, true);
   await inSandbox({ root: snap.slug }, (a) => inSandbox({ root: snap.id }, async (b) => {
