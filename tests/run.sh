@@ -110,7 +110,7 @@ fi
 #   free     needs no instance: while that starts, and beside those that need it whole
 # Suites of one group never run at once. One that fails is tried again later, as "whole", so alone on the instance.
 JOBS=${NESTBOX_JOBS:-$(($(nproc) + 1))}
-declare -A kind_of group_of command_of running held tried
+declare -A kind_of=() group_of=() command_of=() running=() held=() tried=()
 order=()
 mkfifo "$OUT/ends" && exec 9<>"$OUT/ends" # a line for each that has ended: its status and its name
 trap 'exec 2>/dev/null; for pid in "${running[@]}"; do pkill -TERM -P "$pid"; kill "$pid"; done; exit 130' INT TERM
