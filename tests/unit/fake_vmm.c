@@ -45,6 +45,7 @@ struct engine_snapshot {
 };
 
 struct fake fake;
+bool fake_copies_charged;
 static char processes[PROCESSES_MAX][41];
 static struct engine_vm *vms;
 static unsigned int fail_at;
@@ -566,8 +567,8 @@ bool fake_paused(const char *id)
 	return false;
 }
 
-static const struct engine_ops fake_ops = {
-	.name = "fake", .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
+static struct engine_ops fake_ops = {
+	.name = "fake", .overhead_mib = FAKE_OVERHEAD_MIB, .start = fake_start, .adopt = fake_adopt, .pause = fake_pause, .resume = fake_resume,
 	.save = fake_save, .disk_resized = fake_disk_resized, .snapshot_open = fake_snapshot_open,
 	.snapshot_map = fake_snapshot_map, .snapshot_check = fake_snapshot_check, .snapshot_store = fake_snapshot_store,
 	.take = fake_take, .fork = fake_fork, .fork_go = fake_fork_go, .times = fake_times, .snapshot_free = fake_snapshot_free, .stop = fake_stop,
@@ -741,7 +742,8 @@ void fake_open(struct loop *loop)
 	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t n = sizeof(at);
 
-	fake.engine = (struct engine){ &fake_ops, loop };
+	fake_ops.copies_charged = fake_copies_charged;
+	fake.engine = (struct engine){ .ops = &fake_ops, .loop = loop };
 	fake.agent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(fake.agent_fd, (struct sockaddr *)&at, sizeof(at)) < 0 || listen(fake.agent_fd, 64) < 0 ||
 	    getsockname(fake.agent_fd, (struct sockaddr *)&at, &n) < 0 ||

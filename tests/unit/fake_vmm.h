@@ -11,6 +11,8 @@
 
 #include <stdbool.h>
 
+#define FAKE_OVERHEAD_MIB 100
+
 enum fake_agent_mode { AGENT_OK, AGENT_ERROR, AGENT_GARBAGE, AGENT_LONG, AGENT_SILENT, AGENT_CLOSES };
 
 struct fake {
@@ -30,6 +32,7 @@ struct fake {
 };
 
 extern struct fake fake;
+extern bool fake_copies_charged; /* of the engine made next */
 
 /* A state directory with an image in it, below dir, a mkdtemp() template; changes into it. */
 void fake_world(struct config *ret, char *dir);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Captures and forks: the broker with a fake engine, network and agent. */
 #include "tests/unit/broker_bed.h"
+#include "vmm/broker/charge.h"
 
 static struct broker_vm_captured captured;
 static struct broker_vm_forked forked;
@@ -411,6 +412,60 @@ TEST(fork_makes_children)
 	CHECK_EQ(vm_kill("k1"), RC_OK);
 	CHECK_EQ(vm_stat_of("kk").state, BROKER_VM_RUNNING);
 	teardown();
+}
+
+/* Of p, less what any machine has: what its copies take. -1: the group's bound is another. */
+static long long copies_of(const char *id)
+{
+	const struct machine *m = machine_find(b, id);
+	uint64_t bound = charge_bound(m), is = 0;
+
+	if (b->cgroup.dirfd[CGROUP_MEMORY] >= 0 && (!cgroup_memory_get(&b->cgroup, id, &is) || is != bound)) {
+		printf("  the group of %s has %llu, not %llu\n", id, (unsigned long long)is, (unsigned long long)bound);
+		return -1;
+	}
+	return (long long)(bound - ((1024ull + FAKE_OVERHEAD_MIB) << 20));
+}
+
+/* The copy that a fork makes is its parent's to pay for until the last child is gone; that of a capture until it is stored. */
+TEST(copies_are_paid_for_as_long_as_somebody_has_them)
+{
+	fake_copies_charged = true;
+	ready();
+	CHECK_EQ(create("p", 0), RC_OK);
+	CHECK_EQ(copies_of("p"), 0);
+	CHECK_EQ(FORK("p", "k1", "k2"), RC_OK);
+	CHECK_EQ(copies_of("p"), 8192);
+	CHECK_EQ(copies_of("k1"), 0);
+	CHECK_EQ(FORK("p", "k3"), RC_OK);
+	CHECK_EQ(copies_of("p"), 16384);
+	CHECK_EQ(b->copies_bytes, 16384);
+	CHECK_EQ(vm_kill("k1"), RC_OK);
+	CHECK_EQ(copies_of("p"), 16384);
+	CHECK_EQ(vm_kill("k2"), RC_OK);
+	CHECK_EQ(copies_of("p"), 8192);
+	/* While one is made it may take as much as there is memory. */
+	fake.slow_saves = true;
+	CHECK_EQ(capture_send("p", "c"), RC_OK);
+	UNTIL(fake_paused("p"));
+	CHECK_EQ(copies_of("p"), 8192 + (1024 << 20));
+	CHECK_EQ(b->copies_bytes, 8192);
+	fake.slow_saves = false;
+	CHECK_EQ(capture_answer(), RC_OK);
+	UNTIL(copies_of("p") == 8192);
+	/* A broker that goes changes nothing of that; the next one leaves it what it had. */
+	broker_down();
+	broker_up();
+	CHECK_EQ(copies_of("p"), b->cgroup.dirfd[CGROUP_MEMORY] < 0 ? 0 : 8192);
+	CHECK_EQ(vm_kill("k3"), RC_OK);
+	CHECK_EQ(FORK("p", "k4"), RC_OK);
+	CHECK_EQ(vm_kill("p"), RC_OK);
+	CHECK_EQ(b->copies_bytes, 8192);
+	CHECK_EQ(vm_kill("k4"), RC_OK);
+	CHECK_EQ(b->copies_bytes, 0);
+	captures_clear();
+	teardown();
+	fake_copies_charged = false;
 }
 
 TEST(forks_that_are_refused)

@@ -136,6 +136,7 @@ void broker_free(struct broker *b)
 {
 	if (!b)
 		return;
+	b->leaving = true;
 	b->closing = true;
 	source_drop(&b->close_timer);
 	templates_free(b);

@@ -34,6 +34,7 @@ struct broker {
 	struct engine_verdict verdict;
 	uint64_t started_ms;      /* wall clock */
 	uint64_t memory_mib_max;  /* sum of machines' memory */
+	uint64_t copies_bytes;    /* what forks and captures made of it, and somebody has (charge.h) */
 	int state_dirfd, vms_dirfd, images_dirfd, templates_dirfd, exposures_dirfd, logs_dirfd, volumes_dirfd, snapshots_dirfd;
 
 	struct cgroup_host cgroup;
@@ -45,6 +46,7 @@ struct broker {
 	int stop_timer_fd;         /* CLOCK_REALTIME, so that it follows clock steps */
 	struct source *stop_timer, *console_timer;
 	bool closing;
+	bool leaving;             /* its memory goes; the machines and what they have stay */
 	struct source *close_timer;
 	uint64_t close_by_ms;
 

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/broker/charge.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
 #include "vmm/broker/peer.h"
@@ -26,6 +27,7 @@ struct capture_op {
 	int dirfd, save_dirfd, overlay_fd;
 	bool made;           /* captures/.<name>/ */
 	struct engine_snapshot *snap; /* what it was in one instant, in memory */
+	struct charge *charge;
 	struct task *task;
 	uint32_t pause_us;
 	uint64_t bytes;      /* of what was kept */
@@ -40,6 +42,7 @@ static void op_free(struct capture_op *op)
 	task_cancel(op->task);
 	if (op->snap)
 		op->b->engine->ops->snapshot_free(op->snap);
+	charge_release(op->charge);
 	close_fd(&op->dirfd);
 	close_fd(&op->save_dirfd);
 	close_fd(&op->overlay_fd);
@@ -186,6 +189,7 @@ static void on_taken(void *arg, enum rc rc, const struct fault *f)
 		return;
 	}
 	op->pause_us = op->b->engine->ops->times(m->vm)->pause_us;
+	charge_known(op->charge, op->b->engine->ops->times(m->vm)->private_bytes);
 	base = base_open(op, m);
 	if (op->b->engine->ops->snapshot_store(op->snap, op->save_dirfd, base, on_stored, op, &op->f))
 		op_fail(op);
@@ -283,6 +287,8 @@ static enum rc op_begin(struct capture_op *op, struct fault *ret_f)
 		rc = disk_make_at(op->dirfd, CAPTURE_OVERLAY_FILE, 0, &op->overlay_fd, ret_f);
 	if (!rc)
 		rc = record_put(op, ret_f);
+	if (!rc)
+		rc = charge_begin(op->m, &op->charge, ret_f);
 	return rc ? rc : machine_snapshot(op->m, on_cut, op, on_taken, op, &op->snap, ret_f);
 }
 

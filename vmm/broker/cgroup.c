@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -139,13 +140,18 @@ static void weight_put(const struct cgroup_host *h, int fd, uint32_t weight)
 		limit_put(fd, "cpu.weight", weight);
 }
 
+static const char *memory_file(const struct cgroup_host *h)
+{
+	return h->version == 2 ? "memory.max" : "memory.limit_in_bytes";
+}
+
 static void limit_set(const struct cgroup_host *h, int which, int fd, const struct cgroup_limits *l)
 {
 	char text[64];
 
 	switch (which) {
 	case CGROUP_MEMORY:
-		limit_put(fd, h->version == 2 ? "memory.max" : "memory.limit_in_bytes", l->memory_bytes);
+		limit_put(fd, memory_file(h), l->memory_bytes);
 		break;
 	case CGROUP_PIDS:
 		limit_put(fd, "pids.max", l->pids);
@@ -184,14 +190,45 @@ enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cg
 	return RC_OK;
 }
 
+static int group_open(const struct cgroup_host *h, int which, const char *id)
+{
+	return h->dirfd[which] < 0 ? -1 : openat(h->dirfd[which], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
 void cgroup_reweigh(const struct cgroup_host *h, const char *id, uint32_t weight)
 {
-	_cleanup_fd_ int fd = -1;
+	_cleanup_fd_ int fd = group_open(h, CGROUP_CPU, id);
 
-	if (h->dirfd[CGROUP_CPU] >= 0)
-		fd = openat(h->dirfd[CGROUP_CPU], id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0)
 		weight_put(h, fd, weight);
+}
+
+static bool number_get(int fd, const char *name, uint64_t *ret)
+{
+	char text[64];
+
+	return get_at(fd, name, text, sizeof(text)) && sscanf(text, "%" SCNu64, ret) == 1;
+}
+
+void cgroup_memory_set(const struct cgroup_host *h, const char *id, uint64_t bytes)
+{
+	_cleanup_fd_ int fd = group_open(h, CGROUP_MEMORY, id);
+	uint64_t used, bound;
+
+	if (fd < 0)
+		return;
+	/* A bound below what is used: the kernel would take memory back until it fits, in here, and at worst end the machine. */
+	if (number_get(fd, h->version == 2 ? "memory.current" : "memory.usage_in_bytes", &used) && used > bytes &&
+	    (!number_get(fd, memory_file(h), &bound) || bound > bytes))
+		return;
+	limit_put(fd, memory_file(h), bytes);
+}
+
+bool cgroup_memory_get(const struct cgroup_host *h, const char *id, uint64_t *ret)
+{
+	_cleanup_fd_ int fd = group_open(h, CGROUP_MEMORY, id);
+
+	return fd >= 0 && number_get(fd, memory_file(h), ret);
 }
 
 void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid)

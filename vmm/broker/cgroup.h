@@ -42,6 +42,12 @@ enum rc cgroup_make(const struct cgroup_host *h, const char *id, const struct cg
 		    struct fault *ret_f);
 /* Another share of a busy processor. Absent ones are fine. */
 void cgroup_reweigh(const struct cgroup_host *h, const char *id, uint32_t weight);
+/*
+ * Another bound on memory; and the one that there is. Absent ones are fine. A lower one than what is used now is left for the next change:
+ * setting it takes as long as the kernel needs to take memory back, and the broker does not wait.
+ */
+void cgroup_memory_set(const struct cgroup_host *h, const char *id, uint64_t bytes);
+bool cgroup_memory_get(const struct cgroup_host *h, const char *id, uint64_t *ret);
 /* v1 has several hierarchies, the engine joins only the first: the rest, when the pid is known. */
 void cgroup_join_rest(const struct cgroup_host *h, const struct cgroup *g, pid_t pid);
 /* RC_AGAIN while processes are still in it. Absent ones are fine. */

@@ -6,6 +6,7 @@
 #include "vmm/broker/cgroup.h"
 #include "vmm/broker/limits.h"
 #include "vmm/engines/engine.h"
+#include "vmm/engines/limits.h"
 #include "vmm/net/net.h"
 #include "vmm/store/copy.h"
 
@@ -157,7 +158,7 @@ static void check_memory(struct doctor *d)
 	if (sysinfo(&si) < 0)
 		return;
 	mib = (uint64_t)si.totalram * si.mem_unit >> 20;
-	if (mib < d->config->vm_memory_mib_min + VM_OVERHEAD_MIB)
+	if (mib < d->config->vm_memory_mib_min + ENGINE_QEMU_OVERHEAD_MIB)
 		found(d, BAD, "memory", "not even one sandbox fits", "%" PRIu64 " MiB", mib);
 	else
 		found(d, GOOD, "memory", NULL, "%" PRIu64 " MiB, room for %" PRIu64 " sandboxes of %" PRIu64 " MiB", mib,

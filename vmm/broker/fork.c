@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "vmm/broker/charge.h"
 #include "vmm/broker/image.h"
 #include "vmm/broker/limits.h"
 #include "vmm/broker/machine.h"
@@ -38,6 +39,7 @@ struct forking {
 	size_t n, n_made, n_alive, n_ready;
 	int image_fd, overlay_fd;
 	struct source *step, *deadline;
+	struct charge *charge;      /* the copy of the parent's memory */
 	bool forked, cutting, failing;
 	size_t n_tasks;
 	uint64_t begun_us, private_bytes;
@@ -66,6 +68,7 @@ static void forking_free(struct forking *k)
 	source_drop(&k->deadline);
 	close_fd(&k->image_fd);
 	close_fd(&k->overlay_fd);
+	charge_release(k->charge);
 	free(k->rows);
 	free(k);
 }
@@ -197,6 +200,7 @@ static void parent_done(struct forking *k)
 	t = k->b->engine->ops->times(k->parent->vm);
 	k->pause_us = t->pause_us;
 	k->private_bytes = t->private_bytes;
+	charge_known(k->charge, k->private_bytes);
 }
 
 static void on_child_started(void *arg, enum rc rc, const struct fault *f)
@@ -261,7 +265,11 @@ static void forking_fork(struct forking *k)
 		machines[i] = k->children[i].m;
 		args[i] = &k->children[i];
 	}
-	rc = machine_fork(k->parent, k->n, machines, on_cut, k, on_child_started, args, &f);
+	rc = charge_begin(k->parent, &k->charge, &f);
+	for (size_t i = 0; !rc && i < k->n; i++)
+		machines[i]->came_from = charge_hold(k->charge);
+	if (!rc)
+		rc = machine_fork(k->parent, k->n, machines, on_cut, k, on_child_started, args, &f);
 	k->forked = !rc;
 	for (size_t i = 0; !rc && i < k->n; i++)
 		if (!machines[i]->vm)

@@ -10,7 +10,6 @@
 #define PEER_QUEUE_BYTES (4u << 20)
 
 /* Machines */
-#define VM_OVERHEAD_MIB 512       /* what a VM process may use beyond its guest's memory (translated code, buffers) */
 #define VM_PIDS_MAX 128            /* threads of a VM process */
 #define BACKGROUND_WEIGHT 25      /* of 100: a template that nobody waits for */
 #define VM_INTERNAL 4             /* uid slots beyond vm_max, for templates in the making */

@@ -80,7 +80,7 @@ void machine_list_remove(struct broker *b, struct machine *m)
 
 uint64_t machine_memory_used(const struct broker *b)
 {
-	uint64_t sum = 0;
+	uint64_t sum = b->copies_bytes >> 20;
 
 	for (size_t i = 0; i < b->n_machines; i++)
 		sum += b->machines[i]->memory_mib;

@@ -4,7 +4,7 @@ libnbbroker_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbbroker_a_SOURCES = vmm/store/copy.c vmm/store/copy.h vmm/store/task.c vmm/store/task.h vmm/store/volume.c vmm/store/volume.h \
 	vmm/store/sum.c vmm/store/sum.h vmm/broker/verify.c vmm/broker/verify.h \
 	vmm/broker/agent_link.c vmm/broker/agent_link.h vmm/broker/broker.c vmm/broker/broker.h vmm/broker/build.c \
-	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/create.c vmm/broker/create.h \
+	vmm/broker/build.h vmm/broker/cgroup.c vmm/broker/cgroup.h vmm/broker/charge.c vmm/broker/charge.h vmm/broker/create.c vmm/broker/create.h \
 	vmm/broker/dial.c vmm/broker/dial.h vmm/broker/expose.c vmm/broker/expose.h vmm/broker/identity.c \
 	vmm/broker/image.c vmm/broker/image.h vmm/broker/attach.c vmm/broker/attach.h vmm/broker/volume.c vmm/broker/volume.h \
 	vmm/broker/limits.h vmm/broker/list.c vmm/broker/list.h vmm/broker/login.c vmm/broker/login.h vmm/broker/machine.c vmm/broker/machine.h vmm/broker/ops.c \

@@ -7,6 +7,7 @@
 #include "schema/agent.h"
 #include "vmm/broker/attach.h"
 #include "vmm/broker/capture.h"
+#include "vmm/broker/charge.h"
 #include "vmm/broker/dial.h"
 #include "vmm/broker/expose.h"
 #include "vmm/broker/fork.h"
@@ -74,6 +75,7 @@ static void machine_free(struct machine *m)
 	for (size_t i = 0; i < ENGINE_DISKS_MAX; i++)
 		close_fd(&m->disks[i]);
 	agent_cancel(m->settle);
+	charge_machine_gone(m);
 	repolicy_cancel(m);
 	source_drop(&m->lease);
 	source_drop(&m->grace);
@@ -256,9 +258,7 @@ static enum rc lease_make(struct machine *m, struct fault *ret_f)
 
 enum rc machine_prepare(struct machine *m, int image_fd, int overlay_fd, struct fault *ret_f)
 {
-	/* Our own monitor copies what its guest changed when it is forked or captured, all of it at most; QEMU's is copied by a job of the broker. */
-	uint64_t copies = strcmp(m->b->verdict.name, "kvm") ? 1 : 2;
-	struct cgroup_limits limits = { .memory_bytes = (m->memory_mib * copies + VM_OVERHEAD_MIB) << 20,
+	struct cgroup_limits limits = { .memory_bytes = charge_bound(m),
 					.pids = VM_PIDS_MAX, .cpus = (uint32_t)m->b->config->vm_vcpus,
 					.weight = m->background ? BACKGROUND_WEIGHT : CGROUP_WEIGHT };
 	enum rc rc;
@@ -754,6 +754,7 @@ static enum rc adopt_parts(struct machine *m, const struct record *r, struct fau
 	if (rc)
 		return rc;
 	spec_fill(m, NULL, &spec);
+	charge_adopt(m);
 	rc = m->b->engine->ops->adopt(m->b->engine, &spec, on_engine_exit, m, &m->vm, ret_f);
 	return rc ? rc : lease_adopt(m, ret_f);
 }

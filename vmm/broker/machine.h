@@ -57,6 +57,9 @@ struct machine {
 	void (*on_ca)(void *arg);    /* whoever is building it and waits for that answer */
 	void *on_ca_arg;
 	struct cgroup cgroup;
+	struct charge *charges;      /* charge.h: copies of its memory that its group pays for */
+	uint64_t charged_bytes;
+	struct charge *came_from;    /* the copy that it maps, as a child of a fork */
 	struct engine_vm *vm;
 	bool exited, busy;           /* process reaped; an engine operation is running */
 	char capture[BROKER_CAPTURE_MAX]; /* what it was started from, or last kept as; "": nothing */

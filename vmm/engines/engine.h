@@ -71,7 +71,7 @@ struct engine_times {
 	uint32_t start_us;  /* process start to accepting control */
 	uint32_t load_us;   /* state loaded, memory mapped */
 	uint32_t pause_us;  /* fork: how long the parent stood still */
-	uint64_t private_bytes;
+	uint64_t private_bytes; /* fork, take: what the copy of the guest's memory takes */
 };
 
 struct engine_stat {
@@ -81,6 +81,10 @@ struct engine_stat {
 
 struct engine_ops {
 	const char *name; /* "qemu-tcg", "qemu-kvm", "kvm" */
+	uint32_t overhead_mib; /* what a machine's process may use beyond its guest's memory */
+	/* fork() and take() have the machine's own process copy what its guest changed: its control group pays for it, until nobody
+	 * has the copy. Else the copy is made by a process of the broker. */
+	bool copies_charged;
 
 	/* Starts a machine: cold when snap is NULL, else from the snapshot. It runs when done(RC_OK) comes. If done
 	 * reports a failure, exit has been or will be called too unless *ret was never set. */

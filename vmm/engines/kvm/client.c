@@ -8,6 +8,7 @@
  */
 #include "vmm/engines/kvm/client.h"
 #include "vmm/engines/kvm/control.h"
+#include "vmm/engines/limits.h"
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -554,6 +555,7 @@ static void group_forked(struct engine_vm *parent, struct wire *w)
 	struct fork_group *g = parent->group;
 	struct control_forked m;
 	struct fault f;
+	struct stat st;
 	size_t left = 0;
 
 	control_forked_get(w, &m);
@@ -562,7 +564,12 @@ static void group_forked(struct engine_vm *parent, struct wire *w)
 		return;
 	}
 	g->layers = m.layers;
-	parent->times.private_bytes = m.pages * 4096;
+	/* What the kernel says; m.pages is a word of its process. */
+	if (fstat(g->fds[g->layers == 2], &st) < 0) {
+		condemn(parent, "its memory cannot be looked at");
+		return;
+	}
+	parent->times.private_bytes = (uint64_t)st.st_blocks * 512;
 	g->cutting = true;
 	while (left < g->n && !g->children[left])
 		left++;
@@ -730,6 +737,8 @@ static void kvm_free(struct engine *base)
 
 static const struct engine_ops kvm_ops = {
 	.name = "kvm",
+	.overhead_mib = ENGINE_KVM_OVERHEAD_MIB,
+	.copies_charged = true,
 	.start = kvm_start,
 	.adopt = kvm_adopt,
 	.pause = kvm_pause,

@@ -2,6 +2,7 @@
 #include "vmm/engines/qemu/vm.h"
 
 #include "base/cleanup.h"
+#include "vmm/engines/limits.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@ static void qemu_free(struct engine *base)
 
 static const struct engine_ops ops_tcg = {
 	.name = "qemu-tcg",
+	.overhead_mib = ENGINE_QEMU_OVERHEAD_MIB,
 	.start = qemu_start,
 	.adopt = qemu_adopt,
 	.pause = qemu_pause,
