@@ -437,7 +437,7 @@ TEST(every_failure_of_a_fork)
 
 	prepare();
 	parent = running(&f);
-	/* Also what the parent's main thread asks of the kernel and of its heap in all, when few pages are its own: 52 with two processors. */
+	/* Also what the parent's main thread asks of the kernel and of its heap in all, when few pages are its own: 48 with two processors. */
 	CHECK(every("fork", fork_machine) <= FORK_CALLS_MAX);
 	vm_free(parent);
 }

@@ -22,6 +22,11 @@
 #define ROUNDS_MAX 8
 #define PAUSE_PAGES 256 /* 1 MiB: copied in well under a millisecond */
 
+static size_t bitmap_bytes(const struct memory *m)
+{
+	return (size_t)((memory_pages(m) + 63) / 64) * 8;
+}
+
 static enum rc all_own_pages(struct vm *vm, uint64_t *pages, struct fault *ret_f)
 {
 	uint64_t n;
@@ -29,28 +34,23 @@ static enum rc all_own_pages(struct vm *vm, uint64_t *pages, struct fault *ret_f
 
 	if (rc)
 		return rc;
-	memcpy(pages, vm->memory.own, (size_t)((memory_pages(&vm->memory) + 63) / 64) * 8);
+	memcpy(pages, vm->memory.own, bitmap_bytes(&vm->memory));
 	return memory_layer_pages(vm->memory.delta_fd, vm->memory.bytes, pages, ret_f);
 }
 
 /* Rounds while the machine runs. */
-static enum rc copy_running(struct vm *vm, int fd, uint64_t *pages, struct fork_result *r, struct fault *ret_f)
+static enum rc copy_running(struct vm *vm, int fd, uint64_t *pages, uint64_t *fresh, struct fork_result *r, struct fault *ret_f)
 {
 	const struct memory *m = &vm->memory;
-	_cleanup_free_ uint64_t *fresh = memory_bitmap(m->bytes);
-	size_t bytes = (size_t)((memory_pages(m) + 63) / 64) * 8;
 	uint64_t n;
-	enum rc rc;
+	enum rc rc = all_own_pages(vm, pages, ret_f);
 
-	if (!fresh)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	rc = all_own_pages(vm, pages, ret_f);
 	if (!rc) {
 		memory_join(m->bytes, pages);
 		rc = memory_write_pages(m, pages, fd, false, &r->pages, ret_f);
 	}
 	for (r->rounds = 1; !rc && r->rounds < ROUNDS_MAX; r->rounds++) {
-		memset(fresh, 0, bytes);
+		memset(fresh, 0, bitmap_bytes(m));
 		rc = vm_gather(vm, fresh, &n, ret_f);
 		if (!rc)
 			rc = memory_write_pages(m, fresh, fd, false, NULL, ret_f);
@@ -60,13 +60,11 @@ static enum rc copy_running(struct vm *vm, int fd, uint64_t *pages, struct fork_
 	return rc;
 }
 
-static enum rc copy_paused(struct vm *vm, int fd, struct fork_result *r, struct fault *ret_f)
+static enum rc copy_paused(struct vm *vm, int fd, uint64_t *fresh, struct fork_result *r, struct fault *ret_f)
 {
-	_cleanup_free_ uint64_t *fresh = memory_bitmap(vm->memory.bytes);
 	enum rc rc;
 
-	if (!fresh)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	memset(fresh, 0, bitmap_bytes(&vm->memory));
 	rc = vm_gather(vm, fresh, &r->pages_paused, ret_f);
 	return rc ? rc : memory_write_pages(&vm->memory, fresh, fd, false, NULL, ret_f);
 }
@@ -91,18 +89,19 @@ static enum rc state_object(struct vm *vm, int *ret_fd, struct fault *ret_f)
 
 enum rc vm_fork(struct vm *vm, struct fork_result *ret, uint64_t *ret_paused_us, struct fault *ret_f)
 {
-	_cleanup_free_ uint64_t *pages = memory_bitmap(vm->memory.bytes);
+	/* Both have been used when the pause begins: in it nothing of that size is allocated. */
+	_cleanup_free_ uint64_t *pages = memory_bitmap(vm->memory.bytes), *fresh = memory_bitmap(vm->memory.bytes);
 	_cleanup_fd_ int delta = -1, state = -1;
 	struct fork_result r = { 0 };
 	enum rc rc;
 
 	if (vm->state != VM_RUNNING)
 		return fault_set(ret_f, RC_STATE, 0, "machine does not run");
-	if (!pages)
+	if (!pages || !fresh)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	rc = memory_object(vm->memory.bytes, "delta", &delta, ret_f);
 	if (!rc)
-		rc = copy_running(vm, delta, pages, &r, ret_f);
+		rc = copy_running(vm, delta, pages, fresh, &r, ret_f);
 	if (rc)
 		return rc;
 	*ret_paused_us = now_us();
@@ -112,7 +111,7 @@ enum rc vm_fork(struct vm *vm, struct fork_result *ret, uint64_t *ret_paused_us,
 	rc = state_object(vm, &state, ret_f);
 	/* After the state: saving it may still write guest memory (KVM delivers what was pending). */
 	if (!rc)
-		rc = copy_paused(vm, delta, &r, ret_f);
+		rc = copy_paused(vm, delta, fresh, &r, ret_f);
 	if (!rc)
 		rc = memory_freeze(delta, ret_f);
 	if (rc) {

@@ -51,15 +51,12 @@ static enum rc gather_slot(struct vm *vm, uint32_t slot, uint64_t first, uint64_
 			   struct fault *ret_f)
 {
 	uint64_t words = (bytes / MEMORY_PAGE + 63) / 64;
-	_cleanup_free_ uint64_t *bits = calloc((size_t)words, sizeof(uint64_t));
 	struct kvm_dirty_log log = { .slot = slot };
 
-	if (!bits)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	log.dirty_bitmap = bits;
+	log.dirty_bitmap = vm->log_bits;
 	if (ioctl(vm->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "KVM_GET_DIRTY_LOG");
-	*count += memory_gather(&vm->memory, first, bits, words, fresh);
+	*count += memory_gather(&vm->memory, first, vm->log_bits, words, fresh);
 	return RC_OK;
 }
 
@@ -345,6 +342,9 @@ enum rc vm_create(const struct vm_spec *spec, struct memory *memory, struct vm *
 	serial_irq = event_new();
 	vm->ged_fd = event_new();
 	rc = vm->end_fd < 0 ? fault_set(ret_f, RC_SYS, errno, "eventfd") : cpuid_make(vm->kvm_fd, &vm->cpuid, ret_f);
+	vm->log_bits = memory_bitmap(vm->memory.bytes);
+	if (!rc && !vm->log_bits)
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (!rc)
 		rc = open_vm(vm, ret_f);
 	for (unsigned int i = 0; !rc && i < WORKERS; i++)
@@ -512,5 +512,6 @@ void vm_free(struct vm *vm)
 	close_fd(&vm->kvm_fd);
 	memory_free(&vm->memory);
 	free(vm->cpuid);
+	free(vm->log_bits);
 	free(vm);
 }
