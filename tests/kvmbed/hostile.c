@@ -3,7 +3,7 @@
  * A hostile guest without an operating system: drives every virtio device far enough that its queues are live, then scribbles over
  * rings, registers, ports and interrupt controllers, for ever, chosen by a seed. The VMM may end it or go on; it may not crash.
  * 32-bit code without paging, made into a PVH kernel by hostile.S. Command line:
- * "seed=N", and " sleep=1" for one that does nothing.
+ * "seed=N", and " sleep=1" for one that does nothing. Or "console": says what it was given and echoes what is typed, in capitals, until q.
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -198,14 +198,61 @@ static void elsewhere(void)
 {
 	static const u16 ports[] = { 0x20, 0x21, 0xa0, 0xa1, 0x40, 0x41, 0x42, 0x43, 0x61, 0x70, 0x71, 0xcf8, 0xcfc, 0x3fa, 0x3fb, 0x3fc, 0x3fe, 0x3ff };
 
-	switch (rnd() % 6) {
+	u32 at = ring(rnd() % DEVICES, rnd() % QUEUES), n = rnd() % 3000;
+
+	switch (rnd() % 8) {
 	case 0: out8(ports[rnd() % (sizeof(ports) / sizeof(ports[0]))], (u8)rnd()); break;
 	case 1: (void)in8((u16)rnd()); break;
 	case 2: *(volatile u32 *)(0xfec00000u + (rnd() % 2) * 0x10) = rnd(); break; /* I/O APIC */
 	case 3: *(volatile u32 *)(0xfee00000u + (rnd() % 64) * 16) = rnd() & 0x000300ff; break;
 	case 4: *(volatile u32 *)(WINDOWS - 0x10000u + rnd() % 0x40000u) = rnd(); break; /* around the windows, too */
+	/* By strings, into rings and across windows: a pause comes in between. */
+	case 5: __asm__ volatile("rep insb" : "+D"(at), "+c"(n) : "d"((u16)(0x3f8 + rnd() % 8)) : "memory"); break;
+	case 6:
+		at = WINDOWS + (rnd() % DEVICES) * WINDOW + WINDOW - 2;
+		*(volatile u32 *)at = rnd();
+		(void)*(volatile u32 *)at;
+		break;
 	default: (void)*(volatile u32 *)(0xc0000000u + rnd() % 0x30000000u); break;
 	}
+}
+
+/* By a string instruction: one that comes out of the processor once for each byte. */
+static void say_string(const char *text, u32 n)
+{
+	__asm__ volatile("rep outsb" : "+S"(text), "+c"(n) : "d"(0x3f8) : "memory");
+}
+
+static void console(const struct start *s)
+{
+	const u64 *module = (const u64 *)(u32)s->modlist;
+	u8 c;
+
+	say_string("console: ", 9);
+	if (s->n_modules) {
+		say("initrd of ");
+		say_number((u32)module[1]);
+		say(" bytes begins with ");
+		say_string((const char *)(u32)module[0], 4);
+		say(", ");
+	}
+	for (u32 i = 0; i < DEVICES; i++)
+		if (*reg(i, 0) == 0x74726976 && *reg(i, 8) == 2) {
+			say("disk of ");
+			say_number(*reg(i, 0x100));
+			say(" sectors, ");
+		}
+	say("type\n");
+	for (;;) {
+		while (!(in8(0x3f8 + 5) & 1))
+			;
+		c = in8(0x3f8);
+		if (c == 'q')
+			break;
+		out8(0x3f8, c >= 'a' && c <= 'z' ? c - 32 : c);
+	}
+	say("bye\n");
+	out8(0x64, 0xfe);
 }
 
 void hostile(const struct start *s)
@@ -213,6 +260,10 @@ void hostile(const struct start *s)
 	const char *text = (const char *)(u32)s->cmdline;
 	u32 seed = 0, sleeps;
 
+	if (*text == 'c') {
+		console(s);
+		return;
+	}
 	for (; *text && *text != ' '; text++)
 		if (*text >= '0' && *text <= '9')
 			seed = seed * 10 + (u32)(*text - '0');

@@ -20,6 +20,7 @@ fi
 if [ "${BED_ROBUST:-1}" != 0 ]; then
 	# tests/kvmbed/vmm_bed.c prints its own results: a guest that is after the VMM; each call of the VMM failing once.
 	/src/bin/vmm-bed -t 60 hostile "$NESTBOX_PREFIX/libexec/nestbox/nestbox-vmm" /src/bin/hostile.elf || failed=1
+	bash "$BED_SRC/tests/kvmbed/console.sh" "$NESTBOX_PREFIX/libexec/nestbox/nestbox-vmm" /src/bin/hostile.elf || failed=1
 	/src/bin/vmm-bed -t 80 nth /src/bin/nestbox-vmm-nth /src/bin/hostile.elf || failed=1
 fi
 exit $failed
