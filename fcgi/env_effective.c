@@ -73,11 +73,14 @@ static enum rc add_owner(struct gather *g, const char *sql, const char *owner_id
 static enum rc add_layer(struct gather *g, const char *layer_id, int depth, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	int64_t before = LAYER_DEPTH_MAX + 1;
+	int64_t before = INT64_MAX;
 	enum rc rc = json_get_int(g->seen, layer_id, &before, ret_f);
 
 	if (rc || depth >= before)
 		return rc;
+	/* Changes of layers are refused before it comes to this; what has deeper ones all the same does not start without their variables. */
+	if (depth > LAYER_DEPTH_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "layers include each other more than %d deep", LAYER_DEPTH_MAX);
 	json_add_int(g->seen, layer_id, depth);
 	rc = add_owner(g, "SELECT id, key, value, secret, contexts FROM env_vars WHERE layer_id = ? ORDER BY position",
 		       layer_id, true, ret_f);

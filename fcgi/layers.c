@@ -118,21 +118,46 @@ enum rc layer_refs_set(struct db *db, bool of_app, const char *owner_id, struct 
 	return rc;
 }
 
-/* Longest chain of inclusions from here; more than LAYER_DEPTH_MAX for a circle. */
-static enum rc depth_check(struct db *db, const char *id, struct fault *ret_f)
+/*
+ * Longest chain of inclusions from a layer in one direction, itself counted; LAYER_DEPTH_MAX + 1 stands for all longer ones, and for a circle. ret_back:
+ * it comes back to where it began.
+ */
+static enum rc chain(struct db *db, bool down, const char *id, int64_t *ret_n, bool *ret_back, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum rc rc;
 
 	db_start(&q, db,
-		 "WITH RECURSIVE down(id, depth) AS (SELECT ?1, 1 UNION SELECT x.included_id, depth + 1 FROM layer_layers x "
-		 "JOIN down ON x.layer_id = down.id WHERE depth <= ?2) SELECT max(depth) FROM down");
+		 down ? "WITH RECURSIVE way(id, n) AS (SELECT ?1, 1 UNION SELECT x.included_id, n + 1 FROM way JOIN layer_layers x "
+			"ON x.layer_id = way.id WHERE n <= ?2) SELECT max(n), max(n > 1 AND id = ?1) FROM way" :
+			"WITH RECURSIVE way(id, n) AS (SELECT ?1, 1 UNION SELECT x.layer_id, n + 1 FROM way JOIN layer_layers x "
+			"ON x.included_id = way.id WHERE n <= ?2) SELECT max(n), max(n > 1 AND id = ?1) FROM way");
 	db_text(&q, id);
 	db_int(&q, LAYER_DEPTH_MAX);
 	rc = db_row(&q, ret_f);
-	if (!rc && db_col_int(&q, 0) > LAYER_DEPTH_MAX)
-		return fault_set(ret_f, RC_LIMIT, 0, "layers include each other in a circle or too deeply");
-	return rc;
+	if (rc)
+		return rc;
+	*ret_n = db_col_int(&q, 0);
+	*ret_back = db_col_int(&q, 1);
+	return RC_OK;
+}
+
+/* What a layer includes may make those that include it too deep, which nobody looks at then: so the chain through it is measured both ways. */
+static enum rc depth_check(struct db *db, const char *id, struct fault *ret_f)
+{
+	int64_t below = 0, above = 0;
+	bool back = false, ignored;
+	enum rc rc = chain(db, true, id, &below, &back, ret_f);
+
+	if (!rc)
+		rc = chain(db, false, id, &above, &ignored, ret_f);
+	if (rc)
+		return rc;
+	if (back)
+		return fault_set(ret_f, RC_LIMIT, 0, "layers include each other in a circle");
+	if (below + above - 1 > LAYER_DEPTH_MAX)
+		return fault_set(ret_f, RC_LIMIT, 0, "layers include each other more than %d deep", LAYER_DEPTH_MAX);
+	return RC_OK;
 }
 
 static struct json_object *layer_json(struct request *r, const struct db_q *q, struct fault *ret_f)
@@ -279,7 +304,7 @@ static enum api_code changed(struct request *r, enum rc rc, const struct fault *
 	case RC_ABSENT:
 		return API_ENV_VAR_NOT_FOUND;
 	case RC_LIMIT:
-		return API_LAYER_CYCLE;
+		return api_refuse(r, API_LAYER_CYCLE, f);
 	default:
 		return api_fault(r, f);
 	}

@@ -321,6 +321,14 @@ test("the SDK's apps, layers and pages", async () => {
 	equal(top.layers.map((l) => l.slug), ["base"]);
 	equal((await client.layers.get("base")).env_vars.map((v) => v.value), ["1", undefined]);
 	await refused(client.layers.update("base", { layers: ["top"] }), "LAYER_CYCLE");
+	await refused(client.layers.update("base", { layers: ["base"] }), "LAYER_CYCLE");
+	// Eight deep is all there is, wherever in the chain the one is that makes it longer.
+	for (let i = 1; i <= 8; i++) await client.layers.create({ slug: `deep-${i}`, layers: i > 1 ? [`deep-${i - 1}`] : [] });
+	await refused(client.layers.create({ slug: "deep-9", layers: ["deep-8"] }), "LAYER_CYCLE", /more than 8 deep/);
+	await client.layers.create({ slug: "under" });
+	await refused(client.layers.update("deep-1", { layers: ["under"] }), "LAYER_CYCLE", /more than 8 deep/);
+	equal((await client.layers.get("deep-1")).layers, [], "as it was");
+	await client.layers.update("deep-2", { layers: ["under"] });
 	await refused(client.layers.delete("base"), "LAYER_IN_USE");
 	const app = await client.apps.create({ slug: "app-one", layers: ["top"], labels: { tier: "x" }, env_vars: [{ key: "P", value: "q" }] });
 	equal([app.slug, app.labels, app.layers[0].slug], ["app-one", { tier: "x" }, "top"]);
@@ -356,8 +364,8 @@ test("an app renamed by several at once has the name that it ended with, and no 
 	await client.apps.delete(app.id);
 });
 
-async function refused(promise, code) {
-	try { await promise; } catch (e) { return equal(e.code, code); }
+async function refused(promise, code, message = /./) {
+	try { await promise; } catch (e) { return must(e.code === code && message.test(e.message), `${e.code} ${e.message}, not ${code} ${message}`); }
 	throw new Error(`not refused with ${code}`);
 }
 

@@ -352,6 +352,26 @@ TEST(each_layer_is_taken_once)
 	away(db);
 }
 
+/* A database that has deeper ones, however it came to them: an error, not variables that are missing. */
+TEST(layers_too_deep_are_an_error)
+{
+	struct db *db = fresh(schema_dir());
+	static const struct seal_key key;
+	struct json_object *env = NULL;
+	struct fault f = { 0 };
+
+	REQUIRE(db && layers_make(db, 1, "x"));
+	CHECK_EQ(run_sql(db, "INSERT INTO layers VALUES ('deeper', 'o', 'deeper', NULL, 1, 1)"), RC_OK);
+	CHECK_EQ(run_sql(db, "INSERT INTO layer_layers VALUES ('l7_0', 1, 'deeper')"), RC_OK);
+	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_LIMIT);
+	CHECK(!env && strstr(f.text, "more than 8 deep"));
+	/* By a shorter way, too: it is there. */
+	CHECK_EQ(run_sql(db, "INSERT INTO layer_layers VALUES ('l0_0', 0, 'deeper')"), RC_OK);
+	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_OK);
+	json_object_put(env);
+	away(db);
+}
+
 TEST(variables_of_all_layers_are_bounded)
 {
 	struct db *db = fresh(schema_dir());
