@@ -2,6 +2,7 @@
 #include "fcgi/egress_place.h"
 
 #include "base/fd.h"
+#include "base/hex.h"
 #include "fcgi/egress_scan.h"
 
 #include <openssl/crypto.h>
@@ -23,8 +24,7 @@ static enum rc seal_of(const struct seal_key *key, const char *org, char ret[SEA
 	if (text_n < 0 || (size_t)text_n >= sizeof(text) ||
 	    !HMAC(EVP_sha256(), key->bytes, sizeof(key->bytes), (const unsigned char *)text, (size_t)text_n, mac, &n) || n < SEAL_BYTES)
 		return fault_set(ret_f, RC_SYS, 0, "seal a place in a ledger");
-	for (size_t i = 0; i < SEAL_BYTES; i++)
-		snprintf(ret + 2 * i, 3, "%02x", mac[i]);
+	hex_of(ret, mac, SEAL_BYTES);
 	OPENSSL_cleanse(mac, sizeof(mac));
 	return RC_OK;
 }

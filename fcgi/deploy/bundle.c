@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -262,8 +263,7 @@ static enum rc publish(struct bundle_writer *w, struct bundle *ret, struct fault
 
 	if (EVP_DigestFinal_ex(w->hash, digest, NULL) != 1)
 		return fault_set(ret_f, RC_SYS, 0, "SHA-256");
-	for (int i = 0; i < 32; i++)
-		snprintf(ret->name + 2 * i, 3, "%02x", digest[i]);
+	hex_of(ret->name, digest, sizeof(digest));
 	snprintf(name, sizeof(name), "%s.tar.zst", ret->name);
 	if (fsync(w->fd) < 0 || fstat(w->fd, &st) < 0 || renameat(w->dirfd, w->tmp, w->dirfd, name) < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "store bundle");

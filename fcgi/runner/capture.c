@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "fcgi/runner/limits.h"
 #include "fcgi/runner/server.h"
@@ -38,8 +39,7 @@ enum rc capture_name(const char *revision, const struct seal_key *key, struct js
 	}
 	json_object_put(all);
 	at = snprintf(ret, BROKER_CAPTURE_MAX, PREFIX "%.20s-", revision);
-	for (int i = 0; i < 10; i++)
-		at += snprintf(ret + at, 3, "%02x", digest[i]);
+	hex_of(ret + at, digest, 10);
 	return RC_OK;
 }
 

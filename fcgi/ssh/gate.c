@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 #include "fcgi/ssh/frames.h"
 #include "fcgi/ssh/limits.h"
 
@@ -45,8 +46,7 @@ enum rc gate_login(int gate, const char *name, struct fault *ret_f)
 	enum rc rc;
 
 	SHA256((const uint8_t *)name, strlen(name), hash);
-	for (size_t i = 0; i < sizeof(hash); i++)
-		snprintf(question + 1 + 2 * i, 3, "%02x", hash[i]);
+	hex_of(question + 1, hash, sizeof(hash));
 	rc = ask(gate, question, 1 + GATE_KEY, fds, &n_fds, ret_f);
 	if (!rc && n_fds) {
 		fds_close(fds, n_fds);

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "vmm/broker/capture.h"
 #include "vmm/broker/expose.h"
@@ -94,8 +95,7 @@ static void installation_tag(const struct config *config, char out[17])
 	unsigned char hash[EVP_MAX_MD_SIZE] = { 0 };
 
 	EVP_Digest(config->state_dir, strlen(config->state_dir), hash, NULL, EVP_sha256(), NULL);
-	for (int i = 0; i < 8; i++)
-		snprintf(out + 2 * i, 3, "%02x", hash[i]);
+	hex_of(out, hash, 8);
 }
 
 enum rc broker_new(struct loop *loop, const struct config *config, struct engine *engine,

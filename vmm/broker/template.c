@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "vmm/broker/build.h"
 #include "vmm/broker/image.h"
@@ -100,8 +101,7 @@ static enum rc template_name(struct broker *b, const char *image, uint32_t memor
 		return rc;
 	if (!EVP_Digest(buf_data(&text), buf_len(&text), hash, NULL, EVP_sha256(), NULL))
 		return fault_set(ret_f, RC_NOMEM, 0, "sha256");
-	for (int i = 0; i < 8; i++)
-		snprintf(hex + 2 * i, 3, "%02x", hash[i]);
+	hex_of(hex, hash, 8);
 	snprintf(out, TEMPLATE_NAME_MAX, "%s-%u-%s", image, memory_mib, hex);
 	return RC_OK;
 }

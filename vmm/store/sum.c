@@ -2,6 +2,7 @@
 #include "vmm/store/sum.h"
 
 #include "base/cleanup.h"
+#include "base/hex.h"
 
 #include <endian.h>
 #include <fcntl.h>
@@ -134,8 +135,7 @@ static enum rc walk(int from, int to, struct sum *ret, struct fault *ret_f)
 	if (!EVP_DigestFinal_ex(digest, hash, NULL))
 		return fault_set(ret_f, RC_NOMEM, 0, "sha256");
 	ret->bytes = (uint64_t)st.st_size;
-	for (size_t i = 0; i < 32; i++)
-		snprintf(ret->hex + 2 * i, 3, "%02x", hash[i]);
+	hex_of(ret->hex, hash, 32);
 	return RC_OK;
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hex.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -47,8 +48,7 @@ static void save_end(struct engine_vm *vm, const struct fault *f)
 
 void digest_hex(char out[2 * MEMORY_DIGEST + 1], const uint8_t in[MEMORY_DIGEST])
 {
-	for (size_t i = 0; i < MEMORY_DIGEST; i++)
-		snprintf(out + 2 * i, 3, "%02x", in[i]);
+	hex_of(out, in, MEMORY_DIGEST);
 }
 
 static void put_int(struct json_object *o, const char *name, uint64_t v)
