@@ -131,6 +131,7 @@ struct rpc_out {
 	void *arg;
 	enum rpc_out_state state;
 	bool waiting, ended;
+	bool just_begun;           /* it had ended before it could begin */
 	bool often_left;           /* consumers break off in the middle: its end waits until they are quiet */
 	int quiet;                 /* pings answered since anything else was said */
 	uint64_t activity;         /* the connection's when that was counted */
@@ -213,6 +214,8 @@ struct rpc_lists {
 	uint64_t activity;    /* messages but those of streams and pings, both ways */
 	bool ping_wanted;     /* when the turn ends, after all that it has queued */
 	uint64_t next_ping;
+	uint64_t next_pong;   /* all pings below it were answered */
+	bool deaf;            /* the client has never answered one */
 	uint64_t next_stream; /* from a random base: the SDK's tables are shared by all its connections */
 };
 struct rpc_lists *rpc_conn_lists(struct rpc_conn *c);

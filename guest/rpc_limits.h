@@ -18,7 +18,8 @@
 #define RPC_END_GRACE_MS 10                /* then a cancel that crosses the answer still comes before the end */
 #define RPC_END_QUIET 2                    /* pings answered with nothing else said before the end of a walk */
 #define RPC_END_PATIENCE_MS 1000           /* ... but no longer than this */
-#define RPC_PONG_WAIT_MS 1000              /* a client that does not answer pings is believed to have seen all */
+#define RPC_PONG_WAIT_MS 30000             /* for the answer to a ping, of a client on a host that may be busy */
+#define RPC_PONG_DEAF_MS 1000              /* ... of one that has never answered any: it is believed to have seen all */
 #define RPC_HELD_MAX (32u << 20)           /* client chunks not yet consumed; then the connection isn't read */
 #define RPC_STUCK_MS 1000                  /* ... until a reader has taken nothing for so long: its chunks go to a file */
 #define RPC_SPILL_MAX (1u << 30)           /* in such files of one connection; then the stream fails */

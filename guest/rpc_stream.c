@@ -55,7 +55,7 @@ static void out_wait_for_client(struct rpc_out *o)
 
 	l->ping_wanted = true;
 	o->mark = l->next_ping;
-	loop_timer_set(o->timer, now_ms() + RPC_PONG_WAIT_MS);
+	loop_timer_set(o->timer, now_ms() + (l->deaf ? RPC_PONG_DEAF_MS : RPC_PONG_WAIT_MS));
 }
 
 struct rpc_out *rpc_out_new(struct rpc_conn *c, const struct rpc_out_ops *ops, void *arg)
@@ -159,7 +159,7 @@ static void out_end(struct rpc_out *o)
 		return;
 	o->state = OUT_ENDING;
 	o->end_by_ms = now_ms() + RPC_END_PATIENCE_MS;
-	if (o->error || (o->sent <= RPC_END_AT_ONCE && !o->often_left))
+	if (o->error || (o->sent <= RPC_END_AT_ONCE && !o->often_left && !o->just_begun))
 		out_finish(o);
 	else
 		out_wait_for_client(o);
@@ -180,7 +180,11 @@ static bool out_is_quiet(struct rpc_out *o)
 static void out_move_on(void *arg)
 {
 	struct rpc_out *o = arg;
+	struct rpc_lists *l = rpc_conn_lists(o->conn);
 
+	/* What does not answer pings never did; one that did is slow, and the time is up all the same. */
+	if (o->mark >= l->next_pong && !l->next_pong)
+		l->deaf = true;
 	if (o->state == OUT_ENDING) {
 		if (out_is_quiet(o))
 			out_finish(o);
@@ -191,8 +195,12 @@ static void out_move_on(void *arg)
 	o->state = OUT_OPEN;
 	loop_timer_set(o->timer, UINT64_MAX);
 	rpc_conn_notify(o->conn, "$sandbox.stream.start", stream_params(o->id));
+	/* Start and end at once would cross what a client says that is not interested: cancelled as soon as it had the answer. */
+	o->just_begun = true;
 	if (o->ended)
 		out_end(o);
+	else
+		o->just_begun = false;
 }
 
 void rpc_out_end(struct rpc_out *o)
@@ -234,6 +242,11 @@ void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
 	if (n != sizeof(mark))
 		return;
 	memcpy(&mark, data, sizeof(mark));
+	if (mark >= l->next_ping)
+		return;
+	if (mark >= l->next_pong)
+		l->next_pong = mark + 1;
+	l->deaf = false;
 	for (struct rpc_out *o = l->outs, *next; o; o = next) {
 		next = o->next;
 		if (o->mark > mark)
@@ -242,7 +255,9 @@ void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
 			out_move_on(o);
 		} else if (o->state == OUT_ENDING) {
 			o->quiet++;
-			if (out_is_quiet(o))
+			if (o->just_begun)
+				out_finish(o);
+			else if (out_is_quiet(o))
 				loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
 			else
 				out_wait_for_client(o);

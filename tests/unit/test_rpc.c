@@ -206,6 +206,44 @@ TEST(server_stream_with_a_slow_reader)
 	finish();
 }
 
+/* The next frame, pings not answered: those are kept for the test. */
+static char *next_unanswered(uint8_t *ret_first, size_t *ret_n, uint64_t wait_ms)
+{
+	uint64_t deadline = now_ms() + wait_ms;
+	char *data;
+
+	while (!(data = bed_recv_any(ret_first, ret_n)) && now_ms() < deadline)
+		loop_once(bed.session.loop, 10, NULL);
+	return data;
+}
+
+/*
+ * A client on a busy host answers pings late, and must not be told of a stream before it has looked at the answer that names it: its library
+ * could not cancel it. Nor of the end together with the beginning.
+ */
+TEST(a_stream_waits_for_a_client_that_is_slow)
+{
+	uint8_t first = 0;
+	size_t n = 0;
+	char *answer, *ping, *text;
+
+	bed_open();
+	CHECK(bed_send("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pour\",\"params\":{\"n\":0}}"));
+	answer = next_unanswered(&first, &n, 1000);
+	CHECK(answer && first == 0x81 && strstr(answer, "streamId"));
+	ping = next_unanswered(&first, &n, 1000);
+	REQUIRE(ping && first == 0x89);
+	text = next_unanswered(&first, &n, RPC_PONG_DEAF_MS + 500);
+	CHECK(!text);
+	CHECK(bed_send_frame(0x8a, ping, n));
+	free(ping);
+	text = next_unanswered(&first, &n, 1000);
+	CHECK(text && strstr(text, "stream.start"));
+	free(text);
+	free(answer);
+	finish();
+}
+
 TEST(a_client_that_never_reads_is_not_read)
 {
 	size_t sent = 0;
