@@ -34,6 +34,12 @@ astro)
 fresh) handler _fresh/server.js "$@" ;;
 lume) files _site ;;
 nextjs)
+	# Its own server has beside it neither what browsers fetch nor, without HOSTNAME, an address that others reach.
+	if [ -f .next/standalone/server.js ]; then
+		[ ! -d .next/static ] || [ -e .next/standalone/.next/static ] || ln -s ../../static .next/standalone/.next/static
+		[ ! -d public ] || [ -e .next/standalone/public ] || ln -s ../../public .next/standalone/public
+		export HOSTNAME=0.0.0.0
+	fi
 	program .next/standalone/server.js "$@"
 	[ ! -d .next ] || program node_modules/next/dist/bin/next start --port "$port" --hostname 0.0.0.0 "$@"
 	files out

@@ -29,6 +29,9 @@ starts "$serve _fresh/server.js -x" fresh "" main.ts "_fresh/server.js main.ts" 
 starts "$run main.ts -x" fresh "" main.ts main.ts -x
 starts "$static _site 8000 plain" lume "" main.ts "_site/index.html"
 starts "$run .next/standalone/server.js" nextjs "" main.ts ".next/standalone/server.js"
+starts "$run .next/standalone/server.js" nextjs "" main.ts ".next/standalone/server.js .next/standalone/.next/x .next/static/chunk.js public/logo"
+if [ -f "$dir/app/.next/standalone/.next/static/chunk.js" ] && [ -f "$dir/app/.next/standalone/public/logo" ]; then passed=$((passed + 1)); else
+	failed=$((failed + 1)); echo "FAIL what browsers fetch is not beside the server"; fi
 starts "$run node_modules/next/dist/bin/next start --port 8000 --hostname 0.0.0.0" nextjs "" main.ts ".next/x node_modules/next/dist/bin/next"
 starts "$static out 8000 plain" nextjs "" main.ts "out/index.html"
 for f in nuxt solidstart tanstackstart; do starts "$run .output/server/index.mjs" $f "" main.ts ".output/server/index.mjs"; done

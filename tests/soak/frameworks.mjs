@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real frameworks: npm installs their packages on this host, from where its configuration says, the tree goes into a sandbox and is deployed
 // with its build command alone, in machines that reach nothing, and what production serves is looked at: a page, and where there is a server
-// something that only a server can know. SOAK_FRAMEWORKS names which of them (all).
+// something that only a server can know. SOAK_FRAMEWORKS names which of them (all). SOAK_BUILD=host builds here and deploys what the build left:
+// where processors are emulated a build takes an hour, and what is to be seen is whether it is served.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
@@ -9,10 +10,17 @@ import path from "node:path";
 import { Readable } from "node:stream";
 import { Client, Sandbox } from "@deno/sandbox";
 
+async function rendered(get, revision) {
+  const page = await get("/?q=rendered");
+  must(page.includes(`rendered by ${revision}`), "the server has rendered it");
+  return page;
+}
+// left: what a server needs of what a build leaves.
 const FRAMEWORKS = {
   vite: {
     packages: { react: "^19", "react-dom": "^19", vite: "^7", "@vitejs/plugin-react": "^5" },
     build: "vite build",
+    left: ["dist", "main.ts"],
     files: {
       "index.html": `<!doctype html><html><body><div id="root"></div><script type="module" src="/src/main.jsx"></script></body></html>`,
       "src/main.jsx": `import { createRoot } from "react-dom/client";
@@ -46,19 +54,58 @@ Deno.serve(async (r) => {
       "src/routes/+page.svelte": `<script>let { data } = $props();</script><p>{data.q} by {data.revision}</p>`,
       "src/routes/+page.server.js": `export const load = ({ url }) => ({ q: url.searchParams.get("q"), revision: process.env.DENO_DEPLOYMENT_ID });`,
     },
-    look: async (get, revision) => must((await get("/?q=rendered")).includes(`rendered by ${revision}`), "the server has rendered it"),
+    left: ["build", "node_modules"],
+    look: rendered,
   },
   astro: {
     preset: "astro",
     packages: { astro: "^5", "@astrojs/node": "^9" },
     build: "ASTRO_TELEMETRY_DISABLED=1 astro build",
+    left: ["dist", "node_modules"],
     files: {
       "astro.config.mjs": `import node from "@astrojs/node"; export default { output: "server", adapter: node({ mode: "standalone" }) };`,
       "src/pages/index.astro": `---\nconst q = Astro.url.searchParams.get("q"), revision = process.env.DENO_DEPLOYMENT_ID;\n---\n<p>{q} by {revision}</p>`,
     },
-    look: async (get, revision) => must((await get("/?q=rendered")).includes(`rendered by ${revision}`), "the server has rendered it"),
+    look: rendered,
+  },
+  nextjs: {
+    preset: "nextjs",
+    packages: { next: "^15", react: "^19", "react-dom": "^19" },
+    build: "NEXT_TELEMETRY_DISABLED=1 next build",
+    left: [".next/standalone", ".next/static"],
+    files: {
+      "next.config.mjs": `export default { output: "standalone" };`,
+      "app/layout.jsx": `export default ({ children }) => <html><body>{children}</body></html>;`,
+      "app/page.jsx": `import Count from "./count.jsx";
+export const dynamic = "force-dynamic";
+export default async function Page({ searchParams }) {
+  const { q } = await searchParams;
+  return <div><p>{\`\${q} by \${process.env.DENO_DEPLOYMENT_ID}\`}</p><Count /></div>;
+}`,
+      "app/count.jsx": `"use client";
+import { useState } from "react";
+export default function Count() { const [n, set] = useState(0); return <button onClick={() => set(n + 1)}>clicked {n}</button>; }`,
+    },
+    async look(get, revision) {
+      const page = await rendered(get, revision), script = /src="(\/_next\/static\/[^"]+\.js)"/.exec(page)?.[1];
+      must(script, "the page names a script");
+      must((await get(script)).length > 100, "the script is there");
+    },
+  },
+  nuxt: {
+    preset: "nuxt",
+    packages: { nuxt: "^3" },
+    build: "NUXT_TELEMETRY_DISABLED=1 nuxt build",
+    left: [".output"],
+    files: {
+      "nuxt.config.ts": `export default defineNuxtConfig({ compatibilityDate: "2025-01-01" });`,
+      "app.vue": `<script setup>const q = useRoute().query.q, { data } = await useFetch("/api/revision");</script><template><p>{{ q + " by " + data }}</p></template>`,
+      "server/api/revision.ts": `export default defineEventHandler(() => process.env.DENO_DEPLOYMENT_ID);`,
+    },
+    look: rendered,
   },
 };
+const here = process.env.SOAK_BUILD === "host";
 const must = (cond, what) => {
   if (!cond) throw new Error(`not true: ${what}`);
 };
@@ -68,7 +115,7 @@ const url = (slug) => `https://${slug}.${base.hostname.replace(/^api\./, "")}${b
 const npm = path.join(path.dirname(process.execPath), "npm");
 
 /** A tar file of the project with its packages. */
-function tree(name, { packages, build, files }) {
+function tree(name, { packages, build, files, left }) {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "nbframework-"));
   const all = { ...files, "package.json": JSON.stringify({ name, private: true, type: "module", scripts: { build }, dependencies: packages }) };
   for (const [file, text] of Object.entries(all)) {
@@ -76,7 +123,8 @@ function tree(name, { packages, build, files }) {
     fs.writeFileSync(path.join(dir, file), text);
   }
   execFileSync(fs.existsSync(npm) ? npm : "npm", ["install", "--no-audit", "--no-fund", "--loglevel=error"], { cwd: dir, stdio: "inherit" });
-  execFileSync("tar", ["-czf", `${dir}.tgz`, "-C", dir, "."]);
+  if (here) execFileSync(fs.existsSync(npm) ? npm : "npm", ["run", "build"], { cwd: dir, stdio: "inherit", env: { ...process.env, PATH: `${path.dirname(npm)}:${process.env.PATH}` } });
+  execFileSync("tar", ["-czf", `${dir}.tgz`, "-C", dir, ...(here ? [...left, "package.json"] : ["."])]);
   fs.rmSync(dir, { recursive: true });
   return `${dir}.tgz`;
 }
@@ -91,7 +139,7 @@ async function deploy(name, framework) {
     await sandbox.sh`mkdir project && tar -xzf /tmp/tree.tgz -C project`;
     lap("unpacked");
     const build = await sandbox.deno.deploy(app.slug, {
-      path: "/home/app/project", production: true, build: { mode: "local", frameworkPreset: framework.preset ?? "", buildCommand: "npm run build" },
+      path: "/home/app/project", production: true, build: { mode: "local", frameworkPreset: framework.preset ?? "", ...(here ? {} : { buildCommand: "npm run build" }) },
     });
     lap("accepted");
     const revision = await build.done;
