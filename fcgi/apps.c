@@ -10,6 +10,7 @@
 #include "fcgi/peers.h"
 #include "fcgi/quota.h"
 #include "fcgi/router.h"
+#include "fcgi/starts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -326,6 +327,8 @@ static enum rc update_rows(struct request *r, const struct app_found *app, const
 		rc = env_update(db, &r->api->app_key, ENV_APP, app->id, c->env_vars, ret_f);
 	if (!rc && c->layers)
 		rc = layer_refs_set(db, true, app->id, c->layers, ret_f);
+	if (!rc && (c->env_vars || c->layers))
+		rc = starts_forget_of_app(db, app->id, ret_f);
 	return rc ? rc : db_commit(&txn, ret_f);
 }
 

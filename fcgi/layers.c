@@ -5,6 +5,7 @@
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
 #include "fcgi/peers.h"
+#include "fcgi/starts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -353,6 +354,8 @@ static enum rc write_rows(struct request *r, const char *id, bool is_new, const 
 		rc = layer_refs_set(db, false, id, c->layers, ret_f);
 	if (!rc && c->layers)
 		rc = depth_check(db, id, ret_f);
+	if (!rc && !is_new)
+		rc = starts_forget_of_org(db, r->org_id, ret_f);
 	return rc ? rc : db_commit(&txn, ret_f);
 }
 

@@ -47,6 +47,10 @@
 #define LAYERS_MAX 16
 #define APP_DOMAINS_MAX 32 /* of its own, asked for or approved */
 #define LAYER_DEPTH_MAX 8
+#define STARTS_BACKOFF_MIN_MS 1000    /* before a revision that did not start is started again, the first time */
+#define STARTS_BACKOFF_MAX_MS 3600000 /* the longest pause */
+#define STARTS_VISIT_MS 15000         /* the longest if somebody asks for it */
+#define STARTS_HEALTHY_MS 60000       /* a machine that ran so long starts its back-off over */
 #define DESCRIPTION_MAX 1024
 #define COMMAND_MAX 4096
 #define ARGS_MAX 64

@@ -4,7 +4,7 @@ noinst_LIBRARIES += libnbfcgi.a libnbapi.a
 libnbfcgi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbfcgi_a_SOURCES = fcgi/app_log.h fcgi/db.c fcgi/db.h fcgi/domains.c fcgi/domains.h fcgi/env.c fcgi/env.h \
 	fcgi/env_effective.c fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
-	fcgi/quota.c fcgi/quota.h fcgi/revision_store.c fcgi/revisions.h fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h
+	fcgi/quota.c fcgi/quota.h fcgi/revision_store.c fcgi/revisions.h fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h fcgi/starts.c fcgi/starts.h
 FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LIBS) $(OPENSSL_LIBS)
 
 # What decides about requests; without FastCGI, so that tests can call it.
@@ -37,6 +37,8 @@ nestboxschema_DATA += schema/migrations/001-initial.sql
 EXTRA_DIST += schema/migrations/001-initial.sql
 nestboxschema_DATA += schema/migrations/004-fork.sql
 EXTRA_DIST += schema/migrations/004-fork.sql
+nestboxschema_DATA += schema/migrations/011-starts.sql
+EXTRA_DIST += schema/migrations/011-starts.sql
 nestboxschema_DATA += schema/migrations/010-promotions-captures.sql
 EXTRA_DIST += schema/migrations/010-promotions-captures.sql
 

@@ -2,11 +2,13 @@
 #include "fcgi/revisions.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "fcgi/apps.h"
 #include "fcgi/handlers.h"
 #include "fcgi/page.h"
 #include "fcgi/peers.h"
 #include "fcgi/revision_json.h"
+#include "fcgi/starts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +38,15 @@ enum api_code revision_reply(struct request *r, const char *id)
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 	enum api_code code = revision_row(r, id, &q);
 
-	return code ? code : reply_json(r, 200, revision_json(r, &q, NULL));
+	struct json_object *o, *starts;
+
+	if (code)
+		return code;
+	o = revision_json(r, &q, NULL);
+	starts = starts_json(r->api->db, id);
+	if (starts)
+		json_add(o, "starts", starts);
+	return reply_json(r, 200, o);
 }
 
 enum api_code revision_get(struct request *r)
@@ -112,6 +122,7 @@ static enum api_code change(struct request *r, const char *sql, int64_t *ret_cha
 enum api_code revision_promote(struct request *r)
 {
 	_cleanup_db_q_ struct db_q row = DB_Q_INIT;
+	struct fault f = { 0 };
 	int64_t n = 0;
 	enum api_code code = revision_row(r, r->args[0], &row);
 
@@ -127,6 +138,8 @@ enum api_code revision_promote(struct request *r)
 		code = API_REVISION_NOT_FOUND;
 	if (code)
 		return code;
+	if (starts_forget(r->api->db, r->args[0], &f))
+		log_fault(LOG_LEVEL_WARN, &f, "forget failed starts revision=%s", r->args[0]);
 	runner_kick(r->api);
 	return revision_reply(r, r->args[0]);
 }

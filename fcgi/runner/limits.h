@@ -25,13 +25,12 @@
 #define RUNNER_NAMES_MAX 1024          /* names of one app */
 #define RUNNER_TARGETS_MAX 8           /* timelines that one revision is led to at once */
 #define RUNNER_ROUTE_TRIES 3           /* looks at where names shall lead, if that changes while they are moved */
-#define RUNNER_HEALTHY_MS 60000        /* a machine that ran so long starts its back-off over */
 #define RUNNER_GC_MS 60000             /* between looks for what is old */
 #define RUNNER_LOG_RATE 2000           /* lines of one instance a second; more are counted, not kept */
 #define RUNNER_RESTARTS_MS 5000        /* restarts of an instance that come sooner are written down together */
 #define GC_INSTANCE_MS 259200000ull    /* ended instances can be asked about for so long */
 #define RUNNER_BACKOFF_MIN_MS 1000
 #define PURGE_KEEP_MS 86400000ull     /* what was deleted can be restored for so long */
-#define RUNNER_BACKOFF_MAX_MS 60000    /* between attempts to start a production revision again */
+#define RUNNER_BACKOFF_MAX_MS 60000    /* between attempts at what failed by the host, not by the app */
 
 #endif

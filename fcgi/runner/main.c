@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sysexits.h>
 #include <time.h>
 
 static const char usage[] =
@@ -211,5 +212,6 @@ int main(int argc, char **argv)
 	if (!run(config, verb, verb ? argv[optind + 1] : NULL, &f))
 		return 0;
 	log_fault(LOG_LEVEL_ERROR, &f, "%s%s%s", verb ? verb : "start", verb ? " id=" : "", verb ? argv[optind + 1] : "");
-	return 1;
+	/* What is over when the host has room again, or its daemons answer, is no failure of the app's. */
+	return f.rc == RC_LIMIT || f.rc == RC_NOMEM || f.rc == RC_CLOSED || f.rc == RC_AGAIN || f.rc == RC_SYS ? EX_TEMPFAIL : 1;
 }

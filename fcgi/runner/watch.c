@@ -10,16 +10,20 @@
 #include "fcgi/runner/names.h"
 #include "fcgi/runner/purge.h"
 #include "fcgi/runner/sleep.h"
+#include "fcgi/limits.h"
 #include "fcgi/sandbox_store.h"
+#include "fcgi/starts.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 
 #define ROW_ID_MAX 64 /* of anything in the database */
 #define RETRIES_MAX 256
@@ -57,8 +61,8 @@ struct keeper { /* writes the log of a running instance */
 	struct keeper *next;
 };
 
-struct retry { /* when a production revision may be tried again */
-	char revision[ROW_ID_MAX];
+struct retry { /* when what failed may be tried again; of revisions that are started again the database knows (fcgi/starts.h) */
+	char id[ROW_ID_MAX];
 	uint64_t at_ms, wait_ms;
 };
 
@@ -142,17 +146,17 @@ static bool revision_is_busy(struct watch *w, const char *id)
 	return running_of(w, KIND_JOB, id) || running_of(w, KIND_AGAIN, id);
 }
 
-static struct retry *retry_find(struct watch *w, const char *revision)
+static struct retry *retry_find(struct watch *w, const char *id)
 {
 	for (size_t i = 0; i < RETRIES_MAX; i++)
-		if (!strcmp(w->retries[i].revision, revision))
+		if (!strcmp(w->retries[i].id, id))
 			return &w->retries[i];
 	return NULL;
 }
 
-static struct retry *retry_of(struct watch *w, const char *revision)
+static struct retry *retry_of(struct watch *w, const char *id)
 {
-	struct retry *oldest = &w->retries[0], *r = retry_find(w, revision);
+	struct retry *oldest = &w->retries[0], *r = retry_find(w, id);
 
 	if (r)
 		return r;
@@ -160,7 +164,7 @@ static struct retry *retry_of(struct watch *w, const char *revision)
 		if (w->retries[i].at_ms < oldest->at_ms)
 			oldest = &w->retries[i];
 	*oldest = (struct retry){ .wait_ms = 0 };
-	snprintf(oldest->revision, sizeof(oldest->revision), "%s", revision);
+	snprintf(oldest->id, sizeof(oldest->id), "%s", id);
 	return oldest;
 }
 
@@ -174,10 +178,24 @@ static void back_off(struct watch *w, const char *id)
 	r->at_ms = loop_now_ms(w->loop) + r->wait_ms;
 }
 
-static bool may_start(struct watch *w, const char *id)
+/* max_ms: of the pause. */
+static void start_failed(struct watch *w, const char *revision, int64_t max_ms)
+{
+	struct starts s;
+	struct fault f;
+
+	if (starts_failed(w->db, revision, (int64_t)wall_ms(), max_ms, &s, &f))
+		log_fault(LOG_LEVEL_ERROR, &f, "record a failed start");
+	else
+		log_warn("a start failed revision=%s failures=%" PRId64 " next_s=%" PRId64, revision, s.failures, (s.retry_ms - s.failed_ms) / 1000);
+}
+
+static bool may_start(struct watch *w, enum kind kind, const char *id)
 {
 	const struct retry *r = retry_find(w, id);
 
+	if (kind == KIND_AGAIN)
+		return starts_due(w->db, id, (int64_t)wall_ms());
 	return !r || r->at_ms <= loop_now_ms(w->loop);
 }
 
@@ -188,7 +206,9 @@ static void on_child_end(void *arg, int status)
 
 	log_info("ended kind=%s id=%s status=%d", kinds[j->kind].verb, j->id,
 		 WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-	if (status)
+	if (status && j->kind == KIND_AGAIN)
+		start_failed(w, j->id, WIFEXITED(status) && WEXITSTATUS(status) != EX_TEMPFAIL ? STARTS_BACKOFF_MAX_MS : RUNNER_BACKOFF_MAX_MS);
+	else if (status)
 		back_off(w, j->id);
 	/* A job that was killed leaves an instance that will never be more. Its machine is ended as one that nobody has. */
 	if (status && kinds[j->kind].org_max)
@@ -239,7 +259,7 @@ static void start(struct watch *w, enum kind kind, const char *id)
 	struct fault f;
 	pid_t pid;
 
-	if (running_of(w, kind, id) || w->n_running[kind] >= kinds[kind].max || !may_start(w, id) ||
+	if (running_of(w, kind, id) || w->n_running[kind] >= kinds[kind].max || !may_start(w, kind, id) ||
 	    (kinds[kind].org_max && (revision_is_busy(w, id) || !org_has_room(w, kind, id, org))))
 		return;
 	j = calloc(1, sizeof(*j));
@@ -321,14 +341,20 @@ static void unwant_failed(struct watch *w)
 static void start_wanted(struct watch *w)
 {
 	char ids[RUNNER_LOOK_MAX][ROW_ID_MAX];
-	size_t n = list(w,
+	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
+	size_t n = 0;
+
+	db_start(&q, w->db,
 		"SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY org_id ORDER BY id) AS turn FROM ("
 		"SELECT r.id AS id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id JOIN revisions r ON r.id = t.desired_revision_id "
-		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT r.id OR NOT " LIVES ") "
+		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND (t.revision_id IS NOT r.id OR NOT " LIVES ") AND " STARTS_DUE_SQL " "
 		"UNION SELECT r.id, a.org_id FROM timelines t JOIN apps a ON a.id = t.app_id JOIN revisions r ON r.id = t.revision_id "
-		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND NOT " LIVES ")) ORDER BY turn, id",
-		NULL, ids, ARRAY_SIZE(ids));
-
+		"WHERE a.deleted_ms IS NULL AND r.deleted_ms IS NULL AND r.status = 'succeeded' AND NOT " LIVES " AND " STARTS_DUE_SQL ")) ORDER BY turn, id");
+	db_int(&q, (int64_t)wall_ms());
+	db_int(&q, STARTS_BACKOFF_MAX_MS);
+	while (n < ARRAY_SIZE(ids) && !db_row(&q, NULL))
+		snprintf(ids[n++], ROW_ID_MAX, "%s", db_col_text(&q, 0));
+	db_end(&q);
 	for (size_t i = 0; i < n; i++)
 		start(w, KIND_AGAIN, ids[i]);
 }
@@ -348,6 +374,7 @@ static void wake(struct watch *w, const char *host)
 	if (names_target(w->db, host, app, revision, vm, NULL))
 		return;
 	if (!*vm) {
+		starts_visited(w->db, revision, NULL);
 		start(w, KIND_AGAIN, revision);
 		return;
 	}
@@ -449,19 +476,22 @@ static void start_keepers(struct watch *w)
 static void instance_gone(struct watch *w, const char *id, const char *reason)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
-	char revision[ROW_ID_MAX];
-	int64_t now = (int64_t)wall_ms();
+	char revision[ROW_ID_MAX] = "";
+	int64_t now = (int64_t)wall_ms(), since = 0;
 
 	db_start(&q, w->db, "SELECT revision_id, running_ms FROM instances WHERE id = ? AND state = 'running'");
 	db_text(&q, id);
 	if (!db_row(&q, NULL)) {
 		snprintf(revision, sizeof(revision), "%s", db_col_text(&q, 0));
-		if (now - db_col_int(&q, 1) > RUNNER_HEALTHY_MS)
-			retry_of(w, revision)->wait_ms = 0;
-		back_off(w, revision);
-		log_warn("an app's machine ended instance=%s reason=%s", id, reason);
+		since = db_col_int(&q, 1);
 	}
 	db_end(&q);
+	if (*revision) {
+		log_warn("an app's machine ended instance=%s reason=%s", id, reason);
+		if (now - since > STARTS_HEALTHY_MS)
+			starts_forget(w->db, revision, NULL);
+		start_failed(w, revision, STARTS_BACKOFF_MAX_MS);
+	}
 	run(w, "UPDATE instances SET ended_ms = ?, state = 'ended', reason = ? WHERE id = ? AND state NOT IN ('ended', 'asleep')", reason, id, now);
 }
 
@@ -525,6 +555,8 @@ static void reconcile(struct watch *w)
 		free(lost);
 		return;
 	}
+	if (starts_settle(w->db, (int64_t)wall_ms(), &f))
+		log_fault(LOG_LEVEL_WARN, &f, "forget failed starts");
 	purge_run(w->db, &w->link);
 	names_sync(w->c, w->db, &w->link);
 	if (now_ms() >= w->gc_at_ms) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Choosing an older revision: production serves it again, every request meanwhile is answered, one that takes long is not cut off, and
 // the newer one is not lost. No sandbox is needed, the files come with the request.
-import { adm, alive, check, client, ctl, deploy, finish, get, instances, must, newSlug, operator, promote, runtime, same, settled, skip, sleep, until, url } from "./lib-apps.mjs";
+import { DatabaseSync } from "node:sqlite";
+import { adm, alive, api, check, client, ctl, deploy, env, finish, get, instances, must, newSlug, operator, promote, runtime, same, settled, skip, sleep, until, url } from "./lib-apps.mjs";
 
 const app = await client.apps.create({ slug: newSlug(), config: { runtime }, env_vars: [{ key: "GREETING", value: "hello" }] });
 const base = url(app.slug);
@@ -34,6 +35,12 @@ function hammer() {
 		same(wrong.join("; "), "", `of ${n} requests, wrong ones`);
 	};
 }
+const starts = async (r) => (await api("GET", `/api/v2/revisions/${r.id}`)).body.starts ?? {};
+const sql = (text) => {
+	const db = new DatabaseSync(`${env.NESTBOX_STATE}/db/nestbox.db`, { timeout: 10000 });
+	db.exec(text);
+	db.close();
+};
 const serves = (n) => until(n, async () => (await text()) === `hello from ${n} in production`, 280000);
 
 let one, two;
@@ -139,11 +146,23 @@ await check("one that does not start leaves the app with what it had, which wake
 	await client.apps.update(app.id, { env_vars: [{ key: "GREETING", value: "bye" }] });
 	same((await promote(late.id))[0], 200);
 	await until("it was tried", async () => (await instances(app)).some((i) => i.revision_id === late.id && i.state === "ended" && /exit code 1/.test(i.reason)));
+	const failed = await until("it counts", async () => (await starts(late)).failures);
+	must(failed >= 1 && Date.parse((await starts(late)).next_at) > Date.parse((await starts(late)).last_failed_at), "when it is tried next");
+	await until("tried again, after a longer pause", async () => {
+		const s = await starts(late);
+		return s.failures > failed && Date.parse(s.next_at) - Date.parse(s.last_failed_at) >= 2000;
+	});
 	await until("what it had wakes", async () => (await text()) === "bye from one in production");
 	ctl("kill", (await alive(app)).find((i) => i.revision_id === one.id && i.state === "running").id);
 	await until("started again", async () => (await text()) === "bye from one in production");
+	// Other variables, and a promotion, are reasons to try at once, however long the pause would be.
+	sql(`UPDATE starts SET failures = 30, retry_ms = failed_ms + 3600000 WHERE revision_id = '${late.id}'`);
+	same((await promote(late.id))[0], 200);
+	await until("tried again because it was promoted", async () => (await starts(late)).failures === 1);
+	sql(`UPDATE starts SET failures = 30, retry_ms = failed_ms + 3600000 WHERE revision_id = '${late.id}'`);
 	await client.apps.update(app.id, { env_vars: [{ key: "GREETING", value: "hello" }] });
 	await serves("late");
+	same((await starts(late)).failures, undefined, "failures of one that serves");
 });
 await check("a deleted app serves nobody", async () => {
 	await client.apps.delete(app.id);

@@ -6,6 +6,7 @@
 #include "fcgi/limits.h"
 #include "fcgi/quota.h"
 #include "fcgi/sandbox_store.h"
+#include "fcgi/starts.h"
 #include "tests/lib/check.h"
 
 #include <fcntl.h>
@@ -369,6 +370,93 @@ TEST(layers_too_deep_are_an_error)
 	CHECK_EQ(run_sql(db, "INSERT INTO layer_layers VALUES ('l0_0', 0, 'deeper')"), RC_OK);
 	CHECK_EQ(env_effective(db, &key, "r", "production", &env, &f), RC_OK);
 	json_object_put(env);
+	away(db);
+}
+
+/* --- attempts to start revisions --------------------------------------------------------------------------------------- */
+
+static struct db *with_revision(void)
+{
+	struct db *db = fresh(schema_dir());
+
+	return db && layers_make(db, 1, "x") &&
+	       !run_sql(db, "INSERT INTO timelines (app_id, slug, context, desired_revision_id, updated_ms) VALUES ('a', 'production', 'production', "
+			    "'r', 1)") ? db : NULL;
+}
+
+static int64_t failures(struct db *db)
+{
+	struct json_object *o = starts_json(db, "r"), *v;
+	int64_t n = json_object_object_get_ex(o, "failures", &v) ? json_object_get_int64(v) : 0;
+
+	json_object_put(o);
+	return n;
+}
+
+TEST(pauses_between_starts_grow_to_a_bound)
+{
+	struct db *db = with_revision();
+	int64_t now = 1000000, before = 0;
+	struct fault f = { 0 };
+	struct starts s;
+
+	REQUIRE(db);
+	CHECK(starts_due(db, "r", now) && !starts_json(db, "r"));
+	for (int i = 1; i <= 40; i++) {
+		CHECK_EQ(starts_failed(db, "r", now, STARTS_BACKOFF_MAX_MS, &s, &f), RC_OK);
+		CHECK_EQ(s.failures, i);
+		CHECK_EQ(s.retry_ms - now, i == 1 ? STARTS_BACKOFF_MIN_MS : MIN_OF(before * 2, STARTS_BACKOFF_MAX_MS));
+		CHECK(!starts_due(db, "r", now) && !starts_due(db, "r", s.retry_ms - 1) && starts_due(db, "r", s.retry_ms));
+		before = s.retry_ms - now;
+		now = s.retry_ms;
+	}
+	CHECK_EQ(before, STARTS_BACKOFF_MAX_MS);
+	CHECK_EQ(failures(db), 40);
+	/* A host that had no room does not make the pause that long. */
+	CHECK_EQ(starts_failed(db, "r", now, 60000, &s, &f), RC_OK);
+	CHECK_EQ(s.retry_ms - now, 60000);
+	/* The clock was put back by a year. */
+	CHECK(starts_due(db, "r", now - 365ll * 86400000));
+	CHECK_EQ(starts_failed(db, "gone", now, 60000, &s, &f), RC_OK);
+	CHECK(!starts_json(db, "gone"));
+	away(db);
+}
+
+TEST(pauses_between_starts_end_for_a_reason)
+{
+	struct db *db = with_revision();
+	int64_t now = 1000000000;
+	struct fault f = { 0 };
+	struct starts s = { 0 };
+
+	REQUIRE(db);
+	for (int i = 0; i < 20; i++)
+		CHECK_EQ(starts_failed(db, "r", now, STARTS_BACKOFF_MAX_MS, &s, &f), RC_OK);
+	CHECK_EQ(starts_visited(db, "r", &f), RC_OK);
+	CHECK(!starts_due(db, "r", now + STARTS_VISIT_MS - 1) && starts_due(db, "r", now + STARTS_VISIT_MS));
+	CHECK_EQ(failures(db), 20);
+	CHECK_EQ(starts_visited(db, "other", &f), RC_ABSENT);
+	CHECK_EQ(starts_forget_of_app(db, "b", &f), RC_OK);
+	CHECK_EQ(starts_forget_of_org(db, "b", &f), RC_OK);
+	CHECK_EQ(failures(db), 20);
+	CHECK_EQ(starts_forget_of_app(db, "a", &f), RC_OK);
+	CHECK(starts_due(db, "r", now) && !failures(db));
+	CHECK_EQ(starts_failed(db, "r", now, 60000, &s, &f), RC_OK);
+	CHECK_EQ(starts_forget_of_org(db, "o", &f), RC_OK);
+	CHECK_EQ(failures(db), 0);
+	/* A machine that is well, but not for long enough; then it is. */
+	CHECK_EQ(starts_failed(db, "r", now, 60000, &s, &f), RC_OK);
+	CHECK_EQ(run_sql(db, "INSERT INTO instances (id, app_id, revision_id, node, state, created_ms, running_ms) VALUES ('i', 'a', 'r', 'n', "
+			     "'running', 1, 1000000000)"), RC_OK);
+	CHECK_EQ(starts_settle(db, now + STARTS_HEALTHY_MS - 1, &f), RC_OK);
+	CHECK_EQ(failures(db), 1);
+	CHECK_EQ(starts_settle(db, now + STARTS_HEALTHY_MS, &f), RC_OK);
+	CHECK_EQ(failures(db), 0);
+	/* Nothing shall lead to it any more. */
+	CHECK_EQ(starts_failed(db, "r", now, 60000, &s, &f), RC_OK);
+	CHECK_EQ(run_sql(db, "UPDATE timelines SET desired_revision_id = NULL"), RC_OK);
+	CHECK_EQ(starts_settle(db, now, &f), RC_OK);
+	CHECK_EQ(failures(db), 0);
 	away(db);
 }
 
