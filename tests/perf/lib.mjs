@@ -58,9 +58,9 @@ export async function timed(fn) {
   return performance.now() - t;
 }
 
-/** Whether a row may go on: n times, but no longer than PERF_ROW_SECONDS (15) and at least once. A suite ends in minutes on any host. */
-export function runs(n, seconds = Number(env.PERF_ROW_SECONDS ?? 15)) {
-  const end = performance.now() + seconds * 1000;
+/** Whether a row may go on: n times, but no longer than PERF_ROW_SECONDS, else its own (15), and at least once. A suite ends in minutes on any host. */
+export function runs(n, seconds = 15) {
+  const end = performance.now() + Number(env.PERF_ROW_SECONDS ?? seconds) * 1000;
   let i = 0;
   return () => i++ === 0 || (i <= n && performance.now() < end);
 }
