@@ -3,7 +3,7 @@
 noinst_LIBRARIES += libnbfcgi.a libnbapi.a
 libnbfcgi_a_CFLAGS = $(AM_CFLAGS) $(NB_PIE_CFLAGS)
 libnbfcgi_a_SOURCES = fcgi/app_log.h fcgi/db.c fcgi/db.h fcgi/domains.c fcgi/domains.h fcgi/env.c fcgi/env.h \
-	fcgi/env_effective.c fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h \
+	fcgi/env_effective.c fcgi/ids.c fcgi/ids.h fcgi/json.c fcgi/json.h fcgi/limits.h fcgi/peer.c fcgi/peer.h \
 	fcgi/quota.c fcgi/quota.h fcgi/revision_store.c fcgi/revisions.h fcgi/sandbox_store.c fcgi/sandbox_store.h fcgi/seal.c fcgi/seal.h fcgi/starts.c fcgi/starts.h
 FCGI_BASE_LIBS = libnbfcgi.a libnbschema.a libnbbase.a $(JSONC_LIBS) $(SQLITE_LIBS) $(OPENSSL_LIBS)
 
@@ -62,6 +62,10 @@ check_PROGRAMS += tests/unit/test_policy_text
 tests_unit_test_policy_text_SOURCES = tests/unit/test_policy_text.c
 tests_unit_test_policy_text_LDADD = $(API_LIBS)
 
+check_PROGRAMS += tests/fuzz/fuzz_answer
+tests_fuzz_fuzz_answer_SOURCES = tests/fuzz/fuzz_answer.c $(FUZZ_DRIVER)
+tests_fuzz_fuzz_answer_LDADD = $(FCGI_BASE_LIBS)
+tests_fuzz_fuzz_answer_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 check_PROGRAMS += tests/fuzz/fuzz_config
 tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c $(FUZZ_DRIVER)
 tests_fuzz_fuzz_config_LDADD = $(API_LIBS)

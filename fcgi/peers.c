@@ -12,42 +12,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum rc peer_init(struct peer *p, const char *run_dir, const char *name, struct fault *ret_f)
-{
-	p->fd = -1;
-	return path_join(p->path, sizeof(p->path), run_dir, name, ret_f);
-}
-
-void peer_close(struct peer *p)
-{
-	close_fd(&p->fd);
-}
-
-/* Anything readable before a question was asked is an end, or an answer that came too late to be matched. */
-static bool stale(int fd)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-
-	return poll(&pfd, 1, 0) != 0;
-}
-
 enum rc peer_call(struct api *api, struct peer *p, uint64_t timeout_ms, struct fault *ret_f)
 {
-	enum rc rc;
-
-	if (p->fd >= 0 && stale(p->fd))
-		peer_close(p);
-	if (p->fd < 0) {
-		rc = unix_connect(p->path, SOCK_SEQPACKET, &p->fd, ret_f);
-		if (rc) {
-			p->fd = -1;
-			return fault_set(ret_f, RC_CLOSED, rc == RC_SYS ? errno : 0, "nobody listens at %s", p->path);
-		}
-	}
-	rc = message_call(p->fd, &api->call, now_ms() + timeout_ms, ret_f);
-	if (rc == RC_PROTO || rc == RC_TIMEOUT || rc == RC_CLOSED || rc == RC_SYS)
-		peer_close(p);
-	return rc;
+	return peer_ask(p, &api->call, timeout_ms, ret_f);
 }
 
 #define CALL(api_, name_, request_, tag_, reply_, reply_tag_)                                         \
@@ -196,35 +163,6 @@ enum rc broker_extend(struct api *api, const char *id, uint64_t stop_at_ms, uint
 	return rc;
 }
 
-/* The answer is a guest's: bounded, parsed with care, and only its error's text is shown, cleaned. */
-static enum rc agent_answer(int fd, struct fault *ret_f)
-{
-	_cleanup_free_ char *line = malloc(AGENT_LINE_MAX);
-	_cleanup_json_ struct json_object *o = NULL;
-	struct json_object *e;
-	const char *code = "error", *message = "no reason given";
-	bool ok = false;
-	enum rc rc;
-
-	if (!line)
-		return fault_set(ret_f, RC_NOMEM, 0, "agent answer");
-	rc = fd_read_line(fd, line, AGENT_LINE_MAX, now_ms() + AGENT_ANSWER_MS, ret_f);
-	if (rc)
-		return rc;
-	rc = json_parse_object(line, strlen(line), JSON_DEPTH_CONFIG, &o, ret_f);
-	if (rc == RC_NOMEM)
-		return rc;
-	if (rc || json_get_bool(o, "ok", &ok, ret_f))
-		return fault_set(ret_f, RC_PROTO, 0, "agent answered something else");
-	if (ok)
-		return RC_OK;
-	e = json_get(o, "error");
-	if (!json_object_is_type(e, json_type_object) || json_get_str(e, "code", 40, &code, NULL) ||
-	    json_get_str(e, "message", 100, &message, NULL))
-		return fault_set(ret_f, RC_PROTO, 0, "agent answered something else");
-	return fault_set(ret_f, RC_GUEST, 0, "%s: %s", shown(code), message);
-}
-
 enum rc broker_service(struct api *api, const char *id, const char *line, int *ret_fd, int *ret_lease,
 		       struct fault *ret_f)
 {
@@ -245,7 +183,7 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 		lease = api->call.fds[1];
 	rc = fd_write_all(fd, line, strlen(line), now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (!rc)
-		rc = agent_answer(fd, ret_f);
+		rc = agent_answer(fd, now_ms() + AGENT_ANSWER_MS, NULL, ret_f);
 	/* RC_CLOSED is the broker's. */
 	if (rc == RC_CLOSED)
 		return fault_set(ret_f, RC_PROTO, 0, "agent closed the connection");

@@ -8,9 +8,6 @@
 
 #include "fcgi/request.h"
 
-enum rc peer_init(struct peer *p, const char *run_dir, const char *name, struct fault *ret_f);
-void peer_close(struct peer *p);
-
 /* api->call has op, put, request, get and reply set; descriptors of the answer are the caller's. RC_CLOSED with text
  * "nobody listens" if the peer is not there at all. */
 enum rc peer_call(struct api *api, struct peer *p, uint64_t timeout_ms, struct fault *ret_f);

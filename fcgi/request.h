@@ -16,6 +16,7 @@
 #include "fcgi/ids.h"
 #include "fcgi/json.h"
 #include "fcgi/limits.h"
+#include "fcgi/peer.h"
 #include "fcgi/pool.h"
 #include "fcgi/seal.h"
 #include "schema/broker.h"
@@ -26,12 +27,6 @@
 #include <stdint.h>
 
 #define TRACE_MAX 33
-
-/* A connection that is made when it is first needed and again after it broke. */
-struct peer {
-	char path[108];
-	int fd;
-};
 
 /* What a worker keeps between requests. */
 struct api {

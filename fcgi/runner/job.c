@@ -224,7 +224,7 @@ static enum rc unpack(struct job *j, struct fault *ret_f)
 	if (!rc && shutdown(fd, SHUT_WR) < 0)
 		rc = fault_set(ret_f, RC_CLOSED, errno, "end of the bundle");
 	if (!rc)
-		rc = link_answer(fd, j->deadline_ms, &answer, ret_f);
+		rc = agent_answer(fd, j->deadline_ms, &answer, ret_f);
 	json_object_put(answer);
 	return rc;
 }

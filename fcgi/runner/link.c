@@ -12,40 +12,26 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define AGENT_ANSWER_MS 15000
+#define ANSWER_MS 15000
 #define FRAME_HEAD 5u
 enum { FRAME_STDOUT = 1, FRAME_STDERR = 2, FRAME_EXIT = 3 };
 
 enum rc link_init(struct link *l, const struct config *c, struct fault *ret_f)
 {
-	enum rc rc = path_join(l->path, sizeof(l->path), c->run_dir, "broker.sock", ret_f);
+	enum rc rc = peer_init(&l->broker, c->run_dir, "broker.sock", ret_f), other = peer_init(&l->gateway, c->run_dir, "gateway.sock", ret_f);
 
-	l->fd = l->gateway_fd = -1;
-	return rc ? rc : path_join(l->gateway_path, sizeof(l->gateway_path), c->run_dir, "gateway.sock", ret_f);
+	return rc ? rc : other;
 }
 
 void link_close(struct link *l)
 {
-	close_fd(&l->fd);
-	close_fd(&l->gateway_fd);
-}
-
-static enum rc call_on(int *fd, const char *path, uint64_t timeout_ms, struct message_call *c, struct fault *ret_f)
-{
-	enum rc rc = RC_OK;
-
-	if (*fd < 0)
-		rc = unix_connect(path, SOCK_SEQPACKET, fd, ret_f);
-	if (!rc)
-		rc = message_call(*fd, c, now_ms() + timeout_ms, ret_f);
-	if (rc == RC_PROTO || rc == RC_TIMEOUT || rc == RC_CLOSED)
-		close_fd(fd);
-	return rc;
+	peer_close(&l->broker);
+	peer_close(&l->gateway);
 }
 
 static enum rc call(struct link *l, struct message_call *c, struct fault *ret_f)
 {
-	return call_on(&l->fd, l->path, RUNNER_CALL_MS, c, ret_f);
+	return peer_ask(&l->broker, c, RUNNER_CALL_MS, ret_f);
 }
 
 /* struct message_call is too large for the stack of a deep call. */
@@ -133,10 +119,10 @@ enum rc link_host_stat(struct link *l, const char *host, struct gateway_host_sta
 
 	snprintf(m.host, sizeof(m.host), "%s", host);
 	prepare(GATEWAY_HOST_STAT, (message_put_fn *)gateway_host_put, &m, (message_get_fn *)gateway_host_stat_get, ret);
-	rc = call_on(&l->gateway_fd, l->gateway_path, RUNNER_GATEWAY_MS, &shared, ret_f);
+	rc = peer_ask(&l->gateway, &shared, RUNNER_GATEWAY_MS, ret_f);
 	/* It was restarted since: once more on a fresh connection. */
 	if (rc == RC_CLOSED || rc == RC_PROTO)
-		rc = call_on(&l->gateway_fd, l->gateway_path, RUNNER_GATEWAY_MS, &shared, ret_f);
+		rc = peer_ask(&l->gateway, &shared, RUNNER_GATEWAY_MS, ret_f);
 	return rc;
 }
 
@@ -250,45 +236,6 @@ struct json_object *json_strings(const char *const *items)
 	return a;
 }
 
-/* A guest wrote this: anything may be in it. */
-static void clean_text(char *out, size_t size, const char *text)
-{
-	size_t n = 0;
-
-	for (; *text && n + 1 < size; text++)
-		out[n++] = (unsigned char)*text < 0x20 || *text == 0x7f ? ' ' : *text;
-	out[n] = '\0';
-}
-
-enum rc link_answer(int fd, uint64_t deadline_ms, struct json_object **ret, struct fault *ret_f)
-{
-	_cleanup_free_ char *line = malloc(AGENT_LINE_MAX);
-	struct json_object *o, *error, *message;
-	enum rc rc;
-
-	if (!line)
-		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	rc = fd_read_line(fd, line, AGENT_LINE_MAX, deadline_ms, ret_f);
-	if (rc)
-		return rc;
-	o = json_tokener_parse(line);
-	if (!json_object_is_type(o, json_type_object)) {
-		json_object_put(o);
-		return fault_set(ret_f, RC_GUEST, 0, "the machine's agent answered nonsense");
-	}
-	if (json_object_object_get_ex(o, "error", &error)) {
-		char text[120] = "no reason given";
-
-		if (json_object_is_type(error, json_type_object) && json_object_object_get_ex(error, "message", &message) &&
-		    json_object_is_type(message, json_type_string))
-			clean_text(text, sizeof(text), json_object_get_string(message));
-		json_object_put(o);
-		return fault_set(ret_f, RC_GUEST, 0, "%s", text);
-	}
-	*ret = o;
-	return RC_OK;
-}
-
 enum rc link_service(struct link *l, const char *id, struct json_object *request, int *ret_fd,
 		     struct json_object **ret_answer, struct fault *ret_f)
 {
@@ -296,7 +243,7 @@ enum rc link_service(struct link *l, const char *id, struct json_object *request
 	struct broker_vm_dialed dialed;
 	struct json_object *answer = NULL;
 	_cleanup_fd_ int fd = -1;
-	uint64_t deadline = now_ms() + AGENT_ANSWER_MS;
+	uint64_t deadline = now_ms() + ANSWER_MS;
 	const char *text = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
 	enum rc rc;
 
@@ -315,7 +262,7 @@ enum rc link_service(struct link *l, const char *id, struct json_object *request
 	if (!rc)
 		rc = fd_write_all(fd, "\n", 1, deadline, ret_f);
 	if (!rc)
-		rc = link_answer(fd, deadline, &answer, ret_f);
+		rc = agent_answer(fd, deadline, &answer, ret_f);
 	json_object_put(request);
 	if (rc)
 		return rc;
@@ -378,7 +325,7 @@ static enum rc exit_status(const uint8_t *data, size_t n, struct fault *ret_f)
 	} else if (json_object_is_type(signal, json_type_string)) {
 		char name[24];
 
-		clean_text(name, sizeof(name), json_object_get_string(signal));
+		guest_text(name, sizeof(name), json_object_get_string(signal));
 		rc = fault_set(ret_f, RC_GUEST, 0, "the command was ended by %s", name);
 	} else if (!json_object_is_type(code, json_type_int)) {
 		rc = fault_set(ret_f, RC_GUEST, 0, "the machine's agent answered nonsense");

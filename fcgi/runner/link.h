@@ -8,14 +8,14 @@
 
 #include "base/config.h"
 #include "base/fault.h"
+#include "fcgi/peer.h"
 #include "schema/broker.h"
 #include "schema/gateway.h"
 
 #include <json-c/json.h>
 
 struct link {
-	char path[256], gateway_path[256];
-	int fd, gateway_fd;
+	struct peer broker, gateway;
 };
 
 enum rc link_init(struct link *l, const struct config *c, struct fault *ret_f);
@@ -49,8 +49,6 @@ enum rc link_vms(struct link *l, link_vm_fn *fn, void *arg, struct fault *ret_f)
 /* A service of the machine's agent; takes `request`. ret_answer may be NULL. RC_GUEST with the agent's message if it refused. */
 enum rc link_service(struct link *l, const char *id, struct json_object *request, int *ret_fd,
 		     struct json_object **ret_answer, struct fault *ret_f);
-/* Reads one more answer line of a service. */
-enum rc link_answer(int fd, uint64_t deadline_ms, struct json_object **ret, struct fault *ret_f);
 
 /* Runs a command to its end, every line of its output to `line`. RC_GUEST unless it exits with 0. */
 typedef void link_line_fn(void *arg, bool is_error, const char *text);

@@ -647,7 +647,7 @@ static void subscribe(struct watch *w)
 	static struct message_call call = { .op = BROKER_SUBSCRIBE };
 	struct fault f;
 
-	if (unix_connect(w->link.path, SOCK_SEQPACKET, &w->events_fd, &f))
+	if (unix_connect(w->link.broker.path, SOCK_SEQPACKET, &w->events_fd, &f))
 		return;
 	if (message_call(w->events_fd, &call, now_ms() + 5000, &f) || fd_nonblock(w->events_fd, &f) ||
 	    loop_fd(w->loop, w->events_fd, EPOLLIN, on_event, w, &w->events, &f)) {

@@ -31,7 +31,7 @@ static struct link link_new(int *ret_listen)
 {
 	struct link l;
 
-	if (link_init(&l, config(), NULL) || unix_listen(l.path, SOCK_SEQPACKET, 0600, (gid_t)-1, ret_listen, NULL))
+	if (link_init(&l, config(), NULL) || unix_listen(l.broker.path, SOCK_SEQPACKET, 0600, (gid_t)-1, ret_listen, NULL))
 		abort();
 	return l;
 }
@@ -135,7 +135,7 @@ static enum rc exec_with(void (*agent)(int fd), uint64_t ms, char seen[64], stru
 	rc = link_exec(&l, "vm", o, now_ms() + ms, on_line, NULL, seen, f);
 	link_close(&l);
 	close(listen_fd);
-	unlink(l.path);
+	unlink(l.broker.path);
 	waitpid(pid, &status, 0);
 	return rc;
 }
@@ -238,7 +238,7 @@ TEST(restarts_that_a_guest_invents_are_counted_and_not_written_one_by_one)
 	db_close(db);
 	close(claim);
 	close(listen_fd);
-	unlink(l.path);
+	unlink(l.broker.path);
 	waitpid(pid, &status, 0);
 }
 
