@@ -160,7 +160,8 @@ launch() { # launch NAME
 	[ "${group_of[$name]}" = - ] || held[${group_of[$name]}]=$name
 	(
 		if [ "${kind_of[$name]}" = free ]; then
-			unset NESTBOX_CONF NESTBOX_STATE NESTBOX_RUN NESTBOX_SV NESTBOX_LOGS NESTBOX_EGRESS_CERTS NESTBOX_CONF_EXTRA
+			unset NESTBOX_CONF NESTBOX_STATE NESTBOX_RUN NESTBOX_SV NESTBOX_LOGS NESTBOX_EGRESS_CERTS NESTBOX_CONF_EXTRA \
+				DENO_SANDBOX_ENDPOINT DENO_DEPLOY_ENDPOINT DENO_DEPLOY_TOKEN DENO_CERT
 		else
 			NESTBOX_ORG=$(echo "$name" | tr /_ --)
 			DENO_DEPLOY_TOKEN=$(token_of "$NESTBOX_ORG" 2>"$(log_of "$name")") || { echo "1 $name" >&9; exit; }

@@ -188,7 +188,7 @@ await test("a child outlives the client that started it", async () => {
     ...piped,
   });
   await guest.close();
-  await until(async () => (await sandbox.sh`cat ${marker} 2>/dev/null || true`.text()) === "0\n", 30_000);
+  await until(async () => (await sandbox.sh`cat ${marker} 2>/dev/null || true`.text()) === "0\n", 120_000);
   await sandbox.sh`rm ${marker}`;
 });
 
