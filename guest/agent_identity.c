@@ -145,6 +145,9 @@ static enum rc set_ca(const char *pem, struct fault *ret_f)
 	 * else only in a directory of hashes that the bundle is not part of. */
 	if (symlink(BUNDLE, OPENSSL_DEFAULT) < 0 && errno != EEXIST)
 		log_warn("cannot make %s sys=%d", OPENSSL_DEFAULT, errno);
+	/* As update-ca-certificates names it: what a Java that is installed later makes its own store of. */
+	if (symlink("/usr/local/share/ca-certificates/nestbox.crt", "/etc/ssl/certs/nestbox.pem") < 0 && errno != EEXIST)
+		log_warn("cannot make nestbox.pem sys=%d", errno);
 	return agent_file_put("/usr/local/share/ca-certificates/nestbox.crt", pem, ret_f);
 }
 

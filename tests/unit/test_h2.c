@@ -57,6 +57,9 @@ static void refused(const char *lines, const char *status)
 		check_failed_here++;
 	}
 	CHECK_EQ(w.up.streams[1].text_n, 0);
+	/* What nghttp2 refuses by itself is on record, too. */
+	if (!*status)
+		CHECK_STR(w.last_row, "deny   0 [] malformed request");
 	/* The connection itself is as good as before. */
 	if (!w.guest.got_goaway) {
 		id = peer_request(&w.guest, GET, NULL, true);

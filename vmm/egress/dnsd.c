@@ -67,6 +67,7 @@ static void decide(struct sandbox *sb, const struct dns_question *q, struct dns_
 
 	if (!q->name[0]) {
 		a->rcode = DNS_NXDOMAIN;
+		row_refused(sb, NULL, "not a host name");
 	} else if (ends_in(q->name, "in-addr.arpa") || ends_in(q->name, "ip6.arpa")) {
 		decide_reverse(sb, q, a);
 	} else if (ends_in(q->name, "localhost")) {

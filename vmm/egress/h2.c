@@ -157,13 +157,25 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
 	return 0;
 }
 
+/* nghttp2 has refused it before there was a stream: fields that no request may have, or two of what must be one. */
+static void refused_row(struct h2 *h)
+{
+	const struct h2_row row = { .decision = "deny", .reason = "malformed request", .method = "", .path = "", .rule = "",
+				    .secret = "", .started_ms = h->hooks.now(h->hooks.arg) };
+
+	h->hooks.row(h->hooks.arg, &row);
+}
+
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *arg)
 {
 	struct h2_stream *s = nghttp2_session_get_stream_user_data(session, id);
 	enum h2_side side = side_of(arg, session);
 
-	if (!s)
+	if (!s) {
+		if (side == H2_GUEST && (code == NGHTTP2_PROTOCOL_ERROR || code == NGHTTP2_INTERNAL_ERROR))
+			refused_row(arg);
 		return 0;
+	}
 	if (side == H2_UP) {
 		h2_up_closed(s, code);
 	} else {
