@@ -174,7 +174,15 @@ await test("what is refused, and says why", async () => {
   }
   assert.equal((await call("POST", "/sbx_ord_aaaaaaaaaaaaaaaaaaaa/fork", {})).status, 404);
   if (/^tenant_vms = 16$/m.test(fs.readFileSync(CONF, "utf8"))) {
-    const family = () => fs.readdirSync(`${STATE}/vms`).filter((id) => fs.existsSync(`${STATE}/vms/${id}/policy`) && policy(id).includes(placeholders(parent.id)[0]));
+    // Other machines of the host come and go meanwhile.
+    const mine = (id) => {
+      try {
+        return policy(id);
+      } catch {
+        return "";
+      }
+    };
+    const family = () => fs.readdirSync(`${STATE}/vms`).filter((id) => mine(id).includes(placeholders(parent.id)[0]));
     const before = family();
     assert.equal(before.length, 3);
     const r = await call("POST", `/${parent.id}/fork`, { count: 16 });

@@ -168,7 +168,8 @@ await test("the value is in no process on the host but the proxy, in no file or 
   let workers = 0;
   const look = (pid, name) => {
     try {
-      assert.ok(searchMemory(pid).bytes > 1 << 16, name);
+      const { bytes } = searchMemory(pid);
+      assert.ok(bytes > 1 << 16 || /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1")), name);
     } catch (e) {
       if (!(e instanceof assert.AssertionError)) return; // it ended
       found_in.push(`${name}: ${e.message}`);
@@ -180,7 +181,9 @@ await test("the value is in no process on the host but the proxy, in no file or 
     const name = cmd[0].split("/").pop();
     if (![...daemons, "nestbox-api"].includes(name) || !cmd.includes(process.env.NESTBOX_CONF)) continue;
     // Who has values, or could have, leaves no core and is traced by nobody: what is not dumpable belongs to root in /proc.
-    assert.equal(statSync(`/proc/${pid}/maps`).uid, 0, `${name} can be dumped`);
+    const uid = ifThere(`/proc/${pid}/maps`, (maps) => statSync(maps).uid);
+    if (uid === undefined) continue; // the runner has a process for each job
+    assert.equal(uid, 0, `${name} can be dumped`);
     if (name === "nestbox-api") workers++;
     else seen.add(name);
     if (name !== "nestbox-egress") look(pid, name);
