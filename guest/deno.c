@@ -217,6 +217,7 @@ struct ready_wait {
 	struct source *timer;
 	pid_t pid;
 	uint64_t pause_ms;
+	struct proc_look look;
 };
 
 static void ready_answer(struct ready_wait *w, bool ready)
@@ -235,7 +236,7 @@ static void ready_look(void *arg)
 
 	if (!p || p->exited) {
 		ready_answer(w, false);
-	} else if (!proc_listens(w->pid, &port, &v6)) {
+	} else if (!proc_listens(w->pid, &w->look, &port, &v6)) {
 		ready_answer(w, true);
 	} else {
 		w->pause_ms = MIN_OF(w->pause_ms * 3 / 2, (uint64_t)HTTP_WAIT_LAST_MS);

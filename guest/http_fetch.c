@@ -159,7 +159,7 @@ static bool put_target(struct fetch *f, struct buf *b)
 		put_quoted(b, "url", f->url);
 		return true;
 	}
-	if (proc_listens(f->pid, &port, &v6) || !http_origin(f->url, origin, sizeof(origin)))
+	if (proc_listens(f->pid, NULL, &port, &v6) || !http_origin(f->url, origin, sizeof(origin)))
 		return false;
 	rest = strstr(f->url, "://") + 3;
 	buf_puts(b, "url = \"http://");

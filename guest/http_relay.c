@@ -288,7 +288,7 @@ void http_service(struct session *s, int fd, const char *domain)
 		relay_free(r);
 	} else if (!e) {
 		relay_refuse(r, "ENOENT", "no service has this name");
-	} else if (e->pid && proc_listens(e->pid, &r->port, &r->tried_v6)) {
+	} else if (e->pid && proc_listens(e->pid, NULL, &r->port, &r->tried_v6)) {
 		relay_refuse(r, "ECONNREFUSED", "the process does not listen");
 	} else {
 		if (!e->pid)

@@ -89,8 +89,16 @@ void proc_conn_lost(struct session *s, struct rpc_conn *c);
 int signal_from_name(const char *name);   /* "SIGTERM" -> 15; -1 if unknown */
 const char *signal_name(int signal);      /* "SIGTERM"; "SIGRTMIN+3"-like names aren't known: "SIG35" */
 
-/* The TCP port that a process of p's tree listens on. RC_ABSENT if none does. *ret_v6: only reachable at ::1. */
-enum rc proc_listens(pid_t pid, uint16_t *ret_port, bool *ret_v6);
+/*
+ * For who looks again and again, zeros at first: as long as no socket of the machine has begun to listen, or ended, since the last look, processes
+ * are looked through only each PROC_LOOK_EACH times (one may have been handed a socket that listens already).
+ */
+struct proc_look {
+	uint64_t listeners;
+	unsigned int n;
+};
+/* The TCP port that a process of p's tree listens on. RC_ABSENT if none does. *ret_v6: only reachable at ::1. look may be NULL. */
+enum rc proc_listens(pid_t pid, struct proc_look *look, uint16_t *ret_port, bool *ret_v6);
 
 extern rpc_method_fn rpc_spawn, rpc_process_wait, rpc_process_kill;
 

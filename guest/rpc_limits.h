@@ -43,6 +43,7 @@
 
 #define HTTP_WAIT_FIRST_MS 20              /* search for a listening port: first pause, doubled up to the last */
 #define HTTP_WAIT_LAST_MS 250
+#define PROC_LOOK_EACH 16                  /* looks for a port of which one goes through all processes although no socket is new */
 #define HTTP_HEAD_MAX (256u << 10)         /* response head of a fetch, all hops of curl's output together */
 #define HTTP_REDIRECTS_MAX 20
 #define HTTP_URL_MAX 65536

@@ -41,6 +41,7 @@ struct waiting {
 	struct proc *proc;
 	uint16_t port;
 	uint64_t pause_ms;
+	struct proc_look look;
 };
 
 static void waiting_free(struct waiting *w)
@@ -83,7 +84,7 @@ static void on_look(void *arg)
 			last_words(w->proc->pipe[!i].fd, words, sizeof(words));
 		proc_drain(w->proc);
 		rpc_call_error(w->call, "Error", NULL, PROGRAM " ended before it listened (wait status %d)%s", w->proc->status, words);
-	} else if (proc_listens(w->proc->pid, &port, &v6) || port != w->port) {
+	} else if (proc_listens(w->proc->pid, &w->look, &port, &v6) || port != w->port) {
 		w->pause_ms = MIN_OF(w->pause_ms * 3 / 2, (uint64_t)HTTP_WAIT_LAST_MS);
 		loop_timer_set(w->timer, now_ms() + w->pause_ms);
 		return;

