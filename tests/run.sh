@@ -250,9 +250,9 @@ lease_grace_ms = 1000
 egress_resolver = 10.199.77.2
 egress_allow_private = 10.199.77.8/29 10.199.77.16/28
 egress_ca_file = $NESTBOX_EGRESS_CERTS/ca.pem"
-	# What sdk/vscode and an example of sdk/readme need: made of npm's packages beside all else, the first time (75 s of a processor). Not a job of ours.
-	for n in sdk/vscode sdk/readme sdk-deno/vscode sdk-deno/readme; do
-		wanted $n || continue
+	# What an example of sdk/readme needs, unless NESTBOX_NO_CODE_SERVER is set: made of npm's packages beside all else, the first time (75 s of a processor). Not a job of ours.
+	for n in sdk/readme sdk-deno/readme; do
+		wanted $n && [ -z "${NESTBOX_NO_CODE_SERVER:-}" ] || continue
 		want=code-server@$(sed -n 's/^version=//p' "$SRC/guest/image/code-server.sh")
 		[ -d "$PREFIX/var/lib/nestbox/images/.code-server" ] || [ -n "$(timeout 30 npm view "$want" version --fetch-retries=0 2>/dev/null)" ] || break
 		export NESTBOX_CODE_SERVER=$OUT/code-server

@@ -50,8 +50,14 @@ export default () => {
   "VSCode browser instance": { // the image has no code-server, and somebody must end it
     before: async () => (vscode = await codeServer()),
     replace: [["Sandbox.create()", () => `Sandbox.create(${JSON.stringify(vscode.options)})`], ["// Start", `await sandbox.sh\`${LINK}\`;\n// Start`],
-      ["await vscode.status;", `console.log("answers", (await fetch(vscode.url)).status);\nawait vscode.kill();\nawait vscode.status;`]],
-    prints: /^https:.*\nanswers 200$/m,
+      ["await vscode.status;", `const page = await fetch(vscode.url), html = await page.text();
+const socket = new WebSocket(vscode.url.replace(/^http/, "ws") + "/?reconnectionToken=" + crypto.randomUUID() + "&reconnection=false&skipWebSocketFrames=false");
+await new Promise((yes, no) => { socket.onopen = yes; socket.onerror = (e) => no(new Error("no WebSocket: " + e.message)); });
+socket.close();
+console.log("answers", page.status, html.includes("vscode-workbench-web-configuration"));
+await vscode.kill();
+await vscode.status;`]],
+    prints: /^https:.*\nanswers 200 true$/m,
     after: () => vscode.remove(),
   },
   "Template literal commands with variable interpolation": {
