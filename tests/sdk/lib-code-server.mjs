@@ -21,7 +21,19 @@ export async function codeServer() {
   const volume = await client.volumes.create({ slug: `code-server-${Math.random().toString(36).slice(2, 8)}`, region: process.env.NESTBOX_REGION ?? "ord", capacity: size });
   // As an operator would fill a volume that nobody has yet: the same file, of the same size.
   await fill(path.join(state, "volumes", volume.id, "disk"), `${dir}/disk`);
-  return { options: { volumes: { [PLACE]: volume.id } }, remove: () => client.volumes.delete(volume.id) };
+  return { options: { volumes: { [PLACE]: volume.id } }, remove: () => remove(client, volume.id) };
+}
+
+/** Its sandbox ends a grace after the connection that it lived by. */
+async function remove(client, id) {
+  for (let n = 0; ; n++) {
+    try {
+      return await client.volumes.delete(id);
+    } catch (e) {
+      if (e.code !== "VOLUME_IN_USE" || n === 120) throw e;
+      await sleep(500);
+    }
+  }
 }
 
 /** Holes stay holes. */
