@@ -385,7 +385,7 @@ static enum rc take_entry(struct archive *in, struct archive_entry *e, struct bu
 	}
 }
 
-static enum rc copy_tar(struct archive *in, struct input *input, struct bundle_writer *w, struct fault *ret_f)
+static enum rc copy_tar(struct archive *in, struct bundle_writer *w, struct fault *ret_f)
 {
 	struct archive_entry *e;
 	uint64_t seen = 0;
@@ -402,8 +402,6 @@ static enum rc copy_tar(struct archive *in, struct input *input, struct bundle_w
 	}
 	if (rc == ARCHIVE_EOF)
 		return RC_OK;
-	if (input->fault.rc)
-		return fault_set(ret_f, input->fault.rc, 0, "the tree did not arrive in time");
 	return fault_set(ret_f, RC_GUEST, 0, "tar: %.100s", archive_error_string(in) ? archive_error_string(in) : "?");
 }
 
@@ -426,10 +424,12 @@ enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bund
 		/* tar and nothing else: no compression, no other format that libarchive would guess. */
 		archive_read_support_format_tar(in);
 		if (archive_read_open(in, input, NULL, on_read, NULL) != ARCHIVE_OK)
-			rc = input->fault.rc ? fault_set(ret_f, input->fault.rc, 0, "the tree did not arrive in time") :
-					       fault_set(ret_f, RC_GUEST, 0, "not a tar stream");
+			rc = fault_set(ret_f, RC_GUEST, 0, "not a tar stream");
 		else
-			rc = copy_tar(in, input, w, ret_f);
+			rc = copy_tar(in, w, ret_f);
+		/* Wherever in the tree it was: nothing is wrong with what came. */
+		if (rc == RC_GUEST && input->fault.rc)
+			rc = fault_set(ret_f, input->fault.rc, 0, "the tree did not arrive in time");
 	}
 	archive_read_free(in);
 	if (rc) {

@@ -199,25 +199,33 @@ TEST(as_many_entries_as_a_bundle_may_hold_and_not_one_more)
 }
 
 /* A sender that always has more: a tar header of the root, again and again. It gives up after a while, so that nobody waits for ever. */
+static void tar_head(char head[512], const char *name, const char *size, char type)
+{
+	unsigned int sum = 0;
+
+	memset(head, 0, 512);
+	strcpy(head, name);
+	memcpy(head + 100, "0000755", 8);
+	memcpy(head + 108, "0000000", 8);
+	memcpy(head + 116, "0000000", 8);
+	memcpy(head + 124, size, 12);
+	memcpy(head + 136, "00000000000", 12);
+	memset(head + 148, ' ', 8);
+	head[156] = type;
+	memcpy(head + 257, "ustar\00000", 8);
+	for (size_t i = 0; i < 512; i++)
+		sum += (unsigned char)head[i];
+	snprintf(head + 148, 8, "%06o", sum);
+}
+
 static enum rc feed_endless(const struct bundle_limits *limits, uint64_t deadline_ms, struct bundle *b, struct fault *f)
 {
-	char head[512] = "./";
-	unsigned int sum = 0;
+	char head[512];
 	int p[2];
 	pid_t pid;
 	enum rc rc;
 
-	memcpy(head + 100, "0000755", 8);
-	memcpy(head + 108, "0000000", 8);
-	memcpy(head + 116, "0000000", 8);
-	memcpy(head + 124, "00000000000", 12);
-	memcpy(head + 136, "00000000000", 12);
-	memset(head + 148, ' ', 8);
-	head[156] = '5';
-	memcpy(head + 257, "ustar\00000", 8);
-	for (size_t i = 0; i < sizeof(head); i++)
-		sum += (unsigned char)head[i];
-	snprintf(head + 148, 8, "%06o", sum);
+	tar_head(head, "./", "00000000000", '5');
 	if (pipe2(p, O_CLOEXEC))
 		abort();
 	pid = fork();
@@ -245,6 +253,22 @@ TEST(a_stream_that_never_ends_is_ended)
 	signal(SIGPIPE, SIG_IGN);
 	CHECK_EQ(feed_endless(&few, now_ms() + 60000, &b, &f), RC_LIMIT);
 	CHECK_EQ(feed_endless(&many, now_ms() + 300, &b, &f), RC_TIMEOUT);
+}
+
+/* In the middle of a file, too, it is the time that was short and not the tree that is wrong. */
+TEST(a_stream_that_stands_still_is_late)
+{
+	struct bundle_limits limits = BUNDLE_LIMITS_DEFAULT;
+	char head[2 * 512];
+	struct bundle b;
+	struct fault f;
+	int p[2];
+
+	tar_head(head, "./f", "00004000000", '0');
+	REQUIRE(!pipe2(p, O_CLOEXEC) && write(p[1], head, sizeof(head)) == (ssize_t)sizeof(head));
+	CHECK_EQ(bundle_from_tar(p[0], &limits, bundles_dir(), now_ms() + 300, &b, &f), RC_TIMEOUT);
+	close(p[0]);
+	close(p[1]);
 }
 
 TEST(nothing_is_left_behind_by_failures)
