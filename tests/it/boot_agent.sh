@@ -51,7 +51,7 @@ disk() { # disk SERIAL FILE read-only
 disk image "$IMAGE/root.erofs" on
 disk overlay "$work/overlay" off
 for i in 0 1 2 3; do disk "spare$i" "$work/spare$i" off; done
-in_ns qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
+ip netns exec "$ns" qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-M microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,ioapic2=on,x-option-roms=off,auto-kernel-cmdline=off \
 	-accel tcg,thread=multi,tb-size=128 -cpu max,-cx16 -smp 2 -m "$MEMORY" -global virtio-mmio.force-legacy=false \
 	-kernel "$IMAGE/kernel" -initrd "$IMAGE/initrd" \
@@ -63,7 +63,7 @@ in_ns qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-device "virtio-net-device,netdev=net1,mac=02:6e:62:00:00:02,bus=virtio-mmio-bus.$((slot + 1))" \
 	-object rng-builtin,id=rng -device "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.$((slot + 2))" \
 	</dev/null >"$work/qemu" 2>&1 &
-qemu=$!
+qemu=$! # its own: a function's would be that of a shell, whose end it would outlive
 
 if [ -n "${KEEP:-}" ]; then
 	echo "namespace $ns, console $work/console; ip netns exec $ns $NODE $PWD/lib-agent.mjs --help"
