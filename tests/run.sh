@@ -203,8 +203,6 @@ run_all() {
 	done
 }
 
-for t in "$SRC"/tests/alone/*; do [ ! -x "$t" ] || add free - "alone/$(basename "${t%.*}")" "$t"; done
-
 # --- programs that drive a running system ------------------------------------------------------------------------
 # What they call of the SDK is noted (lib/cover.mjs); lib/compat.mjs compares it with doc/compatibility.md at the end.
 COVER=$OUT/coverage
@@ -232,6 +230,8 @@ for d in sec it sdk; do # those first of which the fewest can run at once
 		[ $d = sdk ] && ! sed -n 2p "$t" | grep -q 'Node only' && add_program $kind $group "sdk-deno/${name#sdk/}" "$t"
 	done
 done
+# After the longest of those that need no instance.
+for t in "$SRC"/tests/alone/*; do [ ! -x "$t" ] || add free - "alone/$(basename "${t%.*}")" "$t"; done
 # Those that kill daemons, in this order.
 for t in "$SRC"/tests/it/zz-*; do add_program whole - "it/$(basename "${t%.*}")" "$t"; done
 
@@ -277,7 +277,7 @@ fi
 
 # --- what needs real KVM, in a machine of its own ----------------------------------------------------------------
 if [ -x "$SRC/tests/kvmbed/run.sh" ]; then
-	NESTBOX_NO_SECOND=1 LIMIT=${NESTBOX_KVMBED_LIMIT:-2700} suite kvmbed "$SRC/tests/kvmbed/run.sh"
+	NESTBOX_NO_SECOND=1 LIMIT=${NESTBOX_KVMBED_LIMIT:-2900} suite kvmbed "$SRC/tests/kvmbed/run.sh"
 fi
 
 echo
