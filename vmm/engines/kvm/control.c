@@ -196,6 +196,17 @@ static enum rc op_save(struct serve *s, struct request *r, struct fault *ret_f)
 	return vm_save(s->vm, memory_fd, state_fd, ret_f);
 }
 
+/* One more descriptor of the reply; what is sent is closed then, so it is a copy of one that stays. */
+static enum rc reply_copy(struct request *r, int fd, struct fault *ret_f)
+{
+	int copy = dup(fd);
+
+	if (copy < 0)
+		return fault_set(ret_f, rc_from_errno(errno), errno, "duplicate descriptor");
+	r->reply_fds[r->n_reply_fds++] = copy;
+	return RC_OK;
+}
+
 static enum rc op_fork(struct serve *s, struct request *r, struct fault *ret_f)
 {
 	struct control_forked m = { 0 };
@@ -204,10 +215,19 @@ static enum rc op_fork(struct serve *s, struct request *r, struct fault *ret_f)
 
 	if (rc)
 		return rc;
-	if (s->vm->memory.base_fd >= 0)
-		r->reply_fds[r->n_reply_fds++] = dup(s->vm->memory.base_fd);
 	s->delta_fd = result.delta_fd;
-	r->reply_fds[r->n_reply_fds++] = dup(s->delta_fd);
+	if (s->vm->memory.base_fd >= 0)
+		rc = reply_copy(r, s->vm->memory.base_fd, ret_f);
+	if (!rc)
+		rc = reply_copy(r, s->delta_fd, ret_f);
+	if (rc) { /* the asker gets nothing, so nobody would send RESUME */
+		close(result.state_fd);
+		close_fd(&s->delta_fd);
+		fds_close(r->reply_fds, r->n_reply_fds);
+		r->n_reply_fds = 0;
+		vm_resume(s->vm, NULL);
+		return rc;
+	}
 	r->reply_fds[r->n_reply_fds++] = result.state_fd;
 	m.layers = s->vm->memory.base_fd >= 0 ? 2 : 3;
 	m.pages = result.pages;
