@@ -18,7 +18,7 @@ const TREE = `mkdir -p tree && cd tree && for d in $(seq 0 99); do mkdir -p d$d 
 
 // --- what Deno does here ---
 const LOCAL = `
-const [runs, bigRuns, walks, big] = Deno.args.map(Number), out = { exec: [], small: [], write: [], read: [], walk: [], repl: [] };
+const [runs, bigRuns, walks, big] = Deno.args.map(Number), out = { exec: [], small: [], write: [], read: [], walk: [], start: [], repl: [] };
 const timed = async (fn) => { const t = performance.now(); await fn(); return performance.now() - t; };
 const times = async (list, n, fn) => { await fn(); for (let i = 0; i < n; i++) list.push(await timed(fn)); };
 await times(out.exec, runs, () => new Deno.Command("true", { stdout: "null", stderr: "null" }).spawn().status);
