@@ -36,6 +36,7 @@ function usage() {
     }
   });
   out[WORKER] = { pid: 0, mib: Math.max(...of.map((w) => w.mib)), fds: Math.max(...of.map((w) => w.fds)) };
+  out["nestbox-gateway"].callers = workers.length; // each keeps a connection to it once it has asked it something
   return out;
 }
 const ctl = (...args) => execFileSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
@@ -180,7 +181,7 @@ for (const m of machines()) {
   } catch { /* it has ended by itself meanwhile */ }
 }
 /** Memory as after the first tenth, descriptors as at the start. */
-const flat = (d, now) => (d === WORKER || early[d].pid === now[d].pid) && now[d].mib < early[d].mib * 1.25 + 1 && now[d].fds <= start[d].fds + 4;
+const flat = (d, now) => (d === WORKER || early[d].pid === now[d].pid) && now[d].mib < early[d].mib * 1.25 + 1 && now[d].fds <= start[d].fds + 4 + (now[d].callers ?? 0);
 let late = usage();
 // Daemons have a minute to close what belonged to machines and to their visitors.
 for (const until = Date.now() + 60_000; Date.now() < until && !(machines().length === 0 && Object.keys(late).every((d) => flat(d, late))); late = usage())
