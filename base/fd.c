@@ -2,6 +2,7 @@
 #include "base/fd.h"
 
 #include "base/cleanup.h"
+#include "base/hex.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -373,13 +374,11 @@ void random_bytes(void *out, size_t n)
 
 void random_hex(char *out, size_t n_bytes)
 {
-	static const char digits[] = "0123456789abcdef";
 	uint8_t b;
 
+	out[0] = '\0';
 	for (size_t i = 0; i < n_bytes; i++) {
 		random_bytes(&b, 1);
-		out[2 * i] = digits[b >> 4];
-		out[2 * i + 1] = digits[b & 15];
+		hex_of(out + 2 * i, &b, 1);
 	}
-	out[2 * n_bytes] = '\0';
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/fd.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "fcgi/handlers.h"
 #include "fcgi/peers.h"
@@ -90,7 +91,7 @@ static enum api_code expose_ssh(struct request *r, const char *id)
 		return api_fail(r, API_INTERNAL, "the configured domain is too long");
 	id_random(name, SSH_NAME_CHARS);
 	sha256(name, SSH_NAME_CHARS, hash);
-	hex_encode(hash, sizeof(hash), key);
+	hex_of(key, hash, sizeof(hash));
 	if (broker_login_add(r->api, id, key, &f)) {
 		if (f.rc == RC_ABSENT)
 			return sandbox_is_gone(r, id);

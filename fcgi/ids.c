@@ -178,18 +178,6 @@ void sha256(const void *data, size_t n, uint8_t out[SHA256_BYTES])
 	SHA256(data, n, out);
 }
 
-void hex_encode(const void *data, size_t n, char *out)
-{
-	static const char digits[] = "0123456789abcdef";
-	const uint8_t *p = data;
-
-	for (size_t i = 0; i < n; i++) {
-		out[2 * i] = digits[p[i] >> 4];
-		out[2 * i + 1] = digits[p[i] & 15];
-	}
-	out[2 * n] = '\0';
-}
-
 enum rc base64_decode(const char *s, size_t n, uint8_t **ret, size_t *ret_n, struct fault *ret_f)
 {
 	static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -38,7 +38,6 @@ void time_to_iso(int64_t ms, char out[ISO_MAX]);
 enum rc time_from_iso(const char *s, int64_t *ret_ms, struct fault *ret_f);
 
 void sha256(const void *data, size_t n, uint8_t out[SHA256_BYTES]);
-void hex_encode(const void *data, size_t n, char *out); /* 2n + 1 */
 /* Strict: standard alphabet, padded, no white space. *ret is freed by the caller and has a NUL behind its n bytes. */
 enum rc base64_decode(const char *s, size_t n, uint8_t **ret, size_t *ret_n, struct fault *ret_f);
 /* Freed by the caller. NULL if out of memory. */

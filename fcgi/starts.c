@@ -3,17 +3,16 @@
 
 #include "fcgi/limits.h"
 
-static enum rc run(struct db *db, const char *sql, const char *id, int64_t a, int64_t b, struct fault *ret_f)
+/* id NULL, ms 0: no such parameter. */
+static enum rc run(struct db *db, const char *sql, const char *id, int64_t ms, struct fault *ret_f)
 {
 	_cleanup_db_q_ struct db_q q = DB_Q_INIT;
 
 	db_start(&q, db, sql);
 	if (id)
 		db_text(&q, id);
-	if (a)
-		db_int(&q, a);
-	if (b)
-		db_int(&q, b);
+	if (ms)
+		db_int(&q, ms);
 	return db_run(&q, ret_f);
 }
 
@@ -75,30 +74,30 @@ enum rc starts_visited(struct db *db, const char *revision, struct fault *ret_f)
 
 	if (rc || s.retry_ms <= s.failed_ms + STARTS_VISIT_MS)
 		return rc;
-	return run(db, "UPDATE starts SET retry_ms = failed_ms + ?2 WHERE revision_id = ?1", revision, STARTS_VISIT_MS, 0, ret_f);
+	return run(db, "UPDATE starts SET retry_ms = failed_ms + ?2 WHERE revision_id = ?1", revision, STARTS_VISIT_MS, ret_f);
 }
 
 enum rc starts_forget(struct db *db, const char *revision, struct fault *ret_f)
 {
-	return run(db, "DELETE FROM starts WHERE revision_id = ?", revision, 0, 0, ret_f);
+	return run(db, "DELETE FROM starts WHERE revision_id = ?", revision, 0, ret_f);
 }
 
 enum rc starts_forget_of_app(struct db *db, const char *app, struct fault *ret_f)
 {
-	return run(db, "DELETE FROM starts WHERE revision_id IN (SELECT id FROM revisions WHERE app_id = ?)", app, 0, 0, ret_f);
+	return run(db, "DELETE FROM starts WHERE revision_id IN (SELECT id FROM revisions WHERE app_id = ?)", app, 0, ret_f);
 }
 
 enum rc starts_forget_of_org(struct db *db, const char *org, struct fault *ret_f)
 {
 	return run(db, "DELETE FROM starts WHERE revision_id IN (SELECT r.id FROM revisions r JOIN apps a ON a.id = r.app_id WHERE a.org_id = ?)",
-		   org, 0, 0, ret_f);
+		   org, 0, ret_f);
 }
 
 enum rc starts_settle(struct db *db, int64_t now_ms, struct fault *ret_f)
 {
 	return run(db, "DELETE FROM starts WHERE EXISTS (SELECT 1 FROM instances i WHERE i.revision_id = starts.revision_id AND "
 		       "(i.state = 'asleep' OR (i.state = 'running' AND i.running_ms <= ?1))) OR NOT EXISTS (SELECT 1 FROM timelines t "
-		       "WHERE starts.revision_id IN (t.revision_id, t.desired_revision_id))", NULL, now_ms - STARTS_HEALTHY_MS, 0, ret_f);
+		       "WHERE starts.revision_id IN (t.revision_id, t.desired_revision_id))", NULL, now_ms - STARTS_HEALTHY_MS, ret_f);
 }
 
 struct json_object *starts_json(struct db *db, const char *revision)

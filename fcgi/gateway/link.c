@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "fcgi/gateway/limits.h"
 
 #include <errno.h>
@@ -93,11 +94,6 @@ static struct owner *owner_of(struct link *l, uint64_t owner)
 	}
 	free_row->owner = owner;
 	return free_row;
-}
-
-static bool share_allows(size_t own, size_t all, size_t max)
-{
-	return all < max && own < max - all;
 }
 
 static bool owner_may_fly(struct link *l, uint64_t owner, enum standing s)

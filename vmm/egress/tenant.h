@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What one organization's sandboxes use of what all sandboxes share. Theory: each thing that is bounded for the whole proxy (connections,
- * intercepted ones, bytes held, names being resolved, bytes of the ledger's queue) is divided by one rule: an organization may take one more while it
- * has less than what is left. So one alone gets half, n of them an n+1st each, and whoever comes next always finds as much as each
- * of the others has; nothing is set aside for organizations that are not there. The bounds of a single sandbox hold as well.
+ * intercepted ones, bytes held, names being resolved, bytes of the ledger's queue) is divided by base/share.h. The bounds of a single sandbox
+ * hold as well.
  */
 #ifndef NB_EGRESS_TENANT_H
 #define NB_EGRESS_TENANT_H
 
 #include "base/fault.h"
+#include "base/share.h"
 #include "schema/ledger.h"
 
 #include <stdbool.h>
@@ -28,11 +28,6 @@ struct tenant {
 	struct lookup_share *lookups;
 	char org[LEDGER_ORG_MAX];
 };
-
-static inline bool share_allows(size_t own, size_t all, size_t max)
-{
-	return all < max && own < max - all;
-}
 
 /* The organization's, made if need be; it goes with its last sandbox. org may be NULL or too long for a name: that is one for all such. */
 enum rc tenant_join(struct tenant **list, const char *org, struct tenant **ret, struct fault *ret_f);
