@@ -10,6 +10,7 @@
 #include <string.h>
 
 static const struct bundle_limits limits = BUNDLE_LIMITS_DEFAULT;
+static const struct bundle_pace pace = { TREE_QUIET_MS, TREE_BASE_MS, TREE_MOST_MS, TREE_BYTES_PER_S };
 
 static void tree_set(struct deploy_tree *ret, const struct bundle *b)
 {
@@ -20,7 +21,7 @@ static void tree_set(struct deploy_tree *ret, const struct bundle *b)
 enum rc deploy_tree_of_tar(int bundles_fd, int tar_fd, struct deploy_tree *ret, struct fault *ret_f)
 {
 	struct bundle b;
-	enum rc rc = bundle_from_tar(tar_fd, &limits, bundles_fd, now_ms() + TAR_DEADLINE_MS, &b, ret_f);
+	enum rc rc = bundle_from_tar(tar_fd, &limits, bundles_fd, &pace, &b, ret_f);
 
 	if (!rc && !b.entries)
 		rc = fault_set(ret_f, RC_INVALID, 0, "the directory is empty");

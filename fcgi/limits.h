@@ -15,7 +15,7 @@
 #define HTTP_QUERY_MAX 8192
 #define HTTP_QUERY_PAIRS_MAX 32
 #define HTTP_RESPONSE_MAX (16u << 20)
-#define HTTP_REQUEST_S 120 /* a worker that is busy longer with one request is replaced */
+#define HTTP_REQUEST_S 300 /* a worker that is busy longer with one request is replaced */
 
 #define ACCEPT_S 10        /* an idle worker looks whether it is to end, unless a signal tells it */
 #define POOL_SHARE 2       /* long requests of one organization: times the places without one */
@@ -86,6 +86,9 @@
 #define AGENT_ANSWER_MS 5000
 #define GUIDE_RETRY_MS 500            /* to the gateway again */
 #define TICKET_TTL_MS 10000
-#define TAR_DEADLINE_MS 90000
+#define TREE_QUIET_MS 30000     /* a tree out of a sandbox: without a byte, .. */
+#define TREE_BASE_MS 90000      /* .. all of it, .. */
+#define TREE_BYTES_PER_S 524288 /* .. and a second more for each so many, .. */
+#define TREE_MOST_MS 270000     /* .. but no longer: Node's fetch() waits 300 s for an answer's head */
 
 #endif

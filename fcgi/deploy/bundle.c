@@ -9,6 +9,7 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <openssl/evp.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -296,21 +297,33 @@ enum rc bundle_finish(struct bundle_writer *w, struct bundle *ret, struct fault 
 
 struct input {
 	int fd;
-	uint64_t deadline_ms;
+	struct bundle_pace pace;
+	uint64_t began_ms, bytes;
 	struct fault fault;
 	uint8_t chunk[CHUNK];
 };
 
+/* The moment after which the next byte is late. What was sent while the last ones were stored is not. */
+static uint64_t input_deadline(const struct input *in)
+{
+	const struct bundle_pace *p = &in->pace;
+	uint64_t won = p->bytes_per_s ? in->bytes / p->bytes_per_s * 1000 : 0;
+	uint64_t whole = won > p->most_ms || p->base_ms > p->most_ms - won ? p->most_ms : p->base_ms + won;
+
+	return MIN_OF(in->began_ms + whole, now_ms() + p->quiet_ms);
+}
+
 static la_ssize_t on_read(struct archive *a, void *arg, const void **ret)
 {
 	struct input *in = arg;
+	uint64_t deadline_ms = input_deadline(in);
 	ssize_t n;
 
 	for (;;) {
 		/* Waiting alone would never end for a sender that always has more. */
-		if (now_ms() >= in->deadline_ms)
+		if (now_ms() >= deadline_ms)
 			fault_set(&in->fault, RC_TIMEOUT, 0, "deadline passed");
-		if (in->fault.rc || fd_wait(in->fd, POLLIN, in->deadline_ms, &in->fault)) {
+		if (in->fault.rc || fd_wait(in->fd, POLLIN, deadline_ms, &in->fault)) {
 			archive_set_error(a, ETIMEDOUT, "%s", in->fault.text);
 			return -1;
 		}
@@ -320,6 +333,8 @@ static la_ssize_t on_read(struct archive *a, void *arg, const void **ret)
 	}
 	if (n < 0)
 		archive_set_error(a, errno, "read");
+	else
+		in->bytes += (uint64_t)n;
 	*ret = in->chunk;
 	return n;
 }
@@ -405,7 +420,7 @@ static enum rc copy_tar(struct archive *in, struct bundle_writer *w, struct faul
 	return fault_set(ret_f, RC_GUEST, 0, "tar: %.100s", archive_error_string(in) ? archive_error_string(in) : "?");
 }
 
-enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bundles_dirfd, uint64_t deadline_ms,
+enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bundles_dirfd, const struct bundle_pace *pace,
 			struct bundle *ret, struct fault *ret_f)
 {
 	_cleanup_free_ struct input *input = calloc(1, sizeof(*input));
@@ -418,7 +433,8 @@ enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bund
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	}
 	input->fd = tar_fd;
-	input->deadline_ms = deadline_ms;
+	input->pace = *pace;
+	input->began_ms = now_ms();
 	rc = bundle_begin(limits, bundles_dirfd, &w, ret_f);
 	if (!rc) {
 		/* tar and nothing else: no compression, no other format that libarchive would guess. */
@@ -429,7 +445,7 @@ enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bund
 			rc = copy_tar(in, w, ret_f);
 		/* Wherever in the tree it was: nothing is wrong with what came. */
 		if (rc == RC_GUEST && input->fault.rc)
-			rc = fault_set(ret_f, input->fault.rc, 0, "the tree did not arrive in time");
+			rc = fault_set(ret_f, input->fault.rc, 0, "the tree did not arrive in time; %" PRIu64 " KiB did", input->bytes / 1024);
 	}
 	archive_read_free(in);
 	if (rc) {

@@ -20,6 +20,17 @@ struct bundle_limits {
 };
 #define BUNDLE_LIMITS_DEFAULT { .entries = 100000, .bytes = 2ull << 30 }
 
+/*
+ * How long a stream may take: no longer than `quiet_ms` without a byte, and `base_ms` and a second for each `bytes_per_s` that came, but never
+ * more than `most_ms`. A large tree has its time, one that trickles in has not.
+ */
+struct bundle_pace {
+	uint64_t quiet_ms, base_ms, most_ms;
+	uint64_t bytes_per_s; /* 0: bytes win no time */
+};
+/* So long and no longer, however it comes. */
+#define BUNDLE_PACE_WITHIN(ms) { .quiet_ms = (ms), .base_ms = (ms), .most_ms = (ms) }
+
 struct bundle {
 	char name[BUNDLE_NAME_MAX];
 	uint64_t bytes;   /* of the compressed file */
@@ -28,9 +39,9 @@ struct bundle {
 
 /*
  * Reads a tar stream to its end. RC_INVALID with the entry and the reason for what a bundle must not hold, RC_LIMIT over a
- * bound, RC_GUEST for what is no tar, RC_TIMEOUT at the deadline (CLOCK_MONOTONIC ms).
+ * bound, RC_GUEST for what is no tar, RC_TIMEOUT for what is slower than `pace`.
  */
-enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bundles_dirfd, uint64_t deadline_ms,
+enum rc bundle_from_tar(int tar_fd, const struct bundle_limits *limits, int bundles_dirfd, const struct bundle_pace *pace,
 			struct bundle *ret, struct fault *ret_f);
 
 /* A bundle made of files in memory: begin, add in any order, finish. */

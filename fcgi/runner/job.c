@@ -279,6 +279,8 @@ static enum rc run_command(struct job *j, enum stage stage, const char *key, str
 static enum rc keep_built(struct job *j, struct fault *ret_f)
 {
 	struct bundle_limits limits = BUNDLE_LIMITS_DEFAULT;
+	uint64_t now = now_ms();
+	struct bundle_pace pace = BUNDLE_PACE_WITHIN(j->deadline_ms > now ? j->deadline_ms - now : 0);
 	struct json_object *o = json_object_new_object();
 	_cleanup_fd_ int fd = -1;
 	struct bundle b;
@@ -289,7 +291,7 @@ static enum rc keep_built(struct job *j, struct fault *ret_f)
 	json_object_object_add(o, "exclude", json_strings((const char *[]){ ".cache", NULL }));
 	rc = link_service(&j->link, j->vm, o, &fd, NULL, ret_f);
 	if (!rc)
-		rc = bundle_from_tar(fd, &limits, j->bundles_fd, j->deadline_ms, &b, ret_f);
+		rc = bundle_from_tar(fd, &limits, j->bundles_fd, &pace, &b, ret_f);
 	if (rc)
 		return rc;
 	memcpy(j->bundle, b.name, sizeof(j->bundle));

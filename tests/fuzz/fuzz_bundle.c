@@ -81,10 +81,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	_cleanup_fd_ int in = memfd_create("in", MFD_CLOEXEC), out = memfd_create("out", MFD_CLOEXEC);
 	int dir = dir_fd();
 	char name[BUNDLE_NAME_MAX + 16];
+	const struct bundle_pace pace = BUNDLE_PACE_WITHIN(10000);
 	struct bundle b;
 
 	MUST(in >= 0 && out >= 0 && write(in, data, size) == (ssize_t)size && lseek(in, 0, SEEK_SET) == 0);
-	if (!bundle_from_tar(in, &limits, dir, now_ms() + 10000, &b, NULL)) {
+	if (!bundle_from_tar(in, &limits, dir, &pace, &b, NULL)) {
 		MUST(b.entries <= limits.entries);
 		MUST(!bundle_write_tar(dir, b.name, out, now_ms() + 10000, NULL));
 		check_tree(out);

@@ -7,6 +7,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -32,6 +33,8 @@ struct item {
 	long long size;   /* 0: that of text */
 	const char *hardlink;
 };
+
+static const struct bundle_pace minute = BUNDLE_PACE_WITHIN(60000), moment = BUNDLE_PACE_WITHIN(300);
 
 /* A tar of these items through a pipe into bundle_from_tar(). */
 static enum rc feed(const struct item *items, size_t n, const struct bundle_limits *limits, struct bundle *b,
@@ -74,7 +77,7 @@ static enum rc feed(const struct item *items, size_t n, const struct bundle_limi
 		_exit(0);
 	}
 	close(p[1]);
-	rc = bundle_from_tar(p[0], limits ? limits : &def, bundles_dir(), now_ms() + 60000, b, f);
+	rc = bundle_from_tar(p[0], limits ? limits : &def, bundles_dir(), &minute, b, f);
 	close(p[0]);
 	waitpid(pid, NULL, 0);
 	return rc;
@@ -174,10 +177,10 @@ TEST(bounds_entries_bytes_and_time)
 	CHECK_EQ(feed(three, 3, &small, &b, &f), RC_LIMIT);
 	CHECK_EQ(feed(huge, 1, NULL, &b, &f), RC_LIMIT);
 	REQUIRE(!pipe2(p, O_CLOEXEC));
-	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), now_ms() + 50, &b, &f), RC_TIMEOUT);
+	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), &moment, &b, &f), RC_TIMEOUT);
 	CHECK(write(p[1], "this is no tar stream, however long it may be", 45) == 45);
 	close(p[1]);
-	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), now_ms() + 5000, &b, &f), RC_GUEST);
+	CHECK_EQ(bundle_from_tar(p[0], &def, bundles_dir(), &minute, &b, &f), RC_GUEST);
 	close(p[0]);
 }
 
@@ -218,7 +221,7 @@ static void tar_head(char head[512], const char *name, const char *size, char ty
 	snprintf(head + 148, 8, "%06o", sum);
 }
 
-static enum rc feed_endless(const struct bundle_limits *limits, uint64_t deadline_ms, struct bundle *b, struct fault *f)
+static enum rc feed_endless(const struct bundle_limits *limits, const struct bundle_pace *pace, struct bundle *b, struct fault *f)
 {
 	char head[512];
 	int p[2];
@@ -238,7 +241,7 @@ static enum rc feed_endless(const struct bundle_limits *limits, uint64_t deadlin
 		_exit(0);
 	}
 	close(p[1]);
-	rc = bundle_from_tar(p[0], limits, bundles_dir(), deadline_ms, b, f);
+	rc = bundle_from_tar(p[0], limits, bundles_dir(), pace, b, f);
 	close(p[0]);
 	waitpid(pid, NULL, 0);
 	return rc;
@@ -251,8 +254,8 @@ TEST(a_stream_that_never_ends_is_ended)
 	struct fault f;
 
 	signal(SIGPIPE, SIG_IGN);
-	CHECK_EQ(feed_endless(&few, now_ms() + 60000, &b, &f), RC_LIMIT);
-	CHECK_EQ(feed_endless(&many, now_ms() + 300, &b, &f), RC_TIMEOUT);
+	CHECK_EQ(feed_endless(&few, &minute, &b, &f), RC_LIMIT);
+	CHECK_EQ(feed_endless(&many, &moment, &b, &f), RC_TIMEOUT);
 }
 
 /* In the middle of a file, too, it is the time that was short and not the tree that is wrong. */
@@ -266,9 +269,59 @@ TEST(a_stream_that_stands_still_is_late)
 
 	tar_head(head, "./f", "00004000000", '0');
 	REQUIRE(!pipe2(p, O_CLOEXEC) && write(p[1], head, sizeof(head)) == (ssize_t)sizeof(head));
-	CHECK_EQ(bundle_from_tar(p[0], &limits, bundles_dir(), now_ms() + 300, &b, &f), RC_TIMEOUT);
+	CHECK_EQ(bundle_from_tar(p[0], &limits, bundles_dir(), &moment, &b, &f), RC_TIMEOUT);
 	close(p[0]);
 	close(p[1]);
+}
+
+/* `n` blocks of zeros for a file of that size, each after `pause_ms`. */
+static enum rc feed_slowly(int n, int pause_ms, const struct bundle_pace *pace, struct bundle *b, struct fault *f)
+{
+	struct bundle_limits limits = BUNDLE_LIMITS_DEFAULT;
+	char head[512] = "", size[12];
+	int p[2];
+	pid_t pid;
+	enum rc rc;
+
+	snprintf(size, sizeof(size), "%011o", (unsigned int)n * 512);
+	tar_head(head, "./f", size, '0');
+	if (pipe2(p, O_CLOEXEC))
+		abort();
+	pid = fork();
+	if (!pid) {
+		char zero[512] = "";
+
+		close(p[0]);
+		for (int i = -1; i < n + 2; i++) {
+			if (write(p[1], i < 0 ? head : zero, sizeof(zero)) != (ssize_t)sizeof(zero))
+				break;
+			poll(NULL, 0, pause_ms);
+		}
+		_exit(0);
+	}
+	close(p[1]);
+	rc = bundle_from_tar(p[0], &limits, bundles_dir(), pace, b, f);
+	close(p[0]);
+	waitpid(pid, NULL, 0);
+	return rc;
+}
+
+TEST(a_stream_has_the_time_that_its_bytes_win_and_no_more)
+{
+	/* 30 blocks, one each 20 ms and more. The base alone is too short; a block wins 500 ms, or next to nothing; the most is a bound in any case. */
+	struct bundle_pace wins = { .quiet_ms = 60000, .base_ms = 300, .most_ms = 60000, .bytes_per_s = 512 };
+	struct bundle_pace most = { .quiet_ms = 60000, .base_ms = 300, .most_ms = 300, .bytes_per_s = 512 };
+	struct bundle_pace slow = { .quiet_ms = 60000, .base_ms = 300, .most_ms = 60000, .bytes_per_s = 1 << 20 };
+	struct bundle_pace quiet = { .quiet_ms = 100, .base_ms = 60000, .most_ms = 60000, .bytes_per_s = 512 };
+	struct bundle b;
+	struct fault f;
+
+	signal(SIGPIPE, SIG_IGN);
+	CHECK_EQ(feed_slowly(30, 20, &wins, &b, &f), RC_OK);
+	CHECK_EQ(b.entries, 1);
+	CHECK_EQ(feed_slowly(30, 20, &most, &b, &f), RC_TIMEOUT);
+	CHECK_EQ(feed_slowly(30, 20, &slow, &b, &f), RC_TIMEOUT);
+	CHECK_EQ(feed_slowly(2, 1000, &quiet, &b, &f), RC_TIMEOUT);
 }
 
 TEST(nothing_is_left_behind_by_failures)
