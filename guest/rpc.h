@@ -131,13 +131,14 @@ struct rpc_out {
 	void *arg;
 	enum rpc_out_state state;
 	bool waiting, ended;
-	bool just_begun;           /* it had ended before it could begin */
+	bool answered;             /* one ping was, since the client was told what it may react to */
 	bool often_left;           /* consumers break off in the middle: its end waits until they are quiet */
 	int quiet;                 /* pings answered since anything else was said */
 	uint64_t activity;         /* the connection's when that was counted */
 	uint64_t end_by_ms;        /* quiet or not */
 	struct json_object *error; /* to end with; owned */
 	uint64_t sent;             /* bytes */
+	uint64_t first_turn;       /* the connection's when the first of them was sent */
 	uint64_t mark;             /* the ping whose answer moves a new or an ending stream on */
 	struct source *timer;      /* ... or the time, if there is no answer */
 	struct rpc_out *next, **at;
@@ -212,6 +213,7 @@ struct rpc_lists {
 	struct source *stuck; /* looks for readers that stand still; NULL: never needed */
 	bool stuck_set;
 	uint64_t activity;    /* messages but those of streams and pings, both ways */
+	uint64_t turn;        /* what is queued while it stays the same leaves together */
 	bool ping_wanted;     /* when the turn ends, after all that it has queued */
 	uint64_t next_ping;
 	uint64_t next_pong;   /* all pings below it were answered */

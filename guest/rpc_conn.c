@@ -366,6 +366,7 @@ static void flush_conn(struct rpc_conn *c)
 	}
 	if (!c->closing)
 		rpc_streams_ping(c);
+	c->lists.turn++;
 	while (!c->dead && buf_len(&c->out) && !rc) {
 		rc = buf_write(&c->out, c->fd, &f);
 		if (rc && rc != RC_AGAIN)

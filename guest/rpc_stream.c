@@ -5,11 +5,13 @@
  * rpc_out_wait() when there is none and is resumed once. Two streams of one connection thus share one bound.
  *
  * Pings decide when a stream begins and ends, since the client's library is touchy about both. It cannot cancel a stream
- * properly whose start it saw before it looked at the answer that names the stream: so the start follows only when a ping
- * sent after that answer has been answered. And it throws, taking the client's program with it, when the end
- * arrives of a stream that it has cancelled a moment before: so a stream of some length ends only after the client has
- * answered a ping that followed its last chunk, and RPC_END_GRACE_MS later; a consumer that breaks off in the middle has
- * cancelled by then. Programs take longer to say something than a ping takes, so this costs next to nothing. The loop over a
+ * properly whose start it saw before it looked at the answer that names the stream. And it throws, taking the client's program
+ * with it, when the end arrives of a stream that it has cancelled a moment before. So the client is to have had the time to react
+ * to what it was told last: the answer before the start, the last chunk before the end. It has when it has answered two pings, the second
+ * sent after the answer to the first (the first it answers in the same breath in which it reads the message, what the
+ * message makes the program say comes before its answer to the second), or when RPC_END_GRACE_MS have passed since the first answer, if
+ * that is sooner. The end goes with the last chunk if there is no way between the two: all of the stream was said in this turn of the loop,
+ * and is short enough to arrive at once. That is what most commands are: they have ended before their stream may begin. The loop over a
  * walk is one that programs leave early, with calls of their own in it: its end, whatever its length, comes only when two pings
  * in a row were answered and nothing else was said, so that a program which leaves because of what it was just told has
  * said so. One that leaves because of a clock of its own, at the wrong millisecond, is beyond help.
@@ -105,6 +107,8 @@ void rpc_out_send(struct rpc_out *o, const void *data, size_t n)
 
 	if (!o->conn || !n) /* an empty chunk is an error in the client's byte stream */
 		return;
+	if (!o->sent)
+		o->first_turn = rpc_conn_lists(o->conn)->turn;
 	o->sent += n;
 	len = snprintf(head, sizeof(head), "%s%" PRIu64 ",\"data\":\"", ENQUEUE_HEAD, o->id);
 	rpc_conn_text_b64(o->conn, head, (size_t)len, data, n, "\"}}", 3);
@@ -148,6 +152,12 @@ static void ending_gone(void *arg, bool cancelled)
 
 static const struct rpc_out_ops ending_ops = { .resume = ending_resume, .gone = ending_gone };
 
+/* Nothing was said that the client can react to before it hears of the end. */
+static bool out_is_one_message(const struct rpc_out *o)
+{
+	return !o->sent || (o->sent <= RPC_END_AT_ONCE && o->first_turn == rpc_conn_lists(o->conn)->turn);
+}
+
 /* What is left to do belongs to the stream alone from here. */
 static void out_end(struct rpc_out *o)
 {
@@ -159,7 +169,8 @@ static void out_end(struct rpc_out *o)
 		return;
 	o->state = OUT_ENDING;
 	o->end_by_ms = now_ms() + RPC_END_PATIENCE_MS;
-	if (o->error || (o->sent <= RPC_END_AT_ONCE && !o->often_left && !o->just_begun))
+	o->answered = false;
+	if (o->error || (out_is_one_message(o) && !o->often_left))
 		out_finish(o);
 	else
 		out_wait_for_client(o);
@@ -195,12 +206,8 @@ static void out_move_on(void *arg)
 	o->state = OUT_OPEN;
 	loop_timer_set(o->timer, UINT64_MAX);
 	rpc_conn_notify(o->conn, "$sandbox.stream.start", stream_params(o->id));
-	/* Start and end at once would cross what a client says that is not interested: cancelled as soon as it had the answer. */
-	o->just_begun = true;
 	if (o->ended)
 		out_end(o);
-	else
-		o->just_begun = false;
 }
 
 void rpc_out_end(struct rpc_out *o)
@@ -233,6 +240,26 @@ void rpc_streams_ping(struct rpc_conn *c)
 	rpc_conn_ping(c, &(uint64_t){ l->next_ping - 1 }, sizeof(uint64_t));
 }
 
+/* The client has answered a ping that followed what it was told last. */
+static void out_answered(struct rpc_out *o)
+{
+	bool ending = o->state == OUT_ENDING;
+
+	o->quiet++;
+	if (ending && o->often_left) {
+		if (out_is_quiet(o))
+			loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
+		else
+			out_wait_for_client(o);
+	} else if (o->answered) {
+		out_move_on(o);
+	} else {
+		o->answered = true;
+		out_wait_for_client(o);
+		loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
+	}
+}
+
 /* Streams begin now; the flush at the end of this turn resumes their producers. */
 void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
 {
@@ -249,19 +276,8 @@ void rpc_streams_pong(struct rpc_conn *c, const void *data, size_t n)
 	l->deaf = false;
 	for (struct rpc_out *o = l->outs, *next; o; o = next) {
 		next = o->next;
-		if (o->mark > mark)
-			continue;
-		if (o->state == OUT_NEW) {
-			out_move_on(o);
-		} else if (o->state == OUT_ENDING) {
-			o->quiet++;
-			if (o->just_begun)
-				out_finish(o);
-			else if (out_is_quiet(o))
-				loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);
-			else
-				out_wait_for_client(o);
-		}
+		if (o->mark <= mark && o->state != OUT_OPEN)
+			out_answered(o);
 	}
 }
 

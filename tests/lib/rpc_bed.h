@@ -4,7 +4,7 @@
  * place of those that start programs and touch files.
  *   echo {v}          answers v                         fail          answers an error
  *   hang {abortId?}   never answers                     sink {id, take}  reads the client's stream, drops it after `take` bytes
- *   pour {n}          answers {streamId}, then a stream of n bytes
+ *   pour {n, late}    answers {streamId}, then a stream of n bytes; late: it ends when `end` is called
  */
 #ifndef NB_TESTS_RPC_BED_H
 #define NB_TESTS_RPC_BED_H
@@ -117,7 +117,10 @@ static void bed_abort(struct rpc_conn *c, struct rpc_call *call, struct json_obj
 struct pour {
 	struct rpc_out *out;
 	size_t left;
+	bool late;
 };
+
+static struct pour *late;
 
 static void pour_go_on(void *arg)
 {
@@ -134,6 +137,10 @@ static void pour_go_on(void *arg)
 		rpc_out_wait(pour->out);
 		return;
 	}
+	if (pour->late) {
+		late = pour;
+		return;
+	}
 	rpc_out_end(pour->out);
 	bed.alive--;
 	free(pour);
@@ -146,6 +153,8 @@ static void pour_gone(void *arg, bool cancelled)
 	(void)cancelled;
 	rpc_out_free(take_ptr(pour->out));
 	bed.alive--;
+	if (late == pour)
+		late = NULL;
 	free(pour);
 }
 
@@ -159,6 +168,7 @@ static void bed_pour(struct rpc_conn *c, struct rpc_call *call, struct json_obje
 
 	params_init(&p, params);
 	pour->left = (size_t)params_int(&p, "n", 0, 1 << 24);
+	pour->late = params_bool_opt(&p, "late", false);
 	pour->out = params_ok(&p) ? rpc_out_new(c, &pour_ops, pour) : NULL;
 	if (!pour->out) {
 		free(pour);
@@ -170,6 +180,19 @@ static void bed_pour(struct rpc_conn *c, struct rpc_call *call, struct json_obje
 	json_put(ok, "streamId", json_object_new_int64((int64_t)pour->out->id));
 	rpc_call_ok(call, ok);
 	rpc_out_wait(pour->out);
+}
+
+static void bed_end(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
+{
+	struct pour *pour = take_ptr(late);
+
+	(void)c;
+	(void)params;
+	if (pour) {
+		pour->late = false;
+		pour_go_on(pour);
+	}
+	rpc_call_ok(call, NULL);
 }
 
 struct sink {
@@ -223,7 +246,7 @@ rpc_method_fn *rpc_method_find(const char *name)
 		const char *name;
 		rpc_method_fn *fn;
 	} methods[] = { { "echo", bed_echo }, { "fail", bed_fail }, { "hang", bed_hang },
-			{ "abort", bed_abort }, { "pour", bed_pour }, { "sink", bed_sink } };
+			{ "abort", bed_abort }, { "pour", bed_pour }, { "end", bed_end }, { "sink", bed_sink } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
 		if (!strcmp(methods[i].name, name))

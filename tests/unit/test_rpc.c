@@ -217,30 +217,111 @@ static char *next_unanswered(uint8_t *ret_first, size_t *ret_n, uint64_t wait_ms
 	return data;
 }
 
+/* The next frame is a ping: it is answered. */
+static bool pinged(void)
+{
+	uint8_t first = 0;
+	size_t n = 0;
+	_cleanup_free_ char *ping = next_unanswered(&first, &n, 1000);
+
+	return ping && first == 0x89 && bed_send_frame(0x8a, ping, n);
+}
+
+static bool told(const char *what)
+{
+	uint8_t first = 0;
+	size_t n = 0;
+	_cleanup_free_ char *text = next_unanswered(&first, &n, 1000);
+
+	return text && first == 0x81 && strstr(text, what);
+}
+
 /*
  * A client on a busy host answers pings late, and must not be told of a stream before it has looked at the answer that names it: its library
- * could not cancel it. Nor of the end together with the beginning.
+ * could not cancel it. Nor of its end before it has cancelled it at once.
  */
 TEST(a_stream_waits_for_a_client_that_is_slow)
 {
 	uint8_t first = 0;
 	size_t n = 0;
-	char *answer, *ping, *text;
+	_cleanup_free_ char *ping = NULL, *text = NULL;
+	uint64_t answered_ms;
 
 	bed_open();
 	CHECK(bed_send("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pour\",\"params\":{\"n\":0}}"));
-	answer = next_unanswered(&first, &n, 1000);
-	CHECK(answer && first == 0x81 && strstr(answer, "streamId"));
+	CHECK(told("streamId"));
 	ping = next_unanswered(&first, &n, 1000);
 	REQUIRE(ping && first == 0x89);
 	text = next_unanswered(&first, &n, RPC_PONG_DEAF_MS + 500);
 	CHECK(!text);
 	CHECK(bed_send_frame(0x8a, ping, n));
-	free(ping);
-	text = next_unanswered(&first, &n, 1000);
-	CHECK(text && strstr(text, "stream.start"));
-	free(text);
-	free(answer);
+	answered_ms = now_ms();
+	free(take_ptr(ping));
+	/* The second ping: its answer, or a while without it. */
+	ping = next_unanswered(&first, &n, 1000);
+	REQUIRE(ping && first == 0x89);
+	CHECK(told("stream.start"));
+	CHECK(now_ms() >= answered_ms + RPC_END_GRACE_MS);
+	CHECK(told("stream.end"));
+	finish();
+}
+
+/* Its library throws when a stream ends that it has cancelled: no end is sent while a cancel may be on its way. */
+TEST(a_stream_ends_at_once_or_after_the_client_could_react)
+{
+	static const struct {
+		size_t n;
+		bool late, at_once;
+	} cases[] = { { 0, false, true }, { 100, false, true }, { RPC_END_AT_ONCE, false, true }, { RPC_END_AT_ONCE + 1, false, false },
+		      { 1, true, false } };
+	uint8_t first = 0;
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char call[120];
+
+		bed_open();
+		snprintf(call, sizeof(call), "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pour\",\"params\":{\"n\":%zu,\"late\":%s}}", cases[i].n,
+			 cases[i].late ? "true" : "false");
+		CHECK(bed_send(call));
+		CHECK(told("streamId"));
+		CHECK(pinged());
+		CHECK(pinged());
+		CHECK(told("stream.start"));
+		if (cases[i].n)
+			CHECK(told("stream.enqueue"));
+		if (cases[i].late) {
+			CHECK(bed_send("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"end\"}"));
+			CHECK(told("\"id\":2"));
+		}
+		if (!cases[i].at_once) {
+			CHECK(pinged());
+			CHECK(pinged());
+		}
+		CHECK(told("stream.end"));
+		finish();
+	}
+	/* What was cancelled meanwhile has no end. */
+	bed_open();
+	CHECK(bed_send("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"pour\",\"params\":{\"n\":1,\"late\":true}}"));
+	CHECK(told("streamId"));
+	CHECK(pinged());
+	CHECK(pinged());
+	CHECK(told("stream.start"));
+	CHECK(told("stream.enqueue"));
+	CHECK(bed_send("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"end\"}"));
+	CHECK(told("\"id\":2"));
+	CHECK(pinged());
+	{
+		char cancel[160];
+
+		snprintf(cancel, sizeof(cancel), "{\"jsonrpc\":\"2.0\",\"method\":\"$sandbox.stream.cancel\",\"params\":{\"streamId\":%llu,\"reason\":null}}",
+			 (unsigned long long)rpc_conn_lists(bed.session.conns)->next_stream - 1);
+		CHECK(bed_send(cancel));
+	}
+	CHECK(pinged());
+	CHECK(!next_unanswered(&first, &n, 5 * RPC_END_GRACE_MS));
+	CHECK_EQ(rpc_conn_lists(bed.session.conns)->n_outs, 0);
 	finish();
 }
 
