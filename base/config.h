@@ -54,6 +54,7 @@
 	N(app_idle_ms,        300000, 0, 604800000,  "an app that nobody visits for so long sleeps; 0: never")  \
 	N(build_s,            900,    1, 86400,      "a revision, from its machine to its first answer")         \
 	N(build_command_s,    600,    1, 86400,      "one of its commands: install, build, predeploy")          \
+	N(build_memory_mib,   1280,   128, 1048576,  "memory of a machine that runs install and build commands") \
 	N(app_ready_s,        180,    1, 86400,      "an app's server, from its start to its first answer")     \
 	N(captures_max_mib,   20480,  0, 16777216,   "disk for the memory of sleeping apps; 0: they start cold") \
 	N(revisions_keep,     100,    1, 100000,     "newest revisions of an app that stay")                    \

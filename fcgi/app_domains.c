@@ -124,6 +124,5 @@ enum api_code app_instance_list(struct request *r)
 		 "SELECT created_ms, id, revision_id, state, warm, restarts, running_ms, ended_ms, reason FROM instances WHERE app_id = ? AND "
 		 "(created_ms, id) < (?, ?) ORDER BY created_ms DESC, id DESC LIMIT ?");
 	db_text(&q, app.id);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, instance_json);
 }

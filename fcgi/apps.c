@@ -120,7 +120,6 @@ enum api_code app_list(struct request *r)
 	db_text(&q, search);
 	db_text(&q, layer ? found.id : NULL);
 	db_text(&q, labels ? json_text(labels) : NULL);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, app_json);
 }
 

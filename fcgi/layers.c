@@ -227,7 +227,6 @@ enum api_code layer_list(struct request *r)
 		 "LIMIT ?5");
 	db_text(&q, r->org_id);
 	db_text(&q, request_query(r, "search"));
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, layer_json);
 }
 
@@ -258,7 +257,6 @@ enum api_code layer_apps(struct request *r)
 		 "WHERE x.layer_id = ? AND a.deleted_ms IS NULL AND (a.created_ms, a.id) < (?, ?) "
 		 "ORDER BY a.created_ms DESC, a.id DESC LIMIT ?");
 	db_text(&q, layer.id);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, layer_app_json);
 }
 

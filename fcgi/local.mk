@@ -39,6 +39,8 @@ nestboxschema_DATA += schema/migrations/004-fork.sql
 EXTRA_DIST += schema/migrations/004-fork.sql
 nestboxschema_DATA += schema/migrations/011-starts.sql
 EXTRA_DIST += schema/migrations/011-starts.sql
+nestboxschema_DATA += schema/migrations/012-instances-by-app.sql
+EXTRA_DIST += schema/migrations/012-instances-by-app.sql
 nestboxschema_DATA += schema/migrations/010-promotions-captures.sql
 EXTRA_DIST += schema/migrations/010-promotions-captures.sql
 

@@ -48,13 +48,6 @@ enum api_code page_start(struct request *r, struct page *p)
 	return code ? code : p->list ? API_OK : API_BUSY;
 }
 
-void page_bind(const struct page *p, struct db_q *q)
-{
-	db_int(q, p->before_ms);
-	db_text(q, p->before_id);
-	db_int(q, p->limit + 1);
-}
-
 /* False if the page is full, then the row is not part of it. Takes `row`. */
 static bool page_add(struct page *p, int64_t created_ms, const char *id, struct json_object *row)
 {
@@ -126,6 +119,9 @@ enum api_code page_rows(struct request *r, struct page *p, struct db_q *q, int c
 	struct fault f = { 0 };
 	enum rc rc;
 
+	db_int(q, p->before_ms);
+	db_text(q, p->before_id);
+	db_int(q, p->limit + 1);
 	while (!(rc = db_row(q, &f))) {
 		struct json_object *o = row(r, q, &f);
 

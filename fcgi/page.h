@@ -28,11 +28,12 @@ static inline void page_free(struct page *p)
 #define _cleanup_page_ _cleanup_(page_free)
 
 enum api_code page_start(struct request *r, struct page *p);
-/* Binds the cursor's two values and the limit (one more than asked for, to know whether there is a next page). */
-void page_bind(const struct page *p, struct db_q *q);
 /* The row that q stands at; NULL: the reason is in *ret_f. */
 typedef struct json_object *page_row_fn(struct request *r, const struct db_q *q, struct fault *ret_f);
-/* Answers with the rows of q, and sets the Link header if there are more. created, id: columns of the sort key. */
+/*
+ * Binds the last three values of q, the cursor's two and the limit (one more than asked for, to know whether there is a next page), answers with
+ * its rows, and sets the Link header if there are more. created, id: columns of the sort key.
+ */
 enum api_code page_rows(struct request *r, struct page *p, struct db_q *q, int created, int id, page_row_fn *row);
 
 /* Only the cursor's text form, for other sort keys. */

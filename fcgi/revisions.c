@@ -78,7 +78,6 @@ enum api_code revision_list(struct request *r)
 		 "ORDER BY v.created_ms DESC, v.id DESC LIMIT ?5");
 	db_text(&q, app.id);
 	db_text(&q, status);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, REVISION_CREATED, 0, revision_json);
 }
 
@@ -310,6 +309,5 @@ enum api_code timeline_list(struct request *r)
 		 "(t.context = 'production' OR t.revision_id IS NOT NULL) AND "
 		 "(ifnull(v.created_ms, 999999999999999), ifnull(v.id, 'production')) < (?, ?) ORDER BY 6 DESC, 7 DESC LIMIT ?");
 	db_text(&q, app.id);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 5, 6, timeline_json);
 }

@@ -76,7 +76,6 @@ static enum api_code list(struct request *r, const char *sandbox)
 		 "(created_ms, id) < (?3, ?4) ORDER BY created_ms DESC, id DESC LIMIT ?5");
 	db_text(&q, r->org_id);
 	db_text(&q, sandbox);
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, capture_json);
 }
 

@@ -101,7 +101,6 @@ static enum api_code kind_list(struct request *r, const struct kind *kind)
 	db_start(&q, r->api->db, kind->list_sql);
 	db_text(&q, r->org_id);
 	db_text(&q, request_query(r, "search"));
-	page_bind(&page, &q);
 	return page_rows(r, &page, &q, 0, 1, kind->json);
 }
 

@@ -176,7 +176,7 @@ static void instance_end(struct job *j, const char *reason)
 /* --- the machine --------------------------------------------------------------------------------------------------- */
 
 /* capture: "" begins from the template. */
-static enum rc make_machine(struct job *j, const char *capture, struct fault *ret_f)
+static enum rc make_machine(struct job *j, const char *capture, uint64_t memory_mib, struct fault *ret_f)
 {
 	static struct broker_vm_create m;
 	char policy[256], tail[9];
@@ -201,7 +201,7 @@ static enum rc make_machine(struct job *j, const char *capture, struct fault *re
 	memset(&m, 0, sizeof(m));
 	snprintf(m.capture, sizeof(m.capture), "%s", capture);
 	memcpy(m.id, j->vm, sizeof(m.id));
-	m.memory_mib = RUNNER_APP_MEMORY_MIB;
+	m.memory_mib = (uint32_t)memory_mib;
 	snprintf(m.hostname, sizeof(m.hostname), "%.60s", j->slug);
 	snprintf(policy, sizeof(policy), "nestbox-policy 1\ndefault public\norg %s\n", j->org);
 	m.policy = (const uint8_t *)policy;
@@ -362,7 +362,7 @@ static enum rc wake(struct job *j, struct fault *ret_f)
 
 	if (rc)
 		return rc;
-	rc = make_machine(j, j->capture, &f);
+	rc = make_machine(j, j->capture, RUNNER_APP_MEMORY_MIB, &f);
 	while (!rc && (rc = server_listens(&j->link, j->vm, &f)) && now_ms() < until) {
 		nanosleep(&pause, NULL);
 		rc = RC_OK;
@@ -550,13 +550,18 @@ static enum rc route_all(struct job *j, struct fault *ret_f)
 
 /* --- all of it ----------------------------------------------------------------------------------------------------- */
 
+static bool is_built(struct job *j)
+{
+	return config_text(j, "install") || config_text(j, "build");
+}
+
 static enum rc build(struct job *j, struct fault *ret_f)
 {
 	enum rc rc = run_command(j, STAGE_INSTALLING, "install", ret_f);
 
 	if (!rc)
 		rc = run_command(j, STAGE_BUILDING, "build", ret_f);
-	if (!rc && (config_text(j, "install") || config_text(j, "build")))
+	if (!rc && is_built(j))
 		rc = keep_built(j, ret_f);
 	return rc;
 }
@@ -622,15 +627,29 @@ static enum rc load_env(struct job *j, struct fault *ret_f)
 	return rc;
 }
 
+/* A build may need more memory than what it makes: then that starts in a machine of its own, as it does whenever it is started again. */
+static enum rc build_elsewhere(struct job *j, struct fault *ret_f)
+{
+	enum rc rc = build(j, ret_f);
+
+	if (rc)
+		return rc;
+	instance_end(j, "it has built");
+	j->vm[0] = '\0';
+	rc = make_machine(j, "", RUNNER_APP_MEMORY_MIB, ret_f);
+	return rc ? rc : unpack(j, ret_f);
+}
+
 static enum rc start_cold(struct job *j, struct fault *ret_f)
 {
-	enum rc rc = make_machine(j, "", ret_f);
+	bool elsewhere = !j->again && is_built(j) && j->c->build_memory_mib != RUNNER_APP_MEMORY_MIB;
+	enum rc rc = make_machine(j, "", elsewhere ? j->c->build_memory_mib : RUNNER_APP_MEMORY_MIB, ret_f);
 
 	if (!rc)
 		rc = unpack(j, ret_f);
 	if (!rc && !j->again) {
 		note(j, false, "The source is in its machine.");
-		rc = build(j, ret_f);
+		rc = elsewhere ? build_elsewhere(j, ret_f) : build(j, ret_f);
 	}
 	if (!rc)
 		rc = enter(j, STAGE_DEPLOYING, NULL, ret_f);

@@ -8,6 +8,7 @@
 #include "schema/agent.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -58,6 +59,7 @@ enum rc link_vm_create(struct link *l, const struct broker_vm_create *req, struc
 
 	if (!rc)
 		fds_close(shared.fds, shared.n_fds);
+	l->memory_mib = req->memory_mib;
 	return rc;
 }
 
@@ -307,7 +309,7 @@ static void lines_put(struct lines *s, const uint8_t *data, size_t n, bool end)
 	}
 }
 
-static enum rc exit_status(const uint8_t *data, size_t n, struct fault *ret_f)
+static enum rc exit_status(const struct link *l, const uint8_t *data, size_t n, struct fault *ret_f)
 {
 	char text[256];
 	struct json_object *o, *code = NULL, *signal = NULL, *oom = NULL;
@@ -321,7 +323,7 @@ static enum rc exit_status(const uint8_t *data, size_t n, struct fault *ret_f)
 		json_object_object_get_ex(o, "oom", &oom);
 	}
 	if (json_object_get_boolean(oom)) {
-		rc = fault_set(ret_f, RC_GUEST, 0, "the command ran out of memory: the machine has %d MiB", RUNNER_APP_MEMORY_MIB);
+		rc = fault_set(ret_f, RC_GUEST, 0, "the command ran out of memory: the machine has %" PRIu32 " MiB", l->memory_mib);
 	} else if (json_object_is_type(signal, json_type_string)) {
 		char name[24];
 
@@ -394,5 +396,5 @@ enum rc link_exec(struct link *l, const char *id, struct json_object *request, u
 	lines_put(&err, NULL, 0, true);
 	buf_free(&out.buf);
 	buf_free(&err.buf);
-	return rc ? rc : exit_status(mem, n, ret_f);
+	return rc ? rc : exit_status(l, mem, n, ret_f);
 }

@@ -16,6 +16,7 @@
 
 struct link {
 	struct peer broker, gateway;
+	uint32_t memory_mib; /* of the machine that was made last */
 };
 
 enum rc link_init(struct link *l, const struct config *c, struct fault *ret_f);

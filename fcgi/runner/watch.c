@@ -199,6 +199,20 @@ static bool may_start(struct watch *w, enum kind kind, const char *id)
 	return !r || r->at_ms <= loop_now_ms(w->loop);
 }
 
+/*
+ * A job that was killed leaves an instance that will never be more. Its machine is ended as one that nobody has. Not if somebody holds the revision's
+ * lock: then a process of a runner that was killed goes on with it, and what ended is one that found that out.
+ */
+static void starting_end(struct watch *w, const char *revision, const char *reason)
+{
+	int fd;
+
+	if (watch_lock(w->c, revision, &fd, NULL))
+		return;
+	run(w, "UPDATE instances SET state = 'ended', reason = ? WHERE revision_id = ? AND state = 'starting'", reason, revision, 0);
+	close(fd);
+}
+
 static void on_child_end(void *arg, int status)
 {
 	struct running *j = arg, **at = &j->w->running;
@@ -210,10 +224,8 @@ static void on_child_end(void *arg, int status)
 		start_failed(w, j->id, WIFEXITED(status) && WEXITSTATUS(status) != EX_TEMPFAIL ? STARTS_BACKOFF_MAX_MS : RUNNER_BACKOFF_MAX_MS);
 	else if (status)
 		back_off(w, j->id);
-	/* A job that was killed leaves an instance that will never be more. Its machine is ended as one that nobody has. */
 	if (status && kinds[j->kind].org_max)
-		run(w, "UPDATE instances SET state = 'ended', reason = 'its start failed' WHERE revision_id = ? AND state = 'starting'",
-		    j->id, NULL, 0);
+		starting_end(w, j->id, "its start failed");
 	while (*at != j)
 		at = &(*at)->next;
 	*at = j->next;
@@ -300,13 +312,8 @@ static void requeue_orphans(struct watch *w)
 	}
 	n = list(w, "SELECT DISTINCT revision_id FROM instances WHERE state = 'starting'", NULL, ids, ARRAY_SIZE(ids));
 	for (size_t i = 0; i < n; i++) {
-		int fd;
-
-		if (revision_is_busy(w, ids[i]) || watch_lock(w->c, ids[i], &fd, NULL))
-			continue;
-		run(w, "UPDATE instances SET state = 'ended', reason = 'its start was interrupted' WHERE revision_id = ? AND "
-		       "state = 'starting'", ids[i], NULL, 0);
-		close(fd);
+		if (!revision_is_busy(w, ids[i]))
+			starting_end(w, ids[i], "its start was interrupted");
 	}
 }
 

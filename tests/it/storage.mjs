@@ -40,13 +40,21 @@ await test("deleted, restored by the operator, and gone after its day", async ()
   assert.equal((await client.volumes.get(volume.slug)).id, volume.id);
   assert.equal((await client.snapshots.get(snapshot.slug)).id, snapshot.id);
   assert.notEqual(run("nestboxadm", "volume", "restore", volume.id).status, 0);
+  // Another one, deleted before it, has half an hour of its day left.
+  const waits = await client.volumes.create({ slug: `it-w-${tag}`, region, capacity: "300MB" });
+  await client.volumes.delete(waits.id);
   await client.volumes.delete(volume.id);
   const db = new DatabaseSync(`${STATE}/db/nestbox.db`);
   db.exec("PRAGMA busy_timeout = 10000");
-  db.prepare("UPDATE volumes SET deleted_ms = deleted_ms - 86500000 WHERE id = ?").run(volume.id);
+  const age = db.prepare("UPDATE volumes SET deleted_ms = deleted_ms - ? WHERE id = ?");
+  age.run(84600000, waits.id);
+  age.run(86500000, volume.id);
   db.close();
   await until(() => !fs.existsSync(`${STATE}/volumes/${volume.id}`), 60_000);
   assert.notEqual(run("nestboxadm", "volume", "restore", volume.id).status, 0);
+  assert.equal(run("nestboxadm", "volume", "restore", waits.id).status, 0);
+  assert.ok(fs.existsSync(`${STATE}/volumes/${waits.id}/disk`), "it went before its day was over");
+  await client.volumes.delete(waits.id);
 }, 120_000);
 
 await test("a snapshot that its disk did not keep is refused, and found by the operator", async () => {

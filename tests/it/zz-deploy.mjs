@@ -18,13 +18,25 @@ const app = await client.apps.create({ slug: newSlug() });
 const serves = async (text) => (await get(`${url(app.slug)}/`).catch(() => ({}))).text === text;
 
 let good;
-await check("kill -9 of the runner while it deploys: the deployment is finished by the next one", async () => {
+await check("kill -9 of the runner while it deploys: the deployment is finished by the next one, built with the memory of builds", async () => {
 	needed();
-	good = await deploy(app, server("one"), { config: { runtime, build: "sleep 2" } });
-	await until("building", async () => (await client.revisions.get(good.id)).status === "building");
-	killed("nestbox-runner");
-	await until("succeeded", async () => (await client.revisions.get(good.id)).status === "succeeded", 100000);
+	const conf = readFileSync(CONF, "utf8"), memory = "awk '/^MemTotal/ { print $2 }' /proc/meminfo";
+	try {
+		writeFileSync(CONF, `${conf}\nbuild_memory_mib = 1024\n`);
+		good = await deploy(app, `const built = Number(Deno.readTextFileSync("memory")), here = Deno.systemMemoryInfo().total;
+Deno.serve((r) => r.url.endsWith("/memory") ? Response.json([built / 1024, here / 1048576]) : new Response("one"));
+`, { config: { runtime, install: "touch installed", build: `test -f installed && sleep 2 && ${memory} > memory` } });
+		await until("building", async () => (await client.revisions.get(good.id)).status === "building");
+		killed("nestbox-runner");
+		await until("succeeded", async () => (await client.revisions.get(good.id)).status === "succeeded", 100000);
+	} finally {
+		writeFileSync(CONF, conf);
+	}
 	await until("served", () => serves("one"));
+	// It was built with its own bound of memory and serves with an app's; what the kernel keeps for itself is missing in both.
+	const [built, here] = JSON.parse((await get(`${url(app.slug)}/memory`)).text);
+	must(built > 800 && built <= 1024 && here > 1024 && here <= 1280, `built with ${built} MiB, serves with ${here} MiB`);
+	same(machines(good).length, 1, "machines of it");
 });
 await check("kill -9 of the gateway and of the broker: apps serve again at once", async () => {
 	needed();

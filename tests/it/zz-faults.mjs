@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every daemon and a VM process killed with SIGKILL while sandboxes and an app run; then everything at once, as a power
 // cut would. What was acknowledged must still be there, what is lost must be said to be, and nothing may be left over.
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import fs from "node:fs";
 import { Client } from "@deno/sandbox";
 import { assert, done, Sandbox, test } from "../sdk/lib.mjs";
@@ -89,6 +89,27 @@ await test("broker killed in a capture and in a fork: the machine goes on, nothi
   }
   counter.kill("SIGKILL");
   await counter.status;
+}, 200_000);
+
+const region = process.env.NESTBOX_REGION ?? "ord", tag = Math.random().toString(36).slice(2, 8);
+let volume, holder;
+await test("broker killed in a snapshot: its guest writes on, nothing half made is left, and the next one is whole", async () => {
+  volume = await client.volumes.create({ slug: `faults-${tag}`, region, capacity: "300MB" });
+  holder = await Sandbox.create({ region, timeout: "15m", volumes: { "/v": volume.id } });
+  // Not synced: the guest has to flush it before it stands still.
+  await holder.sh`yes faults | head -c 20000000 > /v/large`;
+  const store = `${STATE}/snapshots`, half = () => fs.readdirSync(store).some((n) => n.startsWith("."));
+  const refused = client.volumes.snapshot(volume.id, { slug: `half-${tag}` }).then(() => null, (e) => e);
+  await until("it has begun", half);
+  await crash("nestboxd");
+  assert.ok(await refused, "the snapshot was made before the broker was killed");
+  await brokerAnswers();
+  assert.ok(!half(), "a half made snapshot is left");
+  assert.equal(await client.snapshots.get(`half-${tag}`), null);
+  assert.equal(await holder.sh`echo written > /v/sum && sync && cat /v/sum`.text(), "written\n");
+  const snapshot = await until("a snapshot", () => client.volumes.snapshot(volume.id, { slug: `half-${tag}` }));
+  assert.equal(spawnSync(`${PREFIX}/sbin/nestboxctl`, ["-c", CONF, "verify", snapshot.id]).status, 0);
+  await client.snapshots.delete(snapshot.id);
 }, 200_000);
 
 await test("API killed: the next request is answered, the sandbox goes on", async () => {
@@ -219,12 +240,16 @@ await test("power cut: everything killed at once; daemons come back, losses are 
   const closed = sandbox.closed.catch(() => {});
   const machines = ctl("list").filter((m) => m.state === "running").map((m) => ctl("stat", m.id).pid);
   const daemons = ["nestboxd", "nestbox-egress", "nestbox-gateway", "nestbox-ssh", "nestbox-api", "nestbox-runner", "nginx"].map(pidOf);
+  holder = await connect(holder.id);
+  const lost = holder.closed.catch(() => {}), words = `${tag}\n`.repeat(10_000), file = await holder.fs.create("/v/last");
+  await file.write(new TextEncoder().encode(words));
+  await file.sync();
   for (const pid of [...daemons, ...machines]) {
     try {
       process.kill(pid, "SIGKILL");
     } catch { /* gone already */ }
   }
-  await closed;
+  await Promise.all([closed, lost]);
   await brokerAnswers();
   await until("sandbox is reported", async () => {
     const e = await Sandbox.connect(id).then((c) => c.close(), (err) => err);
@@ -237,9 +262,12 @@ await test("power cut: everything killed at once; daemons come back, losses are 
     const res = await fetch(appUrl);
     return res.status === 200 && (await res.text()) === "deployed";
   }, 120000);
-  const fresh = await until("a new sandbox", () => Sandbox.create());
-  assert.equal(await fresh.sh`echo ok`.text(), "ok\n");
-  await fresh.close();
+  // What was written and synced is there, in whatever machine has the volume next.
+  const fresh = await until("a new sandbox", () => Sandbox.create({ region, volumes: { "/elsewhere": volume.slug } }));
+  assert.equal(await fresh.fs.readTextFile("/elsewhere/last"), words);
+  assert.equal(await fresh.sh`yes faults | head -c 20000000 | cmp - /elsewhere/large && cat /elsewhere/sum`.text(), "written\n");
+  await fresh.kill();
+  await client.volumes.delete(volume.id);
 }, 200_000);
 
 await test("clean up", async () => {

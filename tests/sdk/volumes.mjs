@@ -27,7 +27,8 @@ await system("create, get, list: what was asked for", async () => {
   const found = [];
   for await (const v of await client.volumes.list({ search: tag })) found.push(v.id);
   assert.deepEqual(found, [data.id]);
-  const used = (await client.volumes.get(data.id)).estimatedAllocatedSize;
+  const { estimatedAllocatedSize: used, estimatedFlattenedSize: flattened } = await client.volumes.get(data.id);
+  assert.ok(used <= flattened && flattened < 50 * MB, `${used} bytes of its own, ${flattened} in all`);
   assert.ok(used > 0 && used < 50 * MB, `an empty volume takes ${used} bytes`);
   assert.match((await rejection(client.volumes.create({ slug: data.slug, region, capacity: "1GB" }))).message, /taken/);
 });
