@@ -374,11 +374,12 @@ void random_bytes(void *out, size_t n)
 
 void random_hex(char *out, size_t n_bytes)
 {
-	uint8_t b;
+	uint8_t raw[64];
 
-	out[0] = '\0';
-	for (size_t i = 0; i < n_bytes; i++) {
-		random_bytes(&b, 1);
-		hex_of(out + 2 * i, &b, 1);
+	*out = '\0';
+	for (size_t n; n_bytes; out += 2 * n, n_bytes -= n) {
+		n = MIN_OF(n_bytes, sizeof(raw));
+		random_bytes(raw, n);
+		hex_of(out, raw, n);
 	}
 }

@@ -83,7 +83,6 @@
 #define BROKER_KILL_MS 9000   /* the client gives up after ten seconds */
 #define POLICY_CALL_MS 15000  /* proxy, then agent */
 #define VOLUME_CALL_MS 60000
-#define AGENT_ANSWER_MS 5000
 #define GUIDE_RETRY_MS 500            /* to the gateway again */
 #define TICKET_TTL_MS 10000
 #define TREE_QUIET_MS 30000     /* a tree out of a sandbox: without a byte, .. */

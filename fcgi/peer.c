@@ -87,6 +87,12 @@ enum rc agent_answer_parse(const char *line, size_t n, struct json_object **ret,
 	return fault_set(ret_f, RC_GUEST, 0, "%s: %s", shown(code), text);
 }
 
+/* RC_CLOSED is a daemon's. */
+static enum rc closed_is_broken(enum rc rc, struct fault *ret_f)
+{
+	return rc == RC_CLOSED ? fault_set(ret_f, RC_PROTO, 0, "agent closed the connection") : rc;
+}
+
 enum rc agent_answer(int fd, uint64_t deadline_ms, struct json_object **ret, struct fault *ret_f)
 {
 	_cleanup_free_ char *line = malloc(AGENT_LINE_MAX);
@@ -94,9 +100,14 @@ enum rc agent_answer(int fd, uint64_t deadline_ms, struct json_object **ret, str
 
 	if (!line)
 		return fault_set(ret_f, RC_NOMEM, 0, "agent answer");
-	rc = fd_read_line(fd, line, AGENT_LINE_MAX, deadline_ms, ret_f);
-	/* RC_CLOSED is a daemon's. */
-	if (rc == RC_CLOSED)
-		return fault_set(ret_f, RC_PROTO, 0, "agent closed the connection");
+	rc = closed_is_broken(fd_read_line(fd, line, AGENT_LINE_MAX, deadline_ms, ret_f), ret_f);
 	return rc ? rc : agent_answer_parse(line, strlen(line), ret, ret_f);
+}
+
+enum rc agent_ask(int fd, const char *line, struct json_object **ret, struct fault *ret_f)
+{
+	uint64_t deadline_ms = now_ms() + AGENT_ANSWER_MS;
+	enum rc rc = closed_is_broken(fd_write_all(fd, line, strlen(line), deadline_ms, ret_f), ret_f);
+
+	return rc ? rc : agent_answer(fd, deadline_ms, ret, ret_f);
 }

@@ -27,6 +27,8 @@ enum rc peer_ask(struct peer *p, struct message_call *call, uint64_t timeout_ms,
  * The next answer of an agent: a guest's bytes, bounded, and of its error only code and text are shown, cleaned. RC_GUEST: it refused; RC_PROTO: it
  * answered something else, or closed. ret may be NULL; what is there is the caller's.
  */
+/* A service's first line and the answer to it, both until AGENT_ANSWER_MS from now; returns as agent_answer(). */
+enum rc agent_ask(int fd, const char *line, struct json_object **ret, struct fault *ret_f);
 enum rc agent_answer(int fd, uint64_t deadline_ms, struct json_object **ret, struct fault *ret_f);
 enum rc agent_answer_parse(const char *line, size_t n, struct json_object **ret, struct fault *ret_f);
 

@@ -181,12 +181,7 @@ enum rc broker_service(struct api *api, const char *id, const char *line, int *r
 	fd = api->call.fds[0];
 	if (reply.has_lease)
 		lease = api->call.fds[1];
-	rc = fd_write_all(fd, line, strlen(line), now_ms() + AGENT_ANSWER_MS, ret_f);
-	if (!rc)
-		rc = agent_answer(fd, now_ms() + AGENT_ANSWER_MS, NULL, ret_f);
-	/* RC_CLOSED is the broker's. */
-	if (rc == RC_CLOSED)
-		return fault_set(ret_f, RC_PROTO, 0, "agent closed the connection");
+	rc = agent_ask(fd, line, NULL, ret_f);
 	if (rc)
 		return rc;
 	*ret_fd = take_fd(&fd);

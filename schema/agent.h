@@ -47,6 +47,11 @@
 #define AGENT_LINE_MAX 131072
 #define AGENT_FRAME_MAX 65536
 #define AGENT_UNIT_RING 1048576
+/*
+ * How long the host waits for one line of an agent, whoever asks. An answer costs the guest a fork at most, but a guest may have to wait for a
+ * processor that others have; who waits that long is busy for nobody else (a worker is: a guest that never answers holds one for so long).
+ */
+#define AGENT_ANSWER_MS 15000
 
 /* The same inside every machine: each lives in a network namespace of its own. */
 #define AGENT_MGMT_HOST_ADDR "169.254.100.1"

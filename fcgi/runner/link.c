@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define ANSWER_MS 15000
 #define FRAME_HEAD 5u
 enum { FRAME_STDOUT = 1, FRAME_STDERR = 2, FRAME_EXIT = 3 };
 
@@ -245,12 +244,14 @@ enum rc link_service(struct link *l, const char *id, struct json_object *request
 	struct broker_vm_dialed dialed;
 	struct json_object *answer = NULL;
 	_cleanup_fd_ int fd = -1;
-	uint64_t deadline = now_ms() + ANSWER_MS;
+	_cleanup_free_ char *line = NULL;
 	const char *text = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
 	enum rc rc;
 
 	snprintf(m.id, sizeof(m.id), "%s", id);
-	rc = text ? call(l, prepare(BROKER_VM_DIAL, (message_put_fn *)broker_vm_dial_put, &m,
+	if (!text || asprintf(&line, "%s\n", text) < 0)
+		line = NULL;
+	rc = line ? call(l, prepare(BROKER_VM_DIAL, (message_put_fn *)broker_vm_dial_put, &m,
 				    (message_get_fn *)broker_vm_dialed_get, &dialed), ret_f) :
 		    fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	if (!rc && shared.n_fds != 1) {
@@ -259,12 +260,8 @@ enum rc link_service(struct link *l, const char *id, struct json_object *request
 	}
 	if (!rc) {
 		fd = shared.fds[0];
-		rc = fd_write_all(fd, text, strlen(text), deadline, ret_f);
+		rc = agent_ask(fd, line, &answer, ret_f);
 	}
-	if (!rc)
-		rc = fd_write_all(fd, "\n", 1, deadline, ret_f);
-	if (!rc)
-		rc = agent_answer(fd, deadline, &answer, ret_f);
 	json_object_put(request);
 	if (rc)
 		return rc;

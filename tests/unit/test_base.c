@@ -228,6 +228,21 @@ TEST(config_says_which_line_is_wrong)
 	close(d);
 }
 
+TEST(random_hex_is_all_of_what_was_asked_for)
+{
+	char a[2 * 150 + 2], b[2 * 150 + 2];
+
+	for (size_t n = 0; n <= 150; n++) {
+		a[2 * n + 1] = '#';
+		random_hex(a, n);
+		CHECK_EQ(strlen(a), 2 * n);
+		CHECK_EQ(strspn(a, "0123456789abcdef"), 2 * n);
+		CHECK_EQ(a[2 * n + 1], '#');
+		random_hex(b, n);
+		CHECK(n < 8 || (strcmp(a, b) && memcmp(a, a + n, n) && memcmp(a + n, b + n, n)));
+	}
+}
+
 TEST(read_line_reads_not_one_byte_more)
 {
 	int p[2];

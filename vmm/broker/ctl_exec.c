@@ -10,7 +10,6 @@
 #include <poll.h>
 #include <string.h>
 
-#define ANSWER_MS 15000
 #define FRAME_HEAD 5
 #define FRAME_STDIN 0
 #define FRAME_STDOUT 1
@@ -30,12 +29,12 @@ static enum rc exec_begin(int fd, char *const argv[], struct fault *ret_f)
 		json_object_array_add(list, json_object_new_string(*argv));
 	json_object_object_add(o, "argv", list);
 	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
-	rc = fd_write_all(fd, text, strlen(text), now_ms() + ANSWER_MS, ret_f);
+	rc = fd_write_all(fd, text, strlen(text), now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (!rc)
-		rc = fd_write_all(fd, "\n", 1, now_ms() + ANSWER_MS, ret_f);
+		rc = fd_write_all(fd, "\n", 1, now_ms() + AGENT_ANSWER_MS, ret_f);
 	json_object_put(o);
 	if (!rc)
-		rc = fd_read_line(fd, line, sizeof(line), now_ms() + ANSWER_MS, ret_f);
+		rc = fd_read_line(fd, line, sizeof(line), now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (!rc)
 		rc = agent_parse(line, strlen(line), &answer, ret_f);
 	json_object_put(answer);
@@ -85,7 +84,7 @@ static enum rc guest_frame(int fd, int *ret_code, struct fault *ret_f)
 	n = (size_t)head[1] | (size_t)head[2] << 8 | (size_t)head[3] << 16 | (size_t)head[4] << 24;
 	if (n > sizeof(mem))
 		return fault_set(ret_f, RC_GUEST, 0, "agent sent a frame that is too long");
-	rc = fd_read_exact(fd, mem, n, now_ms() + ANSWER_MS, ret_f);
+	rc = fd_read_exact(fd, mem, n, now_ms() + AGENT_ANSWER_MS, ret_f);
 	if (rc)
 		return rc;
 	if (head[0] == FRAME_EXIT)

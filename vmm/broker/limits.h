@@ -43,7 +43,6 @@
 #define DIAL_RETRY_MS 25
 #define EGRESS_POLICY_MS 5000      /* wait for the proxy to take a machine's new policy */
 #define EGRESS_CA_MS 1000          /* wait for the proxy's certificate of a new machine */
-#define AGENT_ANSWER_MS 15000     /* identity and other control operations */
 #define AGENT_JSON_DEPTH 16
 
 /* Exposures */
