@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sandboxes and apps in random order at full speed: create, run, write, preview, connect, deploy, use and kill, with SOAK_LIVE
-// sandboxes running at once, at least twice as many registered, and SOAK_APPS apps. No error that is not a limit, and memory and descriptors
-// of every daemon as flat at the end, when all machines have gone, as after the first tenth, descriptors as at the start.
+// sandboxes running at once, at least twice as many registered from the beginning, and SOAK_APPS apps. No error that is not a limit, and memory
+// and descriptors of every daemon as flat at the end, when all machines have gone, as after the first tenth, descriptors as at the start.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import { Client, Sandbox } from "@deno/sandbox";
@@ -22,20 +22,26 @@ function usageOf(pid) {
   const kb = /^Pss:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))[1];
   return { pid, mib: Number(kb) / 1024, fds: fs.readdirSync(`/proc/${pid}/fd`).length };
 }
-const WORKER = "a worker of nestbox-api";
-function usage() {
-  const out = {};
-  for (const d of daemons) out[d] = usageOf(fs.readFileSync(`${SV}/${d}/supervise/pid`, "utf8").trim());
-  // Workers come and go; the largest stands for them all.
-  const workers = fs.readFileSync(`/proc/${out["nestbox-api"].pid}/task/${out["nestbox-api"].pid}/children`, "utf8").trim().split(" ");
-  const of = workers.map((pid) => {
+const pidOf = (d) => fs.readFileSync(`${SV}/${d}/supervise/pid`, "utf8").trim();
+const children = (pid) => fs.readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+// Workers come and go; the largest stands for them all.
+function largest(pids) {
+  const of = pids.map((pid) => {
     try {
       return usageOf(pid);
     } catch {
       return { mib: 0, fds: 0 }; // it has ended just now
     }
   });
-  out[WORKER] = { pid: 0, mib: Math.max(...of.map((w) => w.mib)), fds: Math.max(...of.map((w) => w.fds)) };
+  return { pid: 0, mib: Math.max(...of.map((w) => w.mib)), fds: Math.max(...of.map((w) => w.fds)) };
+}
+function usage() {
+  const out = {};
+  for (const d of daemons) out[d] = usageOf(pidOf(d));
+  const workers = children(out["nestbox-api"].pid), [nginx] = children(pidOf("nginx"));
+  out["a worker of nestbox-api"] = largest(workers);
+  out.nginx = usageOf(nginx);
+  out["a worker of nginx"] = largest(children(nginx));
   out["nestbox-gateway"].callers = workers.length; // each keeps a connection to it once it has asked it something
   return out;
 }
@@ -58,14 +64,11 @@ const steps = {
   preview: async (s) => {
     const p = await s.spawn("python3", { args: ["-m", "http.server", "8123"], stdout: "null", stderr: "null" });
     const url = await s.exposeHttp({ port: 8123 });
-    for (let i = 0; i < 100; i++) {
-      if ((await fetch(url)).status === 200) {
-        await p.kill();
-        return;
-      }
+    for (const until = Date.now() + 180_000; (await fetch(url)).status !== 200;) {
+      must(Date.now() < until, "the preview never answered");
       await new Promise((r) => setTimeout(r, 100));
     }
-    throw new Error("the preview never answered");
+    await p.kill();
   },
   connect: async (s) => {
     const other = await Sandbox.connect(s.id);
@@ -112,16 +115,18 @@ async function records() {
 
 const pool = new Set(); // running and free; a step takes one out
 async function create() {
-  const s = await Sandbox.create(Math.random() < 0.5 ? { timeout: "10m" } : {});
+  const s = await Sandbox.create(Math.random() < 0.5 ? { timeout: "60m" } : {});
   pool.add(s);
+  most = Math.max(most, ++running);
   return s;
 }
-let made = 0;
+let made = 0, running = 0, most = 0; // made: those that are being made, too
 
 async function step() {
   const n = Math.random();
   if (deployed.size && n < 0.08) return ["use", use];
-  if (n < 0.1 && deployments) return ["deploy", deploy];
+  // What takes long begins early enough to be done soon after the end.
+  if (n < 0.1 && deployments && Date.now() < end - seconds * 100) return ["deploy", deploy];
   if (n < 0.2 && apps) return ["records", records];
   if (made < live) {
     made++;
@@ -132,6 +137,7 @@ async function step() {
   pool.delete(s);
   if (n > 0.85)
     return ["end", async () => {
+      running--;
       made--;
       await (Math.random() < 0.5 ? s.kill() : s.close());
     }];
@@ -153,7 +159,7 @@ async function worker() {
       await fn();
       counts[what] = (counts[what] ?? 0) + 1;
     } catch (e) {
-      if (e.status === 429 || e.code === "CAPACITY_EXCEEDED") {
+      if (e.status === 429 || e.code === "CAPACITY_EXCEEDED" || e.code === "NO_DISK_SPACE") {
         counts.limited = (counts.limited ?? 0) + 1;
         await new Promise((r) => setTimeout(r, 300));
       } else {
@@ -164,14 +170,25 @@ async function worker() {
   }
 }
 
+const began = Date.now(), clock = () => `${String(Math.round((Date.now() - began) / 1000)).padStart(4)} s`;
 for (const slug of slugs) await client.apps.create({ slug });
-console.log(`${apps} apps are registered`);
+console.log(`${clock()}  ${apps} apps are registered`);
+// As many as will run have run before: their records stay for a day.
 const start = usage();
+for (let i = 0; i < live; i += workers)
+  await Promise.all(Array.from({ length: Math.min(workers, live - i) }, async () => await (await Sandbox.create()).kill()));
+console.log(`${clock()}  ${(await client.sandboxes.list()).length} sandboxes are registered`);
 end = Date.now() + seconds * 1000;
-const running = Array.from({ length: workers }, () => worker());
+const busy = Array.from({ length: workers }, () => worker());
+const progress = setInterval(() => console.log(`${clock()}  ${running} of ${live} sandboxes, ${errors.length} errors:`, JSON.stringify(counts)), 30_000);
 await new Promise((r) => setTimeout(r, seconds * 100));
 const early = usage();
-await Promise.all(running);
+await Promise.all(busy);
+clearInterval(progress);
+const registered = (await client.sandboxes.list()).length;
+console.log(`${clock()}  all clients are done; ${registered} sandboxes are registered, ${most} ran at once`);
+if (most < live && !counts.limited) errors.push(`${most} sandboxes ran at once, not ${live}`);
+if (registered < 2 * live) errors.push(`${registered} sandboxes are registered, not ${2 * live}`);
 const left = machines().length;
 for (const slug of slugs) await client.apps.delete(slug);
 // Machines whose connection was closed get their grace, those with a timeout are ended here.
@@ -181,12 +198,12 @@ for (const m of machines()) {
   } catch { /* it has ended by itself meanwhile */ }
 }
 /** Memory as after the first tenth, descriptors as at the start. */
-const flat = (d, now) => (d === WORKER || early[d].pid === now[d].pid) && now[d].mib < early[d].mib * 1.25 + 1 && now[d].fds <= start[d].fds + 4 + (now[d].callers ?? 0);
+const flat = (d, now) => early[d].pid === now[d].pid && now[d].mib < early[d].mib * 1.25 + 1 && now[d].fds <= start[d].fds + 4 + (now[d].callers ?? 0);
 let late = usage();
-// Daemons have a minute to close what belonged to machines and to their visitors.
-for (const until = Date.now() + 60_000; Date.now() < until && !(machines().length === 0 && Object.keys(late).every((d) => flat(d, late))); late = usage())
+// Daemons have two minutes to close what belonged to machines and to their visitors, whose connections nginx keeps for 75 s.
+for (const until = Date.now() + 120_000; Date.now() < until && !(machines().length === 0 && Object.keys(late).every((d) => flat(d, late))); late = usage())
   await new Promise((r) => setTimeout(r, 1000));
-console.log(`\n${seconds} s, ${workers} clients, ${left} machines at the end:`, counts);
+console.log(`${clock()}  ${seconds} s, ${workers} clients, ${left} machines at the end:`, counts);
 if (machines().length) errors.push(`${machines().length} machines did not end`);
 let passed = 0, failed = errors.length;
 console.log("     at the start, after a tenth, at the end:");

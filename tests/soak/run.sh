@@ -14,7 +14,8 @@ trap './bootstrap stop' EXIT
 export NESTBOX_CONF_EXTRA="tenant_vms = 48
 vm_memory_mib_host = 65536
 build_s = 7200
-build_command_s = 3600"
+build_command_s = 3600
+app_ready_s = 600"
 ./bootstrap start
 eval "$(./bootstrap env)"
 export NESTBOX_CONF=$INST/etc/nestbox/nestbox.conf NESTBOX_STATE=$INST/var/lib/nestbox NESTBOX_SV=$INST/etc/nestbox/sv
