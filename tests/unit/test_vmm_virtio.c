@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The block device and its queue against a driver in fake guest memory: a model, and what a hostile driver may try. The other
  * devices are in test_vmm_devices.c. */
+#include "base/cleanup.h"
 #include "tests/lib/check.h"
 #include "tests/unit/virtio_guest.h"
 #include "vmm/store/copy.h"
@@ -8,18 +9,60 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_mmio.h>
 
-/* One request in three descriptors; the device's status byte, 0xee if it did not answer. */
+#define TABLE 0x80000u
+#define INDIRECT (1ull << VIRTIO_RING_F_INDIRECT_DESC)
+
+/* Bytes as one to three descriptors from *n on, empty ones and neighbours among them. */
+static void cut(struct vring_desc *t, unsigned int *n, uint64_t addr, uint32_t len, uint16_t flags)
+{
+	uint32_t at = 0;
+
+	for (int i = 0; i < 2 && random() % 3 == 0; i++) {
+		uint32_t part = len > at ? (uint32_t)random() % (len - at) : 0;
+
+		t[(*n)++] = (struct vring_desc){ addr + at, part, flags, 0 };
+		at += part;
+	}
+	t[(*n)++] = (struct vring_desc){ addr + at, len - at, flags, 0 };
+}
+
+/*
+ * One request; the device's status byte, 0xee if it did not answer. Where `cuts`, header, data and status are cut at random, and if the driver
+ * took indirect descriptors the last ones are in a table more often than not.
+ */
+static bool cuts;
+
 static uint8_t request(struct guest *g, uint32_t type, uint64_t sector, uint64_t data, uint32_t bytes)
 {
 	struct virtio_blk_outhdr *h = memory_at(&g->memory, GUEST_DATA, sizeof(*h), true);
 	uint8_t *status = memory_at(&g->memory, GUEST_DATA + 64, 1, true);
 	uint16_t before = guest_used(g, 0);
+	uint16_t in = VRING_DESC_F_WRITE, way = type == VIRTIO_BLK_T_IN || type > VIRTIO_BLK_T_WRITE_ZEROES ? in : 0;
+	struct vring_desc all[9], *table = guest_at(g, TABLE);
+	unsigned int n = 0, direct;
 
 	*h = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
 	*status = 0xee;
-	guest_desc(g, 0, 0, GUEST_DATA, sizeof(*h), VRING_DESC_F_NEXT, 1);
-	guest_desc(g, 0, 1, data, bytes, (uint16_t)(VRING_DESC_F_NEXT | (type == VIRTIO_BLK_T_IN || type > VIRTIO_BLK_T_WRITE_ZEROES ? VRING_DESC_F_WRITE : 0)), 2);
-	guest_desc(g, 0, 2, GUEST_DATA + 64, 1, VRING_DESC_F_WRITE, 0);
+	if (cuts) {
+		cut(all, &n, GUEST_DATA, sizeof(*h), 0);
+		cut(all, &n, data, bytes, way);
+		cut(all, &n, GUEST_DATA + 64, 1, in);
+	} else {
+		all[n++] = (struct vring_desc){ GUEST_DATA, sizeof(*h), 0, 0 };
+		all[n++] = (struct vring_desc){ data, bytes, way, 0 };
+		all[n++] = (struct vring_desc){ GUEST_DATA + 64, 1, in, 0 };
+	}
+	direct = cuts && (g->features & INDIRECT) ? (unsigned int)random() % (n + 1) : n;
+	for (unsigned int i = 0; i < n; i++) {
+		uint16_t more = i + 1 < n ? VRING_DESC_F_NEXT : 0;
+
+		if (i < direct)
+			guest_desc(g, 0, i, all[i].addr, all[i].len, all[i].flags | more, (uint16_t)(i + 1));
+		else
+			table[i - direct] = (struct vring_desc){ all[i].addr, all[i].len, all[i].flags | more, (uint16_t)(i + 1 - direct) };
+	}
+	if (direct < n)
+		guest_desc(g, 0, direct, TABLE, (uint32_t)((n - direct) * sizeof(*table)), VRING_DESC_F_INDIRECT, 0);
 	guest_offer(g, 0, 0);
 	return guest_used(g, 0) == (uint16_t)(before + 1) ? *status : 0xee;
 }
@@ -68,6 +111,9 @@ TEST(disks_of_a_forking_family_follow_their_models)
 	REQUIRE(guest_new(&g[0]));
 	memset(model, 0, sizeof(model));
 	srandom(7);
+	cuts = true;
+	g[0].features = INDIRECT;
+	guest_driver(&g[0]);
 	for (int i = 0; i < 20000; i++) {
 		unsigned int who = (unsigned int)random() % n;
 		uint64_t sector = (uint64_t)random() % (GUEST_SECTORS + 4);
@@ -99,12 +145,14 @@ TEST(disks_of_a_forking_family_follow_their_models)
 			if (child < n)
 				guest_free(&g[child]);
 			REQUIRE(fork_guest(&g[who], &g[child]));
+			g[child].features = INDIRECT;
 			memcpy(model[child], model[who], MODEL_BYTES);
 			n = child == n ? n + 1 : n;
 		}
 		if (check_failed_here > 10)
 			break;
 	}
+	cuts = false;
 	CHECK_EQ(n, FAMILY);
 	for (unsigned int i = 0; i < n; i++) {
 		uint8_t disk[MODEL_BYTES];
@@ -193,6 +241,119 @@ TEST(a_loop_of_descriptors_ends)
 	guest_offer(&g, 0, 0);
 	CHECK(guest_get(&g, 0x70) & GUEST_NEEDS_RESET);
 	CHECK_EQ(guest_used(&g, 0), 0);
+	guest_free(&g);
+}
+
+static void table_stops(struct guest *g, uint64_t addr, uint32_t len, uint16_t flags)
+{
+	uint16_t before;
+
+	guest_driver(g);
+	before = guest_used(g, 0);
+	guest_desc(g, 0, 0, addr, len, VRING_DESC_F_INDIRECT | flags, 0);
+	guest_offer(g, 0, 0);
+	CHECK(guest_get(g, 0x70) & GUEST_NEEDS_RESET);
+	CHECK_EQ(guest_used(g, 0), before);
+}
+
+TEST(a_table_of_descriptors_that_is_none_stops_the_device)
+{
+	struct guest g;
+	struct vring_desc *table;
+
+	REQUIRE(guest_new(&g));
+	table = guest_at(&g, TABLE);
+	table[0] = (struct vring_desc){ GUEST_DATA, 16, VRING_DESC_F_NEXT, 1 };
+	table[1] = (struct vring_desc){ GUEST_DATA + 64, 1, VRING_DESC_F_WRITE, 0 };
+	table_stops(&g, TABLE, 32, 0); /* not negotiated */
+	g.features = INDIRECT;
+	table_stops(&g, TABLE, 0, 0);
+	table_stops(&g, TABLE, 31, 0);
+	table_stops(&g, TABLE, 33, 0);
+	table_stops(&g, TABLE, 32, VRING_DESC_F_NEXT);
+	table_stops(&g, TABLE, (VMM_BLK_CHAIN_MAX + 1) * 16, 0);
+	table_stops(&g, TABLE, UINT32_MAX & ~15u, 0);
+	table_stops(&g, GUEST_BYTES - 16, 32, 0);
+	table_stops(&g, UINT64_MAX - 15, 32, 0);
+	table_stops(&g, TABLE, 16, 0); /* its second is outside */
+	table[0].next = 0;
+	table_stops(&g, TABLE, 32, 0); /* a loop */
+	table[0].flags = VRING_DESC_F_INDIRECT;
+	table[0].addr = TABLE;
+	table[0].len = 32;
+	table_stops(&g, TABLE, 32, 0); /* a table in a table */
+	/* The whole of it at memory's end, and as a table is allowed to be marked. */
+	guest_driver(&g);
+	table = guest_at(&g, GUEST_BYTES - 32);
+	table[0] = (struct vring_desc){ GUEST_DATA, 16, VRING_DESC_F_NEXT, 1 };
+	table[1] = (struct vring_desc){ GUEST_DATA + 64, 1, VRING_DESC_F_WRITE, 0 };
+	*(struct virtio_blk_outhdr *)guest_at(&g, GUEST_DATA) = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_FLUSH };
+	*(uint8_t *)guest_at(&g, GUEST_DATA + 64) = 0xee;
+	guest_desc(&g, 0, 0, GUEST_BYTES - 32, 32, VRING_DESC_F_INDIRECT | VRING_DESC_F_WRITE, 0);
+	guest_offer(&g, 0, 0);
+	CHECK_EQ(*(uint8_t *)guest_at(&g, GUEST_DATA + 64), VIRTIO_BLK_S_OK);
+	guest_free(&g);
+}
+
+#define LARGE_PAGES 256u
+
+/* As a reader without large pages has them: none beside the next. */
+TEST(a_mebibyte_in_scattered_pages_is_one_request)
+{
+	struct virtio_blk_config config;
+	struct vring_desc *table;
+	uint32_t head, bytes;
+	struct guest g;
+	int disk = memfd_create("disk", MFD_CLOEXEC);
+	unsigned int n = 0;
+
+	REQUIRE(disk >= 0 && ftruncate(disk, LARGE_PAGES * 4096) == 0 && guest_new_on(&g, disk));
+	for (unsigned int i = 0; i < LARGE_PAGES; i++)
+		CHECK_EQ(pwrite(disk, &i, sizeof(i), i * 4096), (ssize_t)sizeof(i));
+	g.features = INDIRECT;
+	guest_driver(&g);
+	memcpy(&config, g.d.config, MIN_OF(sizeof(config), sizeof(g.d.config)));
+	CHECK(config.seg_max >= LARGE_PAGES && config.seg_max + 2 <= guest_get(&g, 0x34));
+	*(struct virtio_blk_outhdr *)guest_at(&g, GUEST_DATA) = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN };
+	table = guest_at(&g, TABLE);
+	table[n++] = (struct vring_desc){ GUEST_DATA, 16, VRING_DESC_F_NEXT, 1 };
+	for (; n <= LARGE_PAGES; n++)
+		table[n] = (struct vring_desc){ 0x1000000 - n * 4096, 4096, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, (uint16_t)(n + 1) };
+	table[n++] = (struct vring_desc){ GUEST_DATA + 64, 1, VRING_DESC_F_WRITE, 0 };
+	guest_desc(&g, 0, 0, TABLE, n * 16, VRING_DESC_F_INDIRECT, 0);
+	guest_offer(&g, 0, 0);
+	guest_used_at(&g, 0, 0, &head, &bytes);
+	CHECK_EQ(guest_used(&g, 0), 1);
+	CHECK_EQ(bytes, LARGE_PAGES * 4096 + 1);
+	CHECK_EQ(*(uint8_t *)guest_at(&g, GUEST_DATA + 64), VIRTIO_BLK_S_OK);
+	for (unsigned int i = 0; i < LARGE_PAGES; i++)
+		CHECK_EQ(*(unsigned int *)guest_at(&g, 0x1000000 - (i + 1) * 4096), i);
+	guest_free(&g);
+}
+
+/* What was offered together: each answered, one interrupt where the driver wants to know of the last, no kick asked for in between. */
+TEST(requests_offered_together_are_one_interrupt)
+{
+	struct guest g;
+
+	REQUIRE(guest_new(&g));
+	g.features = GUEST_EVENT_IDX;
+	guest_driver(&g);
+	*(struct virtio_blk_outhdr *)guest_at(&g, GUEST_DATA) = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN };
+	CHECK_EQ(request(&g, VIRTIO_BLK_T_IN, 0, 0x20000, 512), VIRTIO_BLK_S_OK); /* the first is always signalled */
+	guest_interrupts(&g);
+	for (unsigned int round = 0; round < 4; round++) {
+		uint16_t *wanted = guest_at(&g, GUEST_AVAIL(0) + 4 + 2 * GUEST_QUEUE), *asked = guest_at(&g, GUEST_USED(0) + 4 + 8 * GUEST_QUEUE);
+
+		*wanted = (uint16_t)(guest_used(&g, 0) + 11);
+		for (unsigned int i = 0; i < 12; i++)
+			guest_put(&g, 0, 0);
+		CHECK(*asked != g.avail[0]);
+		guest_kick(&g, 0);
+		CHECK_EQ(guest_used(&g, 0), g.avail[0]);
+		CHECK_EQ(*asked, g.avail[0]);
+		CHECK_EQ(guest_interrupts(&g), 1);
+	}
 	guest_free(&g);
 }
 

@@ -6,14 +6,17 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
+#include <stddef.h>
 #include <string.h>
+
+_Static_assert(VMM_CHAIN_MAX <= VMM_BLK_CHAIN_MAX, "a chain's parts are kept in virtio_device");
 
 #define FEATURES_TRANSPORT ((1ull << VIRTIO_F_VERSION_1) | (1ull << VIRTIO_RING_F_EVENT_IDX))
 
 void virtio_init(struct virtio_device *d, const struct virtio_ops *ops, struct memory *memory, unsigned int index,
 		 void *state)
 {
-	memset(d, 0, sizeof(*d));
+	memset(d, 0, offsetof(struct virtio_device, parts));
 	d->ops = ops;
 	d->memory = memory;
 	d->index = index;
@@ -27,6 +30,11 @@ void virtio_init(struct virtio_device *d, const struct virtio_ops *ops, struct m
 static uint64_t offered(const struct virtio_device *d)
 {
 	return d->ops->features | FEATURES_TRANSPORT;
+}
+
+static uint16_t queue_max(const struct virtio_device *d)
+{
+	return d->ops->queue_max ? d->ops->queue_max : VMM_QUEUE_SIZE;
 }
 
 bool virtio_live(const struct virtio_device *d)
@@ -78,7 +86,7 @@ static bool areas_ok(struct virtio_device *d, const struct virtqueue *v)
 {
 	uint64_t n = v->size;
 
-	if (!n || n > VMM_QUEUE_SIZE || (n & (n - 1)))
+	if (!n || n > queue_max(d) || (n & (n - 1)))
 		return false;
 	if ((v->desc & 15) || (v->avail & 1) || (v->used & 3))
 		return false;
@@ -150,7 +158,7 @@ static uint32_t read_register(struct virtio_device *d, uint64_t reg)
 	case VIRTIO_MMIO_VENDOR_ID: return 0x42584e00;
 	case VIRTIO_MMIO_DEVICE_FEATURES:
 		return d->features_sel > 1 ? 0 : (uint32_t)(offered(d) >> (32 * d->features_sel));
-	case VIRTIO_MMIO_QUEUE_NUM_MAX: return v ? VMM_QUEUE_SIZE : 0;
+	case VIRTIO_MMIO_QUEUE_NUM_MAX: return v ? queue_max(d) : 0;
 	case VIRTIO_MMIO_QUEUE_READY: return v ? v->ready : 0;
 	case VIRTIO_MMIO_STATUS: return d->status;
 	case VIRTIO_MMIO_CONFIG_GENERATION: return d->config_generation;
@@ -245,52 +253,78 @@ static void store16(void *at, uint16_t v)
 	__atomic_store_n((uint16_t *)at, v, __ATOMIC_RELEASE);
 }
 
-/* One descriptor into the chain; false breaks the device. */
+/* One descriptor into the chain; false breaks the device. Its parts lie in d->parts, those the device reads first (2.7.4.2). */
 static bool chain_add(struct virtio_device *d, struct virtio_chain *c, const struct vring_desc *desc)
 {
 	bool in = desc->flags & VRING_DESC_F_WRITE;
-	void *at;
+	unsigned int *n = in ? &c->n_in : &c->n_out;
+	struct iovec *next = (in ? c->in : c->out) + *n;
+	uint8_t *at;
 
 	if (!desc->len)
 		return true;
-	/* Device-readable parts come first (2.7.4.2). */
 	if (!in && c->n_in)
 		return false;
 	at = memory_at(d->memory, desc->addr, desc->len, false); /* marked when it is given back */
 	if (!at)
 		return false;
-	if (in) {
-		c->in[c->n_in++] = (struct iovec){ at, desc->len };
-		c->in_bytes += desc->len;
-	} else {
-		c->out[c->n_out++] = (struct iovec){ at, desc->len };
-		c->out_bytes += desc->len;
+	*(in ? &c->in_bytes : &c->out_bytes) += desc->len;
+	if (*n && (uint8_t *)next[-1].iov_base + next[-1].iov_len == at) {
+		next[-1].iov_len += desc->len;
+		return true;
 	}
+	*next = (struct iovec){ at, desc->len };
+	(*n)++;
+	if (!in)
+		c->in++;
 	return true;
+}
+
+/* The descriptors of a chain: the ring's, from its table on the driver's own. */
+struct table {
+	const uint8_t *at;
+	uint32_t n;
+	bool indirect;
+};
+
+static bool table_enter(struct virtio_device *d, const struct vring_desc *desc, struct table *t)
+{
+	uint32_t n = desc->len / (uint32_t)sizeof(*desc);
+
+	if (t->indirect || !(d->driver_features & (1ull << VIRTIO_RING_F_INDIRECT_DESC)) || (desc->flags & VRING_DESC_F_NEXT) || !n ||
+	    desc->len % sizeof(*desc) || n > VMM_BLK_CHAIN_MAX)
+		return false;
+	*t = (struct table){ memory_at(d->memory, desc->addr, desc->len, false), n, true };
+	return t->at;
 }
 
 static bool chain_walk(struct virtio_device *d, const struct virtqueue *v, uint16_t head, struct virtio_chain *c)
 {
+	struct table t = { memory_at(d->memory, v->desc, 16ull * v->size, false), v->size, false };
+	unsigned int hops = d->ops->chain_max ? d->ops->chain_max : VMM_CHAIN_MAX;
 	uint16_t at = head;
 
-	c->head = head;
-	c->n_out = c->n_in = 0;
-	c->out_bytes = c->in_bytes = 0;
-	for (unsigned int hops = 0; hops < VMM_CHAIN_MAX; hops++) {
+	*c = (struct virtio_chain){ .head = head, .out = d->parts, .in = d->parts };
+	if (!t.at)
+		return false;
+	while (hops) {
 		struct vring_desc desc;
-		const void *p;
 
-		if (at >= v->size)
+		if (at >= t.n)
 			return false;
-		p = memory_at(d->memory, v->desc + 16ull * at, sizeof(desc), false);
-		if (!p)
-			return false;
-		memcpy(&desc, p, sizeof(desc)); /* once; what is checked is what is used */
-		if ((desc.flags & VRING_DESC_F_INDIRECT) || !chain_add(d, c, &desc))
+		memcpy(&desc, t.at + 16ull * at, sizeof(desc)); /* once; what is checked is what is used */
+		if (desc.flags & VRING_DESC_F_INDIRECT) {
+			if (!table_enter(d, &desc, &t))
+				return false;
+			at = 0;
+			continue; /* once a chain */
+		}
+		if (!chain_add(d, c, &desc))
 			return false;
 		if (!(desc.flags & VRING_DESC_F_NEXT))
 			return true;
 		at = desc.next;
+		hops--;
 	}
 	return false;
 }
@@ -371,11 +405,16 @@ void virtio_publish(struct virtio_device *d, unsigned int q)
 	memory_wrote(d->memory, used + 2, 2);
 }
 
-void virtio_push(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written)
+void virtio_done(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written)
 {
 	for (unsigned int i = 0; written && i < chain->n_in; i++)
 		memory_wrote(d->memory, chain->in[i].iov_base, chain->in[i].iov_len);
 	virtio_put(d, q, chain->head, written);
+}
+
+void virtio_push(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written)
+{
+	virtio_done(d, q, chain, written);
 	virtio_publish(d, q);
 }
 
@@ -498,16 +537,23 @@ unsigned int iov_slice(const struct iovec *in, unsigned int n, uint64_t skip, ui
 
 static size_t iov_move(const struct iovec *iov, unsigned int n, uint64_t skip, void *to, const void *from, size_t bytes)
 {
-	struct iovec part[VMM_CHAIN_MAX];
-	unsigned int k = iov_slice(iov, n, skip, bytes, part);
 	size_t done = 0;
 
-	for (unsigned int i = 0; i < k; i++) {
+	for (unsigned int i = 0; i < n && done < bytes; i++) {
+		uint8_t *at = iov[i].iov_base;
+		size_t part;
+
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		part = MIN_OF(iov[i].iov_len - (size_t)skip, bytes - done);
 		if (to)
-			memcpy((uint8_t *)to + done, part[i].iov_base, part[i].iov_len);
+			memcpy((uint8_t *)to + done, at + skip, part);
 		else
-			memcpy(part[i].iov_base, (const uint8_t *)from + done, part[i].iov_len);
-		done += part[i].iov_len;
+			memcpy(at + skip, (const uint8_t *)from + done, part);
+		done += part;
+		skip = 0;
 	}
 	return done;
 }

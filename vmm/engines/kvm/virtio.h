@@ -6,7 +6,9 @@
  *  - A queue is used only between DRIVER_OK and reset, and only if its three areas lay in guest memory, aligned, with a
  *    power-of-two size, when it was enabled; registers of an enabled queue are read-only.
  *  - Ring areas are looked up by address at each use (never cached pointers), a descriptor is copied once and the copy
- *    checked, a chain has at most VMM_CHAIN_MAX descriptors, indices are taken modulo the size that was fixed.
+ *    checked, a chain has at most ops->chain_max descriptors, indices are taken modulo the size that was fixed.
+ *  - A table of descriptors beside the ring (indirect, 2.7.5.3) exists only where the device offers it and the driver took it: one
+ *    a chain, as its last link, whole descriptors, wholly in one region; what it has counts as the chain's.
  *  - A violation sets DEVICE_NEEDS_RESET and the device stops until the driver resets it. Only that guest suffers.
  * Locking: registers are handled on vCPU threads, queues on the device's worker; device->lock covers both. Two registers are
  * served without it, because an interrupt handler uses them while the worker may be in a disk's read: the interrupt's status and
@@ -35,7 +37,7 @@ enum { VIRTIO_ID_NET = 1, VIRTIO_ID_BLK = 2, VIRTIO_ID_RNG = 4, VIRTIO_ID_BALLOO
 
 struct virtqueue {
 	bool ready;
-	uint16_t size;              /* chosen by the driver, a power of two <= VMM_QUEUE_SIZE */
+	uint16_t size;              /* chosen by the driver, a power of two <= ops->queue_max */
 	uint64_t desc, avail, used; /* guest addresses, checked when enabled */
 	uint16_t last_avail, used_idx;
 	uint16_t signalled;         /* used index when the driver was last considered for an interrupt */
@@ -49,6 +51,7 @@ struct virtio_device;
 struct virtio_ops {
 	uint32_t id;
 	unsigned int n_queues;
+	uint16_t queue_max, chain_max; /* 0: VMM_QUEUE_SIZE, VMM_CHAIN_MAX */
 	uint64_t features; /* without VIRTIO_F_VERSION_1 and RING_EVENT_IDX, which the transport offers */
 	/* On the device's worker, lock held: the driver kicked queue q. */
 	void (*kick)(struct virtio_device *d, unsigned int q);
@@ -76,13 +79,14 @@ struct virtio_device {
 	int irq_fd;
 	_Atomic bool paused; /* the VM is stopped: kicks wait; set without the lock, to end a worker's batch */
 	void *state; /* the device's own */
+	struct iovec parts[VMM_BLK_CHAIN_MAX]; /* of the chain that was popped last */
 };
 
-/* One request: the copied, checked descriptors as pointers into guest memory. */
+/* One request: the copied, checked descriptors as pointers into guest memory, neighbours there as one. Until the next virtio_pop(). */
 struct virtio_chain {
 	uint16_t head;
 	unsigned int n_out, n_in; /* device reads `out`, writes `in` */
-	struct iovec out[VMM_CHAIN_MAX], in[VMM_CHAIN_MAX];
+	struct iovec *out, *in;
 	uint64_t out_bytes, in_bytes;
 };
 
@@ -98,7 +102,9 @@ bool virtio_pop(struct virtio_device *d, unsigned int q, struct virtio_chain *re
 void virtio_unpop(struct virtio_device *d, unsigned int q, unsigned int n);
 /* A chain is done. With written > 0 all of its `in` counts as written. */
 void virtio_push(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written);
-/* The same in two steps, for several chains that the driver must see at once; marking is the caller's. */
+/* The same in two steps, for several chains that the driver shall see at once: virtio_done() for each, then virtio_publish(). */
+void virtio_done(struct virtio_device *d, unsigned int q, const struct virtio_chain *chain, uint32_t written);
+/* virtio_done() of what the caller has marked itself. */
 void virtio_put(struct virtio_device *d, unsigned int q, uint16_t head, uint32_t written);
 void virtio_publish(struct virtio_device *d, unsigned int q);
 /* Interrupts the driver if it wants to know of what was pushed since the last call. */
