@@ -171,30 +171,52 @@ static void resize(struct machine *m)
 		die("a disk that doesn't exist could be resized");
 }
 
+static void adopt_anew(struct machine *m, bool paused)
+{
+	char text[4096];
+
+	engine->ops->engine_free(engine);
+	if (paused && ask_once(m, opt.hello, text, sizeof(text), 300))
+		die("a machine that was paused went on without a broker");
+	engine_make();
+	m->spec.paused = paused;
+	MUST(engine->ops->adopt(engine, &m->spec, on_exit_, m, &m->vm, f));
+	m->spec.paused = false;
+}
+
+/* Its first operation, as soon as the engine knows how the machine is; in the other state it would be refused. */
+static void adopted(struct machine *m, enum rc (*op)(struct engine_vm *, engine_done_fn *, struct fault *), const char *what)
+{
+	uint64_t end = now_ms() + 60000;
+	struct fault why;
+	enum rc rc;
+
+	while ((rc = op(m->vm, on_done, &why))) {
+		if (rc != RC_AGAIN || now_ms() > end)
+			die("%s: %s", what, why.text);
+		MUST(loop_once(loop, 100, f));
+	}
+	await(m, what);
+}
+
 /* The broker restarts: forget and find again. */
 static void adopt(struct machine *m)
 {
 	uint64_t t;
 
+	/* Its owner paused it: it stands still, also while nobody is there. */
+	MUST(engine->ops->pause(m->vm, on_done, f));
+	await(m, "pause before adoption");
+	t = us();
+	adopt_anew(m, true);
+	adopted(m, engine->ops->resume, "resume after adoption");
+	note("adopt and resume", us() - t);
+	hello(m);
 	/* In the middle of something: what stands still for a broker that is gone goes on. */
 	MUST(engine->ops->pause(m->vm, on_done, f));
 	await(m, "pause before adoption");
-	engine->ops->engine_free(engine);
-	engine_make();
-	t = us();
-	MUST(engine->ops->adopt(engine, &m->spec, on_exit_, m, &m->vm, f));
-	for (;;) {
-		struct fault why;
-		enum rc rc = engine->ops->pause(m->vm, on_done, &why);
-
-		if (!rc)
-			break;
-		if (rc != RC_AGAIN || now_ms() * 1000 > t + 10000000)
-			die("adopt: %s", why.text);
-		MUST(loop_once(loop, 100, f));
-	}
-	await(m, "pause after adoption");
-	note("adopt and pause", us() - t);
+	adopt_anew(m, false);
+	adopted(m, engine->ops->pause, "pause after adoption");
 	MUST(engine->ops->resume(m->vm, on_done, f));
 	await(m, "resume after adoption");
 	hello(m);

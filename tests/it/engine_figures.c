@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * engine-figures: what two engines are compared by, each in a run of its own on the same host. /guest-checker has to be in the overlay.
- * -n: how often each; -m: the machines' memory; -B: how many cold starts (2 at least). A cold start takes QEMU most of a minute in the
+ * -n: how often each; -m: the machines' memory; -B: how many cold starts; 1: nothing but the rows of disk and network, of the machine that
+ * booted then. A cold start takes QEMU most of a minute in the
  * bed, so the first one's machine is kept for the forks and the last one's is the template of all others. The forks' parent is one that
  * booted because its memory is quicker to touch than a restored one's. What cannot be had is left out of the table, with the reason above it.
  */
@@ -92,6 +93,52 @@ static void net_speed(struct machine *m, bool to_guest, size_t mib)
 	note(to_guest ? "net: us a MiB to the guest" : "net: us a MiB from the guest", took / mib);
 }
 
+/* --- system calls ---- */
+#define THREADS_MAX 64
+
+/* Counters of what the threads of a process ask of the kernel from now on; fds[0] is its main thread's. 0: this kernel has none. */
+static size_t calls_watch(pid_t pid, bool threads_to_come, int fds[THREADS_MAX])
+{
+	struct perf_event_attr attr = { .type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr), .inherit = threads_to_come };
+	_cleanup_file_ FILE *id = fopen("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id", "re");
+	unsigned long long config;
+	char path[64];
+	size_t n = 0;
+	DIR *d;
+
+	if (!id || fscanf(id, "%llu", &config) != 1)
+		return 0;
+	attr.config = config;
+	fds[n++] = (int)syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fds[0] < 0)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));) {
+		pid_t tid = atoi(e->d_name);
+
+		if (tid <= 0 || tid == pid || n == THREADS_MAX)
+			continue;
+		fds[n] = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+		n += fds[n] >= 0;
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static uint64_t calls_sum(int fds[], size_t n)
+{
+	uint64_t sum = 0, v;
+
+	for (size_t i = 0; i < n; i++) {
+		if (read(fds[i], &v, sizeof(v)) == sizeof(v))
+			sum += v;
+		close(fds[i]);
+	}
+	return sum;
+}
+
 static void disk_speed(struct machine *m)
 {
 	char out[64];
@@ -102,6 +149,45 @@ static void disk_speed(struct machine *m)
 	step("disk, in sequence");
 	guest_run(m, "[\"/guest-checker\",\"seq\",\"image\",\"32\"]", out, sizeof(out));
 	note("disk: us for 32 reads of 1 MiB", (uint64_t)atoll(out));
+}
+
+/* Of all machines of this host; -1: it does not say. */
+static int64_t exits_so_far(void)
+{
+	_cleanup_file_ FILE *in = fopen("/sys/kernel/debug/kvm/exits", "re");
+	long long n;
+
+	return in && fscanf(in, "%lld", &n) == 1 ? n : -1;
+}
+
+/* What reads of 1 MiB cost besides time: exits of the guest's processors, system calls of the process. */
+static void disk_counts(struct machine *m)
+{
+	int fds[THREADS_MAX];
+	struct engine_stat st;
+	int64_t exits = exits_so_far();
+	char out[64];
+	size_t n;
+
+	step("disk, in sequence, counted");
+	engine->ops->stat(m->vm, &st);
+	n = calls_watch(st.pid, false, fds);
+	guest_run(m, "[\"/guest-checker\",\"seq\",\"image\",\"32\"]", out, sizeof(out));
+	if (n)
+		note("disk: system calls for 32 reads of 1 MiB", calls_sum(fds, n));
+	if (exits >= 0)
+		note("disk: exits for 32 reads of 1 MiB", (uint64_t)(exits_so_far() - exits));
+}
+
+static void devices_speed(struct machine *m)
+{
+	/* An odd number, so that of a few the median is not the worst. */
+	for (uint32_t k = 0; k < (opt.runs | 1); k++) {
+		disk_speed(m);
+		net_speed(m, true, NET_MIB);
+		net_speed(m, false, NET_MIB);
+	}
+	disk_counts(m);
 }
 
 /* The template that everything else starts from; its machine stays, paused, for its disk. */
@@ -156,61 +242,11 @@ static void restores(const struct machine *template, struct engine_snapshot *sna
 				exec_true(&m, "exec of true");
 			engine->ops->stat(m.vm, &st);
 			note("process's own private KiB", own_kib(st.pid));
-			for (uint32_t k = 0; k < opt.runs; k++) {
-				disk_speed(&m);
-				net_speed(&m, true, NET_MIB);
-				net_speed(&m, false, NET_MIB);
-			}
+			devices_speed(&m);
 		}
 		machine_stop(&m);
 		machine_unmake(&m);
 	}
-}
-
-/* --- system calls ---- */
-#define THREADS_MAX 64
-
-/* Counters of what the threads of a process ask of the kernel from now on; fds[0] is its main thread's. 0: this kernel has none. */
-static size_t calls_watch(pid_t pid, bool threads_to_come, int fds[THREADS_MAX])
-{
-	struct perf_event_attr attr = { .type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr), .inherit = threads_to_come };
-	_cleanup_file_ FILE *id = fopen("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id", "re");
-	unsigned long long config;
-	char path[64];
-	size_t n = 0;
-	DIR *d;
-
-	if (!id || fscanf(id, "%llu", &config) != 1)
-		return 0;
-	attr.config = config;
-	fds[n++] = (int)syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
-	if (fds[0] < 0)
-		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
-	d = opendir(path);
-	for (struct dirent *e; d && (e = readdir(d));) {
-		pid_t tid = atoi(e->d_name);
-
-		if (tid <= 0 || tid == pid || n == THREADS_MAX)
-			continue;
-		fds[n] = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
-		n += fds[n] >= 0;
-	}
-	if (d)
-		closedir(d);
-	return n;
-}
-
-static uint64_t calls_sum(int fds[], size_t n)
-{
-	uint64_t sum = 0, v;
-
-	for (size_t i = 0; i < n; i++) {
-		if (read(fds[i], &v, sizeof(v)) == sizeof(v))
-			sum += v;
-		close(fds[i]);
-	}
-	return sum;
 }
 
 /* --- pause of a fork ---- */
@@ -386,12 +422,23 @@ static void pauses_by_size(void)
 	machine_unmake(&parent);
 }
 
-int main(int argc, char **argv)
+/* Of a machine that booted, in a minute or two. */
+static void only_devices(void)
+{
+	struct machine m;
+
+	step("cold start");
+	cold_boot(&m, "devices", RIG_UID);
+	devices_speed(&m);
+	machine_stop(&m);
+	machine_unmake(&m);
+}
+
+static void all(void)
 {
 	struct engine_snapshot *snap;
 	struct machine first, template;
 
-	rig_begin("engine-figures", argc, argv);
 	snap = cold_boots(&first, &template);
 	restores(&template, snap);
 	engine->ops->snapshot_free(snap);
@@ -401,6 +448,15 @@ int main(int argc, char **argv)
 	machine_unmake(&first);
 	if (!strcmp(opt.engine, "kvm"))
 		pauses_by_size();
+}
+
+int main(int argc, char **argv)
+{
+	rig_begin("engine-figures", argc, argv);
+	if (opt.boots == 1)
+		only_devices();
+	else
+		all();
 	step("done");
 	rig_end("engine-figures");
 	return 0;

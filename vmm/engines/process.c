@@ -142,6 +142,55 @@ void process_abort(struct process *p)
 	process_close(p);
 }
 
+struct process_grave {
+	struct process_grave **list, *next;
+	struct process process;
+};
+
+static void grave_free(struct process_grave *g)
+{
+	struct process_grave **at = g->list;
+
+	while (*at != g)
+		at = &(*at)->next;
+	*at = g->next;
+	process_close(&g->process);
+	free(g);
+}
+
+static void on_buried(void *arg, int status)
+{
+	(void)status;
+	grave_free(arg);
+}
+
+void process_bury(struct process *p, struct loop *loop, struct process_grave **graves)
+{
+	struct process_grave *g = p->pidfd >= 0 ? calloc(1, sizeof(*g)) : NULL;
+
+	if (!g) {
+		process_abort(p);
+		return;
+	}
+	process_kill(p);
+	*g = (struct process_grave){ .list = graves, .next = *graves,
+				     .process = { .pid = p->pid, .pidfd = take_fd(&p->pidfd), .err_fd = -1, .ended = on_buried, .arg = g } };
+	*graves = g;
+	process_close(p);
+	if (loop_fd(loop, g->process.pidfd, EPOLLIN, on_pidfd, &g->process, &g->process.source, NULL)) {
+		process_abort(&g->process);
+		grave_free(g);
+	}
+}
+
+void process_graves_free(struct process_grave **graves)
+{
+	while (*graves) {
+		process_abort(&(*graves)->process);
+		grave_free(*graves);
+	}
+}
+
 enum rc process_adopt(struct process *p, struct loop *loop, int dirfd, const char *id, struct fault *ret_f)
 {
 	_cleanup_free_ char *text = NULL;

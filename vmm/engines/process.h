@@ -36,6 +36,13 @@ enum rc process_connect(int dirfd, const char *name, int type, int *ret_fd, stru
 uint64_t process_file_bytes(const struct engine_spec *spec, uint64_t least);
 void process_kill(struct process *p);
 void process_abort(struct process *p); /* of one that was started: kills, reaps and closes; also one that is closed already */
+/*
+ * The same without a wait, which may be long for one that gives much memory back: it is reaped on the loop, when it has ended. Where memory
+ * is short it is waited for.
+ */
+struct process_grave;
+void process_bury(struct process *p, struct loop *loop, struct process_grave **graves);
+void process_graves_free(struct process_grave **graves); /* waits for those that have not ended yet */
 /* Last line of its standard error with control bytes removed, or how it ended. */
 void process_last_words(struct process *p, int wait_status, char *out, size_t size);
 void process_stat(const struct process *p, struct engine_stat *ret);

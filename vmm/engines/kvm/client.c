@@ -55,6 +55,7 @@ struct engine_vm {
 	struct engine_times times;
 	struct fork_group *group; /* as a parent */
 	enum state after;         /* state when the operation succeeded */
+	bool to_be_paused;        /* adoption: how it shall be */
 	uint64_t memory_bytes;
 };
 
@@ -77,6 +78,7 @@ static void group_failed(struct engine_vm *parent, const struct fault *f);
 static void group_forked(struct engine_vm *parent, struct wire *w);
 static void group_resumed(struct engine_vm *parent, struct wire *w);
 static void kvm_fork_go(struct engine_vm *parent, const struct fault *why);
+static void adopted(struct engine_vm *vm, struct wire *w);
 
 /* --- one question at a time ---------------------------------------------------------------------------------------- */
 
@@ -142,8 +144,13 @@ static void on_answer(struct engine_vm *vm, struct wire *w, const struct fault *
 {
 	uint16_t op = vm->op;
 
-	if (f && op == CONTROL_START) {
+	if (f && (op == CONTROL_START || op == CONTROL_STAT)) {
 		condemn(vm, "%s", f->text); /* op_end() comes with its exit */
+		return;
+	}
+	if (op == CONTROL_STAT) {
+		op_end(vm, NULL);
+		adopted(vm, w);
 		return;
 	}
 	if (vm->group && f) {
@@ -427,34 +434,6 @@ static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct faul
 	return rc;
 }
 
-static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
-			 struct engine_vm **ret, struct fault *ret_f)
-{
-	struct engine_vm *vm;
-	enum rc rc = vm_new((struct kvm_engine *)base, spec, exit, arg, &vm, ret_f);
-
-	if (rc)
-		return rc;
-	rc = process_adopt(&vm->process, base->loop, vm->dirfd, vm->id, ret_f);
-	if (!rc)
-		rc = connect_control(vm, ret_f);
-	if (rc) {
-		release(vm);
-		return rc;
-	}
-	/* A machine that was paused by somebody who is gone has resumed by itself (control.c). */
-	vm->state = RUNNING;
-	if (spec->paused) {
-		rc = kvm_pause(vm, NULL, ret_f);
-		if (rc) {
-			release(vm);
-			return rc;
-		}
-	}
-	*ret = vm;
-	return RC_OK;
-}
-
 static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
 {
 	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
@@ -465,6 +444,50 @@ static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fau
 	rc = op_send(vm, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
+}
+
+/* It stands still, or not, as whoever asked last before the broker ended wanted it; spec.paused is what its owner wants. */
+static void adopted(struct engine_vm *vm, struct wire *w)
+{
+	struct control_stat m;
+	struct fault f;
+	enum rc rc = RC_OK;
+
+	control_stat_get(w, &m);
+	if (!wire_done(w) || (m.state != CONTROL_RUNNING && m.state != CONTROL_PAUSED)) {
+		condemn(vm, "it has no machine");
+		return;
+	}
+	vm->state = m.state == CONTROL_RUNNING ? RUNNING : PAUSED;
+	if (vm->state == RUNNING && vm->to_be_paused)
+		rc = kvm_pause(vm, NULL, &f);
+	else if (vm->state == PAUSED && !vm->to_be_paused)
+		rc = kvm_resume(vm, NULL, &f);
+	if (rc)
+		condemn(vm, "%s", f.text);
+}
+
+static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, engine_exit_fn *exit, void *arg,
+			 struct engine_vm **ret, struct fault *ret_f)
+{
+	struct engine_vm *vm;
+	enum rc rc = vm_new((struct kvm_engine *)base, spec, exit, arg, &vm, ret_f);
+
+	if (rc)
+		return rc;
+	vm->to_be_paused = spec->paused;
+	rc = process_adopt(&vm->process, base->loop, vm->dirfd, vm->id, ret_f);
+	if (!rc)
+		rc = connect_control(vm, ret_f);
+	/* It may still be copying for a fork or writing a snapshot that nobody waits for. */
+	if (!rc)
+		rc = op_send(vm, CONTROL_STAT, NULL, NULL, NULL, 0, MAX_OF(FORK_MS, SAVE_MS), ret_f);
+	if (rc) {
+		release(vm);
+		return rc;
+	}
+	*ret = vm;
+	return RC_OK;
 }
 
 static enum rc kvm_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f)
@@ -728,6 +751,7 @@ static void kvm_free(struct engine *base)
 		return;
 	while (e->vms)
 		release(e->vms);
+	process_graves_free(&e->graves);
 	jail_root_free(e->root);
 	close_fd(&e->exec_fd);
 	close_fd(&e->null_fd);

@@ -12,6 +12,7 @@ struct kvm_engine {
 	struct jail_root *root;
 	struct engine_vm *vms;
 	struct turns turns; /* of the programs that read and write snapshots */
+	struct process_grave *graves; /* of those that were not waited for */
 };
 
 #define STORED_WORDS 4

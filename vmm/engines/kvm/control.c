@@ -21,7 +21,7 @@ struct serve {
 	int peer_fd;
 	struct vm *vm;
 	uint64_t paused_us;
-	int delta_fd; /* of a fork, frozen, until RESUME seals it; else -1 */
+	int delta_fd; /* of a fork, frozen, until RESUME seals it; else -1: then the machine stands still because of a PAUSE, if it does */
 	uint8_t mem[MESSAGE_MAX];
 };
 
@@ -265,6 +265,7 @@ static enum rc op_stat(struct serve *s, struct request *r, struct fault *ret_f)
 	uint64_t n;
 
 	(void)ret_f;
+	_Static_assert((int)CONTROL_NEW == VM_NEW && (int)CONTROL_RUNNING == VM_RUNNING && (int)CONTROL_PAUSED == VM_PAUSED, "states");
 	if (s->vm) {
 		m.state = s->vm->state;
 		if (!vm_gather(s->vm, NULL, &n, NULL))
@@ -345,10 +346,9 @@ static void asker_gone(struct serve *s)
 {
 	source_drop(&s->peer);
 	close_fd(&s->peer_fd);
-	/* Nobody would ever send the RESUME of a fork or snapshot that its asker did not live to finish. */
-	if (s->vm && s->vm->state == VM_PAUSED && s->paused_us)
+	/* Nobody would ever send the RESUME of a fork that its asker did not live to finish. */
+	if (s->delta_fd >= 0)
 		vm_resume(s->vm, NULL);
-	s->paused_us = 0;
 	close_fd(&s->delta_fd);
 }
 

@@ -15,6 +15,9 @@
  * BALLOON  RUNNING, PAUSED  asks the guest to give up so many MiB in all
  * STAT     any
  *
+ * When the connection ends, a machine that a FORK left standing goes on, because nobody would send its RESUME, and the fork is nobody's. One that a PAUSE
+ * stopped stays so: only who comes next knows whether somebody wanted it to stand still; STAT tells how it is.
+ *
  * Whoever holds this socket owns the machine completely, so only the broker ever does; nothing the guest does reaches it.
  */
 #ifndef NB_VMM_CONTROL_H
@@ -37,6 +40,8 @@ enum control_op {
 	CONTROL_STAT,
 	CONTROL_BALLOON,
 };
+
+enum control_state { CONTROL_NEW, CONTROL_RUNNING, CONTROL_PAUSED };
 
 #define CONTROL_NONE_FIELDS(F)
 MESSAGE_DECLARE(control_none, CONTROL_NONE_FIELDS)
@@ -72,7 +77,8 @@ MESSAGE_DECLARE(control_resized, CONTROL_RESIZED_FIELDS)
 MESSAGE_DECLARE(control_balloon, CONTROL_BALLOON_FIELDS)
 
 #define CONTROL_STAT_FIELDS(F)                                                         \
-	F(U32, state, 0) F(U64, own_pages, 0) F(U64, tx_frames, 0) F(U64, rx_frames, 0) F(U64, serial_dropped, 0) \
+	F(U32, state, 0) /* enum control_state */                                      \
+	F(U64, own_pages, 0) F(U64, tx_frames, 0) F(U64, rx_frames, 0) F(U64, serial_dropped, 0) \
 	F(U64, reported_bytes, 0) /* given back by free page reporting, in all */      \
 	F(U32, balloon_pages, 0)  /* of 4 KiB, in the balloon now, as the guest says */
 MESSAGE_DECLARE(control_stat, CONTROL_STAT_FIELDS)

@@ -32,7 +32,7 @@ void kvm_snapshot_free(struct engine_snapshot *s)
 	if (!s)
 		return;
 	source_drop(&s->timer);
-	process_abort(&s->process);
+	process_bury(&s->process, s->e->base.loop, &s->e->graves);
 	fds_close(s->fds, s->n_fds);
 	close_fd(&s->base_fd);
 	close_fd(&s->delta_fd);
