@@ -6,7 +6,7 @@
  *   engine-driver [-e qemu-tcg|qemu-kvm|kvm] [-q qemu or nestbox-vmm] -k vmlinuz -i initrd [-I image] [-O overlay] [-m MiB] [-n runs] [-c cmdline]
  *                 [-H hello-line] [-d directory] [-B boots: cold starts only, this many]
  */
-#include "tests/it/engine_rig.h"
+#include "tests/it/engine_parity.h"
 
 #define FORKS 4
 
@@ -132,7 +132,7 @@ static void snap_damage(const char *dir)
 	close(fd);
 }
 
-static void restore(struct machine *m, struct engine_snapshot *snap)
+static void restore(struct machine *m, struct engine_snapshot *snap, bool listed)
 {
 	uint64_t t = us();
 	const struct engine_times *times;
@@ -140,6 +140,8 @@ static void restore(struct machine *m, struct engine_snapshot *snap)
 
 	MUST(engine->ops->start(engine, &m->spec, snap, on_done, on_exit_, m, &m->vm, f));
 	note("restore: start() returns", us() - t);
+	if (listed)
+		parity_starting(m);
 	await(m, "start from snapshot");
 	note("restore: to running", us() - t);
 	hello(m);
@@ -298,7 +300,7 @@ static void captures(struct machine *m)
 		die("remove a capture");
 	snap = snap_map(second);
 	MUST(snap_check(snap, f));
-	restore(&b, snap);
+	restore(&b, snap, false);
 	/* And once more, of what came from it. */
 	capture(&b, &a, first, second);
 	machine_stop(&b);
@@ -309,7 +311,7 @@ static void captures(struct machine *m)
 	if (system(command))
 		die("remove a capture");
 	MUST(snap_check(snap, f));
-	restore(&a, snap);
+	restore(&a, snap, false);
 	machine_stop(&a);
 	machine_unmake(&a);
 	engine->ops->snapshot_free(snap);
@@ -463,18 +465,19 @@ static void life(void)
 	MUST(engine->ops->resume(a.vm, on_done, f));
 	await(&a, "resume after save");
 	hello(&a);
-	MUST(engine->ops->pause(a.vm, on_done, f));
-	await(&a, "pause");
-	machine_stop(&a);
+	pause_machine(&a);
+	parity_stop(&a);
 	snap_damage(snap_dir);
 	snap = snap_open(snap_dir);
 	for (uint32_t i = 0; i < opt.runs; i++) {
 		machine_make(&b, "restored", RIG_UID + 1, &a);
-		restore(&b, snap);
+		restore(&b, snap, !i);
 		if (!i) {
 			confined(&b);
 			resize(&b);
 			pause_resume(&b);
+			parity_life(&b);
+			parity_others(snap, &b);
 		}
 		if (i + 1 == opt.runs) {
 			adopt(&b);
@@ -493,7 +496,7 @@ static void life(void)
 	machine_unmake(&a);
 	machine_make(&a, "second", RIG_UID + 2, &b);
 	machine_unmake(&b);
-	restore(&a, snap);
+	restore(&a, snap, false);
 	snprintf(command, sizeof(command), "rm -r '%s'", second_dir);
 	if (system(command))
 		die("remove a snapshot");

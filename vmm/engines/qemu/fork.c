@@ -410,8 +410,12 @@ enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec s
 		  struct fault *ret_f)
 {
 	struct fork *k;
-	enum rc rc;
+	enum rc rc = vm_idle(parent, ret_f);
 
+	if (!rc && parent->state != VM_RUNNING)
+		rc = fault_set(ret_f, RC_STATE, 0, "machine '%s' is not running", parent->id);
+	if (rc)
+		return rc;
 	if (!n || n > ENGINE_FORK_MAX)
 		return fault_set(ret_f, RC_INVALID, 0, "%zu children; 1 to %d are possible", n, ENGINE_FORK_MAX);
 	k = fork_new(parent, cut, cut_arg);

@@ -27,14 +27,20 @@ static void on_deadline(void *arg)
 		vm_condemn(vm, "an operation passed its deadline");
 }
 
+enum rc vm_idle(const struct engine_vm *vm, struct fault *ret_f)
+{
+	if (vm->state == VM_GONE || vm->stopped)
+		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is gone", vm->id);
+	return vm->op ? fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id) : RC_OK;
+}
+
 enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f)
 {
 	uint64_t at = now_ms() + deadline_ms;
+	enum rc rc = vm_idle(vm, ret_f);
 
-	if (vm->state == VM_GONE || vm->stopped)
-		return fault_set(ret_f, RC_STATE, 0, "machine '%s' is gone", vm->id);
-	if (vm->op)
-		return fault_set(ret_f, RC_AGAIN, 0, "machine '%s' is busy", vm->id);
+	if (rc)
+		return rc;
 	if (vm->timer)
 		loop_timer_set(vm->timer, at);
 	else if (loop_timer(vm->e->base.loop, at, on_deadline, vm, &vm->timer, ret_f))
@@ -405,8 +411,10 @@ enum rc qemu_disk_resized(struct engine_vm *vm, const char *serial, engine_done_
 	struct vm_disk *d = NULL;
 	char args[128];
 	struct stat st;
-	enum rc rc;
+	enum rc rc = vm_idle(vm, ret_f);
 
+	if (rc)
+		return rc;
 	for (size_t i = 0; i < vm->n_disks; i++)
 		if (!strcmp(vm->disks[i].serial, serial))
 			d = &vm->disks[i];

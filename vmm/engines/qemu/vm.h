@@ -105,6 +105,8 @@ struct engine_vm {
 };
 
 /* vm.c: one operation at a time. begin: RC_STATE, RC_AGAIN. end: disarms the deadline and calls done. */
+/* Neither gone nor busy; every operation looks at this before its arguments. */
+enum rc vm_idle(const struct engine_vm *vm, struct fault *ret_f);
 enum rc vm_op_begin(struct engine_vm *vm, enum vm_op op, uint32_t deadline_ms, engine_done_fn *done, struct fault *ret_f);
 void vm_op_end(struct engine_vm *vm, const struct fault *f); /* f NULL: done */
 /* A machine that broke the contract or its deadline: kills; the exit callback follows. Keeps the first reason. */
