@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The dial service: a TCP port of the guest's loopback. Theory: connect to 127.0.0.1, else to [::1], then two bounded
- * one-way pipes; a side that ends its sending is passed on as a half-close, an error ends both.
+ * The dial service: a TCP port of the guest's loopback. Theory: connect to 127.0.0.1, else to [::1], again after a while
+ * if nobody listens and the host wants to wait, which costs less here than if it came back each time; then two bounded one-way pipes; a side that ends its sending is passed on as a half-close, an error ends both.
  */
 #include "guest/agent.h"
 
@@ -30,13 +30,15 @@ struct dial {
 	struct side host, port;
 	uint16_t number;
 	bool ipv6, connected;
-	struct source *deadline;
+	uint64_t wait_until_ms, pause_ms;
+	struct source *deadline, *retry;
 };
 
 static void dial_free(struct dial *d)
 {
 	agent_detach(&d->attached);
 	source_drop(&d->deadline);
+	source_drop(&d->retry);
 	for (int i = 0; i < 2; i++) {
 		struct side *s = i ? &d->port : &d->host;
 
@@ -116,6 +118,27 @@ static void dial_failed(struct dial *d, const struct fault *f)
 	dial_free(d);
 }
 
+static void on_retry(void *arg)
+{
+	struct dial *d = arg;
+	struct fault f = { 0 };
+
+	source_drop(&d->retry);
+	d->ipv6 = false;
+	if (dial_connect(d, &f))
+		dial_failed(d, &f);
+}
+
+/* Nobody listens on either address. True: that is tried again. */
+static bool dial_waits(struct dial *d, int sys)
+{
+	uint64_t now = loop_now_ms(agent.loop);
+
+	d->pause_ms = MIN_OF(MAX_OF(2 * d->pause_ms, (uint64_t)AGENT_DIAL_RETRY_MIN_MS), (uint64_t)AGENT_DIAL_RETRY_MAX_MS);
+	return sys == ECONNREFUSED && now < d->wait_until_ms &&
+	       !loop_timer(agent.loop, now + d->pause_ms, on_retry, d, &d->retry, NULL);
+}
+
 static void on_connected(void *arg, uint32_t events)
 {
 	struct dial *d = arg;
@@ -133,6 +156,8 @@ static void on_connected(void *arg, uint32_t events)
 			if (!dial_connect(d, NULL))
 				return;
 		}
+		if (dial_waits(d, sys))
+			return;
 		fault_set(&f, rc_from_errno(sys), sys, "port %u: %s", d->number, strerrordesc_np(sys));
 		dial_failed(d, &f);
 		return;
@@ -178,6 +203,8 @@ static enum rc dial_connect(struct dial *d, struct fault *ret_f)
 			if (!dial_connect(d, NULL))
 				return RC_OK;
 		}
+		if (dial_waits(d, sys))
+			return RC_OK;
 		return fault_set(ret_f, rc_from_errno(sys), sys, "port %u: %s", d->number, strerrordesc_np(sys));
 	}
 	return loop_fd(agent.loop, d->port.fd, EPOLLOUT, on_connected, d, &d->port.source, ret_f);
@@ -187,7 +214,7 @@ void agent_dial_start(int fd, const struct agent_request *req)
 {
 	struct dial *d = calloc(1, sizeof(*d));
 	struct fault f = { 0 };
-	int64_t port = 0;
+	int64_t port = 0, wait_ms = 0;
 	enum rc rc;
 
 	if (!d) {
@@ -201,9 +228,12 @@ void agent_dial_start(int fd, const struct agent_request *req)
 	rc = agent_get_int(req->root, "port", 1, 65535, 0, &port, &f);
 	d->number = (uint16_t)port;
 	if (!rc)
+		rc = agent_get_int(req->root, "wait_ms", 0, AGENT_DIAL_WAIT_MS, 0, &wait_ms, &f);
+	d->wait_until_ms = loop_now_ms(agent.loop) + (uint64_t)wait_ms;
+	if (!rc)
 		rc = loop_fd(agent.loop, fd, 0, on_side, &d->host, &d->host.source, &f);
 	if (!rc)
-		rc = loop_timer(agent.loop, loop_now_ms(agent.loop) + AGENT_DIAL_DEADLINE_MS, on_deadline, d, &d->deadline, &f);
+		rc = loop_timer(agent.loop, d->wait_until_ms + AGENT_DIAL_DEADLINE_MS, on_deadline, d, &d->deadline, &f);
 	if (!rc)
 		rc = dial_connect(d, &f);
 	if (rc)

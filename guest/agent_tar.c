@@ -2,7 +2,7 @@
 /*
  * Trees as tar streams, by the guest's own tar. Theory: tar works on the connection itself, blocking, in a process of its own, so
  * the host's speed is tar's speed and the agent copies nothing. tar-in runs as the user, refuses names that leave the
- * directory and delays links that would; what it prints (one line an entry) is counted. A tar-out that fails in the middle resets
+ * directory and delays links that would. A tar-out that fails in the middle resets
  * the connection, so that the host cannot take half a tree for a whole one.
  */
 #include "guest/agent.h"
@@ -24,25 +24,22 @@ struct tar {
 	struct attached attached;
 	bool in, root;
 	int fd;
-	struct source *list_source, *error_source;
-	int list_fd, error_fd;     /* tar's standard output (tar-in) and error */
-	uint64_t entries;
+	struct source *error_source;
+	int error_fd; /* tar's */
 	char error[AGENT_TAR_ERROR_MAX];
 	size_t n_error;
 	struct child *child;
 	int status;
 	const char *path;          /* during start only */
 	char **exclude;
-	int their_list, their_error;
+	int their_error;
 };
 
 static void tar_free(struct tar *t)
 {
 	agent_detach(&t->attached);
 	agent_child_forget(t->child);
-	source_drop(&t->list_source);
 	source_drop(&t->error_source);
-	close_fd(&t->list_fd);
 	close_fd(&t->error_fd);
 	if (t->fd >= 0) {
 		close(t->fd);
@@ -101,9 +98,7 @@ static int tar_child(int fd, void *arg)
 	argv[n++] = t->path;
 	argv[n++] = "--blocking-factor=128";
 	if (t->in) {
-		argv[n++] = "--verbose";
 		argv[n++] = "--no-same-owner";
-		argv[n++] = "--quoting-style=escape";
 	} else {
 		argv[n++] = "--format=posix";
 		argv[n++] = "--hard-dereference"; /* as files of their own: packages' installers make hard links, bundles hold none */
@@ -127,12 +122,10 @@ static int tar_child(int fd, void *arg)
 static void tar_in_answer(struct tar *t)
 {
 	struct fault f = { 0 };
-	char line[80];
 
 	fd_nonblock(t->fd, NULL);
 	if (WIFEXITED(t->status) && WEXITSTATUS(t->status) == 0) {
-		snprintf(line, sizeof(line), "{\"ok\": true, \"entries\": %llu}\n", (unsigned long long)t->entries);
-		agent_answer(t->fd, line);
+		agent_answer(t->fd, "{\"ok\": true}\n");
 	} else {
 		for (size_t i = 0; i < t->n_error; i++)
 			if ((unsigned char)t->error[i] < 32 || (unsigned char)t->error[i] > 126)
@@ -156,7 +149,7 @@ static void tar_out_end(struct tar *t)
 
 static void tar_check(struct tar *t)
 {
-	if (t->child || t->list_fd >= 0 || t->error_fd >= 0)
+	if (t->child || t->error_fd >= 0)
 		return;
 	if (t->in)
 		tar_in_answer(t);
@@ -170,22 +163,6 @@ static void on_exited(void *arg, int status)
 
 	t->child = NULL;
 	t->status = status;
-	tar_check(t);
-}
-
-static void on_list(void *arg, uint32_t events)
-{
-	struct tar *t = arg;
-	char mem[16384];
-	ssize_t n = read(t->list_fd, mem, sizeof(mem));
-
-	(void)events;
-	for (ssize_t i = 0; i < n; i++)
-		t->entries += mem[i] == '\n';
-	if (n > 0 || (n < 0 && errno == EAGAIN))
-		return;
-	source_drop(&t->list_source);
-	close_fd(&t->list_fd);
 	tar_check(t);
 }
 
@@ -249,18 +226,14 @@ static enum rc tar_begin(struct tar *t, const struct agent_request *req, struct 
 
 	if (!rc)
 		rc = tar_pipe(&t->error_fd, &t->their_error, ret_f);
-	if (!rc && t->in)
-		rc = tar_pipe(&t->list_fd, &t->their_list, ret_f);
 	if (!rc)
 		rc = loop_fd(agent.loop, t->error_fd, EPOLLIN, on_error, t, &t->error_source, ret_f);
-	if (!rc && t->in)
-		rc = loop_fd(agent.loop, t->list_fd, EPOLLIN, on_list, t, &t->list_source, ret_f);
 	if (!rc && !agent_answer(t->fd, "{\"ok\": true}\n"))
 		rc = fault_set(ret_f, RC_CLOSED, 0, "the host is gone");
 	if (rc)
 		return rc;
 	std[0] = t->in ? t->fd : -1;
-	std[1] = t->in ? t->their_list : t->fd;
+	std[1] = t->in ? -1 : t->fd;
 	std[2] = t->their_error;
 	return agent_fork(tar_child, t->fd, std, t, on_exited, t, &t->child, ret_f);
 }
@@ -278,11 +251,10 @@ static void tar_start(int fd, const struct agent_request *req, bool in)
 	}
 	t->in = in;
 	t->fd = fd;
-	t->list_fd = t->error_fd = t->their_list = t->their_error = -1;
+	t->error_fd = t->their_error = -1;
 	agent_attach(&t->attached, tar_inherited);
 	rc = tar_begin(t, req, &f);
 	free(take_ptr(t->exclude));
-	close_fd(&t->their_list);
 	close_fd(&t->their_error);
 	if (rc) {
 		agent_answer_fault(fd, &f);

@@ -18,8 +18,9 @@
  * tar-out   {"path": "/home/app", "exclude": ["node_modules", ..]?} answers ok, then a POSIX pax tar stream of what is below
  *           path, ended by its end-of-archive blocks and half-close. Sockets are left out.
  * tar-in    {"path": "/home/app", "user": "app"}: the host sends a tar stream and half-closes; the agent unpacks below path
- *           (never outside) and answers a second line, {"ok": true, "entries": n} or an error.
- * dial      {"port": n}: connected to 127.0.0.1:n, else [::1]:n, in the guest; then raw bytes. ECONNREFUSED if nobody listens.
+ *           (never outside) and answers a second line, {"ok": true} or an error.
+ * dial      {"port": n, "wait_ms": n?}: connected to 127.0.0.1:n, else [::1]:n, in the guest; then raw bytes. ECONNREFUSED if nobody
+ *           listens, nor does for wait_ms (0).
  * http      {"domain": "x.nestbox.localhost"}: like dial, to the port or process that the RPC exposeHttp named for this domain.
  *           ENOENT if there is none.
  * unit      A named long-running process that outlives connections, its output in a ring of AGENT_UNIT_RING bytes.

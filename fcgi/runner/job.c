@@ -321,9 +321,9 @@ static enum rc wait_ready(struct job *j, struct fault *ret_f)
 	struct fault f = { 0 };
 
 	snprintf(host, sizeof(host), "%.60s.%.150s", j->slug, j->c->domain);
-	for (unsigned int n = 0; now_ms() < until; n++) {
-		struct timespec pause = { 0, n < 20 ? 50000000 : 250000000 };
-		enum rc rc = server_ask(&j->link, j->vm, host, &f);
+	while (now_ms() < until) {
+		struct timespec pause = { 0, 50000000 };
+		enum rc rc = server_ask(&j->link, j->vm, host, RUNNER_LISTEN_MS, &f);
 
 		if (!rc)
 			return RC_OK;
@@ -363,7 +363,7 @@ static enum rc wake(struct job *j, struct fault *ret_f)
 	if (rc)
 		return rc;
 	rc = make_machine(j, j->capture, RUNNER_APP_MEMORY_MIB, &f);
-	while (!rc && (rc = server_listens(&j->link, j->vm, &f)) && now_ms() < until) {
+	while (!rc && (rc = server_listens(&j->link, j->vm, RUNNER_LISTEN_MS, &f)) && now_ms() < until) {
 		nanosleep(&pause, NULL);
 		rc = RC_OK;
 	}
@@ -680,7 +680,7 @@ static bool adopt(struct job *j)
 	if (db_row(&q, NULL))
 		return false;
 	snprintf(j->vm, sizeof(j->vm), "%s", db_col_text(&q, 0));
-	j->adopted = !server_listens(&j->link, j->vm, NULL);
+	j->adopted = !server_listens(&j->link, j->vm, 0, NULL);
 	if (!j->adopted)
 		j->vm[0] = '\0';
 	return j->adopted;

@@ -18,6 +18,7 @@
 #define RUNNER_SLEEPS_MAX 4            /* instances at once that are put to sleep */
 #define RUNNER_DRAINS_MAX 16           /* apps at once whose old machines are waited for */
 #define RUNNER_WAKE_MS 10000           /* a woken machine's server must listen by then */
+#define RUNNER_LISTEN_MS 1000          /* its agent waits so long for a server that does not listen yet, then it is asked how it is */
 #define RUNNER_DRAIN_MS 60000          /* visitors of a replaced revision may stay so long */
 #define RUNNER_LOCK_MS 90000           /* wait for whoever moves an app's names */
 #define RUNNER_GATEWAY_MS 2000         /* one question to the gateway */

@@ -78,27 +78,28 @@ static struct json_object *unit_request(const char *op)
 	return o;
 }
 
-static enum rc dial(struct link *l, const char *vm, int *ret_fd, struct fault *ret_f)
+static enum rc dial(struct link *l, const char *vm, int wait_ms, int *ret_fd, struct fault *ret_f)
 {
 	struct json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "service", json_object_new_string("dial"));
 	json_object_object_add(o, "port", json_object_new_int(RUNNER_APP_PORT));
+	json_object_object_add(o, "wait_ms", json_object_new_int(wait_ms));
 	return link_service(l, vm, o, ret_fd, NULL, ret_f);
 }
 
-enum rc server_listens(struct link *l, const char *vm, struct fault *ret_f)
+enum rc server_listens(struct link *l, const char *vm, int wait_ms, struct fault *ret_f)
 {
 	_cleanup_fd_ int fd = -1;
 
-	return dial(l, vm, &fd, ret_f);
+	return dial(l, vm, wait_ms, &fd, ret_f);
 }
 
-enum rc server_ask(struct link *l, const char *vm, const char *host, struct fault *ret_f)
+enum rc server_ask(struct link *l, const char *vm, const char *host, int wait_ms, struct fault *ret_f)
 {
 	_cleanup_fd_ int fd = -1;
 	char text[500], got[8];
-	enum rc rc = dial(l, vm, &fd, ret_f);
+	enum rc rc = dial(l, vm, wait_ms, &fd, ret_f);
 
 	if (rc)
 		return rc;

@@ -16,9 +16,9 @@ struct server_state {
 struct json_object *server_argv(struct json_object *config);
 enum rc server_stat(struct link *l, const char *vm, struct server_state *ret, struct fault *ret_f);
 /* One request on a fresh connection; any HTTP answer is an answer. host: for its Host header. */
-enum rc server_ask(struct link *l, const char *vm, const char *host, struct fault *ret_f);
+enum rc server_ask(struct link *l, const char *vm, const char *host, int wait_ms, struct fault *ret_f);
 /* Somebody listens. */
-enum rc server_listens(struct link *l, const char *vm, struct fault *ret_f);
+enum rc server_listens(struct link *l, const char *vm, int wait_ms, struct fault *ret_f);
 /* What it has printed lately, for about a second. */
 void server_quote(struct link *l, const char *vm, link_line_fn *line, void *arg);
 
