@@ -140,12 +140,13 @@ static void change_free(struct change *c)
 
 static enum api_code slug_check(struct request *r, const char *slug)
 {
+	bool taken = !strcmp(r->api->config.region, slug); /* the API's other name */
+
 	if (!slug_is_valid(slug))
 		return API_INVALID_SLUG;
-	for (size_t i = 0; i < ARRAY_SIZE(reserved); i++)
-		if (!strcmp(reserved[i], slug))
-			return api_fail(r, API_SLUG_TAKEN, "the slug '%s' is reserved", slug);
-	return API_OK;
+	for (size_t i = 0; i < ARRAY_SIZE(reserved) && !taken; i++)
+		taken = !strcmp(reserved[i], slug);
+	return taken ? api_fail(r, API_SLUG_TAKEN, "the slug '%s' is reserved", slug) : API_OK;
 }
 
 static enum api_code change_parse(struct request *r, struct change *c)

@@ -245,7 +245,8 @@ static void out_answered(struct rpc_out *o)
 {
 	bool ending = o->state == OUT_ENDING;
 
-	o->quiet++;
+	if (ending)
+		o->quiet++;
 	if (ending && o->often_left) {
 		if (out_is_quiet(o))
 			loop_timer_set(o->timer, now_ms() + RPC_END_GRACE_MS);

@@ -3,6 +3,8 @@
 // cut would. What was acknowledged must still be there, what is lost must be said to be, and nothing may be left over.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
 import { Client } from "@deno/sandbox";
 import { assert, done, Sandbox, test } from "../sdk/lib.mjs";
 
@@ -144,8 +146,10 @@ await test("gateway restart: a preview works again", async () => {
 }, 200_000);
 
 const sshPort = fs.readFileSync(CONF, "utf8").match(/^ssh_port *= *(\d+)/m)[1];
+// A host key that is another one after a restart is refused.
+const known = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "nb-known-")), "hosts");
 const ssh = (name, command) => {
-  const c = spawn("ssh", ["-F", "/dev/null", "-p", sshPort, "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no",
+  const c = spawn("ssh", ["-F", "/dev/null", "-p", sshPort, "-o", `UserKnownHostsFile=${known}`, "-o", "StrictHostKeyChecking=accept-new",
     "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", name, command], { stdio: ["pipe", "pipe", "ignore"] });
   c.out = "";
   c.stdout.on("data", (d) => c.out += d);
@@ -187,6 +191,8 @@ await test("SSH: a connection outlives broker and API; its gateway killed, nothi
     const again = ssh(who, "echo five");
     return await again.ended === 0 && again.out === "five\n";
   });
+  assert.match(fs.readFileSync(known, "utf8"), /^\S+ ssh-ed25519 \S+\n$/);
+  fs.rmSync(path.dirname(known), { recursive: true });
 }, 300_000);
 
 await test("egress killed: it attaches again and the sandbox goes on", async () => {

@@ -31,6 +31,18 @@ await test("run: code, extensions, arguments", async () => {
   assert.deepEqual(others.map((r) => r.stdoutText), ["object\n", "true\n", "dash\n"]);
 });
 
+// That all names are passed on: the rest is Deno's, and on an emulated machine its start takes seconds.
+if (alone) await test("run: every extension", async () => {
+  const h = "const h = (t) => t + '!';", jsx = `/** @jsx h */ ${h} console.log(<b/>)`;
+  const code = {
+    js: `${h} console.log(h("b"))`, mjs: `${h} console.log(h("b"))`, cjs: `const os = require("node:os"); ${h} console.log(h("b"))`, jsx,
+    ts: `const b: string = "b!"; console.log(b)`, mts: `const b: string = "b!"; console.log(b)`,
+    cts: `const os = require("node:os"); const b: string = "b!"; console.log(b)`, tsx: jsx.replace("(t)", "(t: string)"),
+  };
+  const runs = await Promise.all(Object.keys(code).map((extension) => run({ code: code[extension], extension })));
+  assert.deepEqual(runs.map((r) => r.stdoutText || r.stderrText), runs.map(() => "b!\n"));
+});
+
 await test("run: an entrypoint, cwd, env, exit code, uncaught error", async () => {
   await sandbox.sh`mkdir -p ${dir}/lib; echo 'export const v = 5' > ${dir}/lib/m.ts
     printf '%s\n' 'import { v } from "./lib/m.ts";' 'console.log(v, Deno.cwd(), Deno.env.get("NB_E"), Deno.args);' 'Deno.exit(3)' > ${dir}/main.ts`;
@@ -160,6 +172,23 @@ await test("watch: restarts are events", async () => {
     return two;
   }, 120_000);
   await until(() => restarts > 0, 60_000);
+  await child.kill();
+  await child.status;
+});
+
+if (alone) await test("watch: files that are not imported", async () => {
+  await sandbox.fs.writeTextFile(`${dir}/data`, "1");
+  await sandbox.fs.writeTextFile(`${dir}/wd.ts`, `console.log(Deno.readTextFileSync("${dir}/data")); setInterval(() => {}, 1000)`);
+  const child = await sandbox.deno.run({ ...quiet, stderr: "null", entrypoint: `${dir}/wd.ts`, watch: [`${dir}/data`, `${dir}/other, or not`] });
+  const reader = child.stdout.getReader();
+  assert.equal(text((await reader.read()).value), "1\n");
+  let two = false;
+  const seen = reader.read().then(({ value }) => two = text(value) === "2\n");
+  await until(async () => {
+    await sandbox.fs.writeTextFile(`${dir}/data`, "2");
+    await Promise.race([seen, sleep(1000)]);
+    return two;
+  }, 60_000);
   await child.kill();
   await child.status;
 });

@@ -7,7 +7,7 @@ import { alone, assert, done, rejection, skip, test } from "./lib.mjs";
 
 if (alone) await test("all of it", () => skip("needs a running system")).then(done);
 
-const access = { token: process.env.DENO_DEPLOY_TOKEN, org: process.env.DENO_DEPLOY_ORG, apiEndpoint: process.env.DENO_DEPLOY_ENDPOINT };
+const access = { token: process.env.DENO_DEPLOY_TOKEN, org: process.env.NESTBOX_ORG ?? "demo", apiEndpoint: process.env.DENO_DEPLOY_ENDPOINT };
 const client = new Client(access);
 const region = process.env.NESTBOX_REGION ?? "ord";
 const tag = Math.random().toString(36).slice(2, 8);

@@ -2,6 +2,7 @@
 // Sandbox.fs and FsFile: every method, through the unmodified SDK.
 import { assert, done, rejection, Sandbox, test, text, until } from "./lib.mjs";
 import { SeekMode } from "@deno/sandbox";
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,6 +31,10 @@ await test("writeTextFile and readTextFile: any text, append, createNew, mode", 
   assert.equal(await fs.readTextFile(at("t")), all);
   await fs.writeTextFile(at("t"), "+", { append: true });
   assert.equal(await fs.readTextFile(at("t")), all + "+");
+  await fs.writeTextFile(at("t"), "");
+  assert.equal(await fs.readTextFile(at("t")), "");
+  await fs.writeFile(at("t"), Uint8Array.of(0x61, 0xff, 0xe4, 0x62, 0xc3));
+  assert.equal(await fs.readTextFile(at("t")), "a\ufffd\ufffdb\ufffd");
   await fs.writeTextFile(at("t"), "short", { mode: 0o640 });
   assert.equal((await fs.stat(at("t"))).mode & 0o7777, 0o640);
   await fails(fs.writeTextFile(at("t"), "x", { createNew: true }), "AlreadyExists", "EEXIST", `File exists (os error 17): writefile '${at("t")}'`);
@@ -85,6 +90,8 @@ await test("a stream as content, for bytes and text", async () => {
   const chunks = Array.from({ length: 300 }, (_, i) => new Uint8Array(1 + i * 7).fill(i));
   await fs.writeFile(at("s"), ReadableStream.from(chunks));
   assert.ok(Buffer.from(await fs.readFile(at("s"))).equals(Buffer.concat(chunks)));
+  await fs.writeFile(at("s"), ReadableStream.from([]));
+  assert.equal((await fs.stat(at("s"))).size, 0);
   await fs.writeTextFile(at("s"), ReadableStream.from(["zwölf ", "\u{1F600}"]));
   assert.equal(await fs.readTextFile(at("s")), "zwölf \u{1F600}");
   await fails(fs.writeFile(at("no/s"), ReadableStream.from(chunks)), "NotFound", "ENOENT");
@@ -99,6 +106,8 @@ await test("errors are Deno's: class, code, message", async () => {
   await fails(fs.stat("a\0b"), "TypeError", "EINVAL", "file name contained an unexpected NUL byte: stat 'a\0b'");
   await fails(fs.stat("a".repeat(5000)), "Error", "ENAMETOOLONG");
   await fails(fs.open(at("t"), {}), "Error", undefined, "'options' requires at least one option to be true");
+  await fs.symlink("circle", at("circle"));
+  for (const call of [fs.readFile(at("circle")), fs.stat(at("circle")), fs.realPath(at("circle"))]) await fails(call, "FilesystemLoop", "ELOOP");
 });
 
 await test("mkdir, rename, remove, link, symlink, readLink, realPath, copyFile", async () => {
@@ -140,6 +149,7 @@ await test("stat, chmod, utime, truncate, umask, makeTempFile", async () => {
   assert.deepEqual([s.size, s.mode & 0o7777, +s.atime, s.mtime.toISOString(), s.isFile, s.isFifo],
     [4, 0o600, 1500, "2024-02-29T12:00:00.123Z", true, false]);
   assert.ok(s.birthtime instanceof Date && s.ctime instanceof Date && s.ino > 0);
+  assert.ok(s.birthtime > s.mtime && s.birthtime - s.ctime < 1000, `${["birthtime", "mtime", "ctime"].map((n) => s[n].toISOString())}`); // whatever utime says; ctime has whole seconds, as Deno gives it
   assert.ok((await fs.stat("/proc/version")).isFile); // has no birth time
   const before = await fs.umask();
   assert.equal(await fs.umask(0o077), before);
@@ -157,7 +167,7 @@ await test("FsFile: read, write, seek, truncate, stat, sync, utime, lock", async
   const buf = new Uint8Array(100);
   assert.equal(await f.read(buf), 5);
   assert.equal(text(buf.subarray(0, 5)), "world");
-  assert.equal(await f.read(buf), null);
+  assert.deepEqual([await f.read(new Uint8Array(0)), await f.read(buf)], [0, null]);
   await f.truncate(5);
   await f.sync();
   await f.syncData();
@@ -333,14 +343,25 @@ await test("upload and download of a tree", async () => {
   writeFileSync(join(local, "up/sub/a.bin"), Buffer.alloc(300_000, 7));
   writeFileSync(join(local, "up/b.txt"), "text");
   symlinkSync("b.txt", join(local, "up/l"));
+  symlinkSync("sub", join(local, "up/to sub"));
+  symlinkSync("..", join(local, "up/sub/back")); // a circle for whoever follows
+  mkdirSync(join(local, "up/empty"));
+  writeFileSync(join(local, "up/zwei\nZeilen ä"), "");
   await fs.upload(join(local, "up"), dir);
   assert.equal((await fs.readFile(at("up/sub/a.bin"))).length, 300_000);
   assert.equal(await fs.readLink(at("up/l")), "b.txt");
+  assert.deepEqual([await fs.readLink(at("up/to sub")), await fs.readLink(at("up/sub/back"))], ["sub", ".."]);
   mkdirSync(join(local, "down"));
   await fs.download(at("up"), join(local, "down"));
   assert.equal(readFileSync(join(local, "down/up/b.txt"), "utf8"), "text");
   assert.equal(readFileSync(join(local, "down/up/sub/a.bin")).length, 300_000);
   assert.equal(readlinkSync(join(local, "down/up/l")), "b.txt");
+  const tree = (root) => execFileSync("find", [root, "-printf", "%P\\0"], { encoding: "utf8" }).split("\0").sort();
+  assert.deepEqual(tree(join(local, "down/up")), tree(join(local, "up")));
+  assert.deepEqual([readlinkSync(join(local, "down/up/to sub")), readlinkSync(join(local, "down/up/sub/back"))], ["sub", ".."]);
+  await fs.upload(join(local, "up/b.txt"), at("one"));
+  await fs.download(at("one"), join(local, "one"));
+  assert.equal(readFileSync(join(local, "one"), "utf8"), "text");
   rmSync(local, { recursive: true });
 });
 

@@ -109,6 +109,25 @@ await test("unknown method and bad parameters are answers", async () => {
   for (let i = 1; i < 6; i++) assert.match(answers, new RegExp(`"id":${i},"error":\\{"code":-32602`));
 });
 
+await test("several clients wait for one child, during and after", async () => {
+  const child = await sandbox.spawn("bash", { args: ["-c", "read; exit 5"], stdin: "piped", stdout: "null", stderr: "null" });
+  const wait = (id) => frame(0x81, call("processWait", { pid: child.pid }, id));
+  const sockets = await Promise.all([connect(), connect(), connect()]);
+  const heard = sockets.map(() => "");
+  sockets.forEach((s, i) => s.on("data", (d) => heard[i] += d.toString("latin1")));
+  for (const s of sockets.slice(0, 2)) s.write(Buffer.concat([wait(1), wait(2), frame(0x81, call("envGet", { key: "HOME" }, 3))]));
+  await until(() => heard[0].includes('"id":3') && heard[1].includes('"id":3'), 30_000);
+  assert.ok(!/"id":[12]/.test(heard[0] + heard[1]), "it has not ended yet");
+  await child.stdin.close();
+  assert.equal((await child.status).code, 5);
+  sockets[2].write(wait(4));
+  const ended = (id) => `"id":${id},"result":{"ok":{"success":false,"code":5,"signal":null,"oom":null}}`;
+  await until(() => [[0, 1], [0, 2], [1, 1], [1, 2], [2, 4]].every(([i, id]) => heard[i].includes(ended(id))), 30_000);
+  sockets[2].write(frame(0x81, call("processWait", { pid: 999_999 }, 5)));
+  await until(() => /"id":5,"result":\{"error":\{[^}]*"code":"ENOENT"/.test(heard[2]), 30_000);
+  for (const s of sockets) s.destroy();
+});
+
 await test("a client that never reads stops its own output only", async () => {
   const socket = await connect();
   socket.pause();

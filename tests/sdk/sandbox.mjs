@@ -108,12 +108,26 @@ await test("create: allowNet and secrets are in force", async () => {
   assert.ok(e instanceof TypeError, e.stack);
 });
 
+/** Without an endpoint the package makes one of the region and this variable. */
+function byBaseDomain() {
+  const endpoint = env.DENO_SANDBOX_ENDPOINT;
+  delete env.DENO_SANDBOX_ENDPOINT;
+  env.DENO_SANDBOX_BASE_DOMAIN = endpoint.replace(/^https:\/\/api\./, "");
+  try {
+    return Sandbox.connect(sandbox.id);
+  } finally {
+    delete env.DENO_SANDBOX_BASE_DOMAIN;
+    env.DENO_SANDBOX_ENDPOINT = endpoint;
+  }
+}
+
 await test("connect: by id, by options, many at once; what one does the others see", async () => {
   const others = await Promise.all([
     Sandbox.connect(sandbox.id),
     Sandbox.connect(sandbox.id, { debug: false, org: undefined, apiEndpoint: env.DENO_DEPLOY_ENDPOINT }),
     Sandbox.connect({ id: sandbox.id, token: env.DENO_DEPLOY_TOKEN, sandboxEndpoint: env.DENO_SANDBOX_ENDPOINT }),
     client.sandboxes.connect(sandbox.id, {}),
+    byBaseDomain(),
     ...Array.from({ length: 8 }, () => Sandbox.connect(sandbox.id)),
   ]);
   await Promise.all(others.map((o, i) => o.fs.writeTextFile(`c${i}`, `${i}`)));
@@ -173,11 +187,13 @@ await test("a session ends with its creator's connection; calls under way are to
 }, 90_000);
 
 await test("a timeout outlives the connection; extendTimeout moves it; kill ends it", async () => {
-  const s = await client.sandboxes.create({ timeout: "300s" });
+  const s = await client.sandboxes.create({ timeout: "300s", memory: 1e9 }); // bytes; of the size that was made above
   await s.fs.writeTextFile("kept", "here");
   await s.close();
   const again = await Sandbox.connect({ id: s.id });
   assert.equal(await again.fs.readTextFile("kept"), "here");
+  const total = Number(/MemTotal:\s+(\d+)/.exec(await again.fs.readTextFile("/proc/meminfo"))[1]) / 1024;
+  assert.ok(total > 850 && total <= 1024, `${total} MiB`);
   for (const [by, ms] of [["10m", 600_000], ["700s", 700_000]]) {
     const at = await again.extendTimeout(by);
     assert.ok(at instanceof Date && Math.abs(+at - Date.now() - ms) < 20_000, `${at}`);
