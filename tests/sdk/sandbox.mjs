@@ -155,7 +155,7 @@ await test("env: get, set, delete, toObject", async () => {
   }
   const all = await sandbox.env.toObject();
   assert.equal(all.NB_E.length, 100_000);
-  assert.ok(all.HOME === "/home/app" && all.PATH);
+  assert.ok(all.HOME === "/home/app" && all.PATH && all.DENO_DEPLOY_ORGANIZATION_ID);
   await sandbox.env.delete("NB_E");
   await sandbox.env.delete("NB_E");
   assert.equal((await sandbox.env.toObject()).NB_E, undefined);
