@@ -235,7 +235,11 @@ await test("deployments from a sandbox: Build, a cancelled one, a failed one, a 
 
   await sandbox.fs.writeTextFile("project/first.txt", "things ");
   await sandbox.fs.link("project/first.txt", "project/out.txt"); // as installers of packages make them; a bundle has two files
-  const good = await sandbox.deploy(app.slug, { path: "/home/app/project", build: { entrypoint: "main.ts", args: ["x", "y"] }, production: true });
+  const good = await sandbox.deploy(app.slug, {
+    path: "/home/app/project",
+    build: { mode: "local", installCommand: "mkdir built", buildCommand: "mv main.ts out.txt built", buildDirectory: "built", entrypoint: "main.ts", args: ["x", "y"] },
+    production: true,
+  });
   const lines = all(good.logs());
   const r = await good.done;
   assert.deepEqual([r.id, r.status], [good.id, "succeeded"]);
