@@ -228,6 +228,7 @@ static int memory_region(struct object *o, const struct kvm_userspace_memory_reg
 		return -1;
 	}
 	o->memory_bytes[r->slot] = r->memory_size;
+	fake_kvm.logged = (fake_kvm.logged & ~(1u << r->slot)) | (r->flags & KVM_MEM_LOG_DIRTY_PAGES) << r->slot;
 	return 0;
 }
 

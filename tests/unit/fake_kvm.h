@@ -21,6 +21,7 @@ struct fake_kvm {
 	bool tsc_scales, tsc_offset_attr;
 	uint32_t cpuid_word;   /* part of the processor's features */
 	uint32_t dirty_seed;   /* 0: the dirty log is empty; else pages at random */
+	uint32_t logged;       /* a bit for each memory slot whose log is on */
 	uint32_t refused_msr;  /* KVM lists it and gives neither value nor takes one */
 	/* Requests that set something, in order. */
 	unsigned long log[512];

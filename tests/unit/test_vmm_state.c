@@ -338,6 +338,60 @@ TEST(a_second_generation_has_all_memory)
 
 /* --- what differs --------------------------------------------------------------------------------------------------- */
 
+/* The page's first byte, in the delta of a fork; -1: it has none. */
+static int forked_page(struct vm *vm, uint64_t page)
+{
+	struct fork_result r = { -1, -1, 0, 0, 0 };
+	uint64_t paused;
+	struct fault f = { 0 };
+	uint8_t byte = 0;
+	int found = -1;
+
+	if (vm_fork(vm, &r, &paused, &f) || vm_resume(vm, &f))
+		return -2;
+	if (lseek(r.delta_fd, (off_t)page * 4096, SEEK_DATA) == (off_t)page * 4096 && pread(r.delta_fd, &byte, 1, (off_t)page * 4096) == 1)
+		found = byte;
+	close(r.delta_fd);
+	close(r.state_fd);
+	return found;
+}
+
+/* What processors wrote before is nobody's log: it is found by its content. */
+TEST(the_log_of_a_machine_that_booted_begins_with_its_first_fork)
+{
+	struct fault f = { 0 };
+	struct vm *vm;
+
+	fake_kvm = (struct fake_kvm){ .tsc_khz = 2000000, .tsc_offset_attr = true };
+	REQUIRE(!machine_new(1, -1, -1, &vm, &f) && !vm_start_threads(vm, &f) && !vm_resume(vm, &f));
+	CHECK_EQ((uintptr_t)vm->memory.base % (2 << 20), 0);
+	CHECK_EQ(fake_kvm.logged, 0);
+	vm->memory.base[0x1000 * 700 + 4095] = 1;
+	vm->memory.base[0x1000 * 9000] = 7;
+	CHECK_EQ(forked_page(vm, 700), 0);
+	CHECK_EQ(fake_kvm.logged, 1);
+	CHECK_EQ(forked_page(vm, 9000), 7);
+	CHECK_EQ(forked_page(vm, 701), -1);
+	/* Later, what neither the log nor a device tells of is not looked for. */
+	vm->memory.base[0x1000 * 702] = 1;
+	CHECK_EQ(forked_page(vm, 702), -1);
+	memory_at(&vm->memory, 0x1000 * 702, 1, true);
+	CHECK_EQ(forked_page(vm, 702), 1);
+	vm_free(vm);
+}
+
+TEST(the_log_of_a_machine_from_a_snapshot_is_on_from_the_start)
+{
+	struct fault f = { 0 };
+	struct vm *vm;
+	int fd = memfd_create("base", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	fake_kvm = (struct fake_kvm){ .tsc_khz = 2000000, .tsc_offset_attr = true };
+	REQUIRE(!ftruncate(fd, (off_t)MACHINE_BYTES) && !memory_seal(fd, &f) && !machine_new(1, fd, -1, &vm, &f));
+	CHECK_EQ(fake_kvm.logged, 1);
+	vm_free(vm);
+}
+
 static int file_of(const uint8_t *model)
 {
 	int fd = memfd_create("model", MFD_ALLOW_SEALING);

@@ -268,7 +268,9 @@ static enum rc op_stat(struct serve *s, struct request *r, struct fault *ret_f)
 	_Static_assert((int)CONTROL_NEW == VM_NEW && (int)CONTROL_RUNNING == VM_RUNNING && (int)CONTROL_PAUSED == VM_PAUSED, "states");
 	if (s->vm) {
 		m.state = s->vm->state;
-		if (!vm_gather(s->vm, NULL, &n, NULL))
+		if (!s->vm->logged) /* what is in use of it nobody has looked at yet */
+			m.own_pages = memory_pages(&s->vm->memory);
+		else if (!vm_gather(s->vm, NULL, &n, NULL))
 			for (uint64_t i = 0; i < (memory_pages(&s->vm->memory) + 63) / 64; i++)
 				m.own_pages += (uint64_t)__builtin_popcountll(s->vm->memory.own[i]);
 		for (unsigned int i = 0; i < s->vm->n_nics; i++) {

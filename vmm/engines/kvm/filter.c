@@ -41,6 +41,8 @@ static const struct harden_call main_calls[] = {
 	IOCTL(KVM_RUN, "vCPU"),
 	IOCTL(KVM_KVMCLOCK_CTRL, "resume"),
 	IOCTL(KVM_GET_DIRTY_LOG, "fork, snapshot"),
+	/* Lets the guest see no more than this process has for itself. */
+	IOCTL(KVM_SET_USER_MEMORY_REGION, "the log of a machine that booted begins with its first fork or snapshot"),
 	IOCTL(KVM_CHECK_EXTENSION, "size of XSAVE"),
 	IOCTL(KVM_GET_MSR_INDEX_LIST, "save"),
 	IOCTL(KVM_GET_MP_STATE, "save"),

@@ -7,7 +7,8 @@
  * capture has a base), over both this machine's
  * own pages, made by copy-on-write. Either memfd may be absent; a machine that boots cold has only pages of its own. Which
  * pages are its own is known without looking at page tables: KVM logs what vCPUs write, memory_at() what devices write, and
- * `own` gathers both. Saving and forking need nothing else.
+ * `own` gathers both. Saving and forking need nothing else. The log costs huge pages. Only a machine that boots cold has a use for them, and
+ * nothing that its pages could differ from but zeroes: so its log begins when it is first asked for, and what is not zero then is its own.
  *
  * memory_at() is the one function that turns a guest address into a pointer. It only ever subtracts, so that no guest value
  * can overflow it, and refuses what does not lie wholly in one region.
@@ -27,7 +28,9 @@
 #define MEMORY_RUNS_MAX 16000
 
 struct memory {
-	uint8_t *base;     /* one mapping; the high region follows the low one in it */
+	uint8_t *base;     /* one mapping; the high region follows the low one in it. Where the guest has a huge page there is room for one. */
+	uint8_t *room;     /* what is mapped, `base` and guard pages */
+	size_t room_bytes;
 	uint64_t bytes, low, high;
 	int base_fd, delta_fd; /* owned, -1: absent */
 	uint64_t *written; /* a bit a page: written by the VMM since the last memory_gather() */
@@ -64,6 +67,9 @@ uint64_t memory_discard_at(struct memory *m, void *at, uint64_t n);
  * to `own` and, if `fresh` is not NULL, to that bitmap of the same shape. Returns how many pages were in it.
  */
 uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, uint64_t n_words, uint64_t *fresh);
+
+/* Adds to `own` whatever is not zero. For a machine without base and delta, whose log has just begun. */
+void memory_own_used(struct memory *m);
 
 /* Writes the pages of a bitmap into a file at their offsets; zero pages become holes where `sparse`. */
 enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd, bool sparse, uint64_t *ret_pages,

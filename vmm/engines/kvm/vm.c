@@ -30,21 +30,34 @@ static enum rc irqfd(struct vm *vm, int fd, uint32_t gsi, struct fault *ret_f)
 	return RC_OK;
 }
 
-static enum rc add_memory(struct vm *vm, struct fault *ret_f)
+/* Also of slots that are there: then only their flags change. */
+static enum rc set_memory(struct vm *vm, struct fault *ret_f)
 {
 	const struct memory *m = &vm->memory;
-	/* The log is on from the start: it is how a fork or a snapshot knows which pages are this machine's own, and a page
-	 * that is copied on its first write faults then anyway. */
-	struct kvm_userspace_memory_region low = { .slot = 0, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = 0,
-						   .memory_size = m->low, .userspace_addr = (uintptr_t)m->base };
-	struct kvm_userspace_memory_region high = { .slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES,
-						    .guest_phys_addr = MEMORY_HIGH, .memory_size = m->high,
+	uint32_t flags = vm->logged ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+	struct kvm_userspace_memory_region low = { .slot = 0, .flags = flags, .guest_phys_addr = 0, .memory_size = m->low,
+						   .userspace_addr = (uintptr_t)m->base };
+	struct kvm_userspace_memory_region high = { .slot = 1, .flags = flags, .guest_phys_addr = MEMORY_HIGH, .memory_size = m->high,
 						    .userspace_addr = (uintptr_t)m->base + m->low };
 
 	if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &low) < 0 ||
 	    (m->high && ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &high) < 0))
 		return fault_set(ret_f, RC_SYS, errno, "KVM_SET_USER_MEMORY_REGION");
 	return RC_OK;
+}
+
+/* Before the pages are looked at: what is written meanwhile is in the log. */
+static enum rc log_begin(struct vm *vm, struct fault *ret_f)
+{
+	enum rc rc;
+
+	vm->logged = true;
+	rc = set_memory(vm, ret_f);
+	if (rc)
+		vm->logged = false;
+	else
+		memory_own_used(&vm->memory);
+	return rc;
 }
 
 static enum rc gather_slot(struct vm *vm, uint32_t slot, uint64_t first, uint64_t bytes, uint64_t *fresh, uint64_t *count,
@@ -64,8 +77,10 @@ enum rc vm_gather(struct vm *vm, uint64_t *fresh, uint64_t *ret_pages, struct fa
 {
 	const struct memory *m = &vm->memory;
 	uint64_t count = 0;
-	enum rc rc = gather_slot(vm, 0, 0, m->low, fresh, &count, ret_f);
+	enum rc rc = vm->logged ? RC_OK : log_begin(vm, ret_f);
 
+	if (!rc)
+		rc = gather_slot(vm, 0, 0, m->low, fresh, &count, ret_f);
 	if (!rc && m->high)
 		rc = gather_slot(vm, 1, m->low / MEMORY_PAGE, m->high, fresh, &count, ret_f);
 	if (!rc)
@@ -85,7 +100,9 @@ static enum rc open_vm(struct vm *vm, struct fault *ret_f)
 		return fault_set(ret_f, RC_SYS, errno, "set KVM's own pages");
 	if (ioctl(vm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "KVM_CREATE_IRQCHIP");
-	return add_memory(vm, ret_f);
+	/* A page that is copied on its first write faults then anyway, so there the log is on from the start. */
+	vm->logged = vm->memory.base_fd >= 0 || vm->memory.delta_fd >= 0;
+	return set_memory(vm, ret_f);
 }
 
 /* --- devices ------------------------------------------------------------------------------------------------------- */

@@ -49,6 +49,7 @@ enum { WORKER_DISK, WORKER_OTHER, WORKERS };
 struct vm {
 	int kvm_fd, vm_fd;
 	struct memory memory;
+	bool logged; /* KVM keeps a log of what the guest writes */
 	uint64_t *log_bits; /* where the main thread has KVM put its dirty log, a slot at a time */
 	unsigned int n_cpus;
 	struct vcpu cpus[VMM_CPUS_MAX];
