@@ -201,9 +201,16 @@ static void adopted(struct machine *m, enum rc (*op)(struct engine_vm *, engine_
 	await(m, what);
 }
 
+static void on_cut_reached(void *arg)
+{
+	*(bool *)arg = true;
+}
+
 /* The broker restarts: forget and find again. */
 static void adopt(struct machine *m)
 {
+	struct engine_snapshot *never = NULL;
+	bool cut = false;
 	uint64_t t;
 
 	/* Its owner paused it: it stands still, also while nobody is there. */
@@ -221,6 +228,16 @@ static void adopt(struct machine *m)
 	adopted(m, engine->ops->pause, "pause after adoption");
 	MUST(engine->ops->resume(m->vm, on_done, f));
 	await(m, "resume after adoption");
+	hello(m);
+	/* And in the middle of a capture. */
+	MUST(engine->ops->take(m->vm, on_cut_reached, &cut, on_done, &never, f));
+	until(&cut, 120000);
+	adopt_anew(m, false);
+	adopted(m, engine->ops->pause, "pause after adoption from a capture");
+	MUST(engine->ops->resume(m->vm, on_done, f));
+	await(m, "resume after adoption from a capture");
+	if (never)
+		die("a capture without its broker was finished");
 	hello(m);
 }
 

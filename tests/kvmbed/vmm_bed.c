@@ -9,7 +9,7 @@
  *       Each allocation, mapping, descriptor, read, write and KVM request of a cold start, a restore, a fork and a save fails once
  *       (tests/kvmbed/nth.c is linked into that VMM). A start that fails ends its process with a reason; a machine that is
  *       forked or saved lives on, with the descriptors it had.
- *   vmm-bed balloon VMM IMAGE-DIRECTORY [-t SECONDS]
+ *   vmm-bed balloon VMM IMAGE-DIRECTORY OVERLAY [-t SECONDS]
  *       The guest image boots, reports its free memory by itself, is asked for more and gets it back.
  */
 #include "base/cleanup.h"
@@ -541,6 +541,18 @@ static void nth(unsigned int seconds)
 
 /* --- balloon ------------------------------------------------------------------------------------------------------- */
 
+/* What it said before it went wrong. */
+static void told(struct machine *m)
+{
+	char text[TEXT_MAX];
+	off_t size = lseek(m->log_fd, 0, SEEK_END);
+	ssize_t n = pread(m->log_fd, text, sizeof(text), MAX_OF(size - (off_t)sizeof(text), 0));
+
+	printf("its console's end:\n%.*s\n", (int)MAX_OF(n, 0), text);
+	last_words(m, text, sizeof(text));
+	printf("its last words: %s\n", text);
+}
+
 static bool until(struct machine *m, uint64_t end, const char *what, uint64_t reported_mib, uint32_t mib)
 {
 	struct control_stat s = { 0 };
@@ -551,6 +563,7 @@ static bool until(struct machine *m, uint64_t end, const char *what, uint64_t re
 	while (now_ms() < end) {
 		if (ask(m, CONTROL_STAT, NULL, NULL, NULL, 0, (message_get_fn *)control_stat_get, &s, &f)) {
 			bad("%s: %s", what, f.text);
+			told(m);
 			return false;
 		}
 		if (s.reported_bytes >> 20 >= reported_mib && s.balloon_pages == mib << 8) {
@@ -562,6 +575,7 @@ static bool until(struct machine *m, uint64_t end, const char *what, uint64_t re
 	}
 	bad("%s: not in time; %llu MiB reported, %u pages in the balloon", what, (unsigned long long)s.reported_bytes >> 20,
 	    s.balloon_pages);
+	told(m);
 	return false;
 }
 
@@ -577,7 +591,7 @@ static int open_in(const char *dir, const char *name)
 	return fd;
 }
 
-static void balloons(const char *image, unsigned int seconds)
+static void balloons(const char *image, const char *overlay, unsigned int seconds)
 {
 	int last[] = { open_in(image, "kernel"), open_in(image, "initrd") };
 	uint64_t end = now_ms() + seconds * 1000ull;
@@ -587,6 +601,10 @@ static void balloons(const char *image, unsigned int seconds)
 	image_fd = open_in(image, "root.erofs");
 	memory_mib = 384;
 	m = process_new(NULL);
+	close(m.disk_fd);
+	m.disk_fd = open(overlay, O_RDWR | O_CLOEXEC);
+	if (m.disk_fd < 0)
+		die(overlay);
 	if (start(&m, 0, "console=ttyS0 quiet panic=-1 reboot=k nestbox.root=image", last, 2, &f))
 		bad("the guest image does not start: %s", f.text);
 	/* More than a hundred MiB of 384 are free after the boot, in large blocks. */
@@ -609,8 +627,8 @@ int main(int argc, char **argv)
 		case 's': seed = (unsigned int)atoi(optarg); break;
 		default: return 2;
 		}
-	if (argc - optind != 3) {
-		fputs("usage: vmm-bed [-t SECONDS] [-s SEED] hostile|nth VMM HOSTILE.ELF, or balloon VMM DIRECTORY\n", stderr);
+	if (argc - optind < 3 || argc - optind != (strcmp(argv[optind], "balloon") ? 3 : 4)) {
+		fputs("usage: vmm-bed [-t SECONDS] [-s SEED] hostile|nth VMM HOSTILE.ELF, or balloon VMM DIRECTORY OVERLAY\n", stderr);
 		return 2;
 	}
 	vmm = argv[optind + 1];
@@ -621,7 +639,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[optind], "hostile"))
 		hostile(seconds, seed);
 	else if (!strcmp(argv[optind], "balloon"))
-		balloons(kernel_path, seconds);
+		balloons(kernel_path, argv[optind + 3], seconds);
 	else
 		nth(seconds);
 	return failures != 0;

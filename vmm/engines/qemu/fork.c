@@ -89,6 +89,12 @@ void fork_parent_lost(struct engine_vm *vm)
 	fork_free(k);
 }
 
+void fork_forget(struct engine_vm *vm)
+{
+	if (vm->fork)
+		fork_free(take_ptr(vm->fork));
+}
+
 void fork_child_lost(struct engine_vm *vm)
 {
 	struct fork *k = vm->born_of;

@@ -78,6 +78,7 @@ void vm_release(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
+	fork_forget(vm);
 	save_free(vm);
 	process_close(&vm->process);
 	source_drop(&vm->timer);

@@ -167,6 +167,7 @@ enum rc qemu_fork(struct engine_vm *parent, size_t n, const struct engine_spec s
 		  struct fault *ret_f);
 void qemu_fork_go(struct engine_vm *parent, const struct fault *f);
 void fork_on_migration(struct engine_vm *vm, const char *status);
+void fork_forget(struct engine_vm *vm); /* as a parent, without a word to anybody */
 void fork_parent_lost(struct engine_vm *vm);
 void fork_child_lost(struct engine_vm *vm);
 /* True: it was a fork's and the parent goes on. */
