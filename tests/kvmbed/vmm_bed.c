@@ -14,6 +14,7 @@
  */
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "schema/agent.h"
 #include "vmm/engines/kvm/control.h"
 
 #include <dirent.h>
@@ -144,7 +145,7 @@ static enum rc resume(struct machine *m, struct fault *f)
 /* layers 0: cold, with last = kernel, initrd (any file); else as control.h has it. */
 static enum rc start(struct machine *m, uint32_t layers, const char *cmdline, const int *last, size_t n_last, struct fault *f)
 {
-	static const uint8_t disks[] = "overlay\0rw\0image\0ro", nics[] = "02:00:00:00:00:01\0" "02:00:00:00:00:02";
+	static const uint8_t disks[] = "overlay\0rw\0image\0ro", nics[] = AGENT_NET_MAC "\0" AGENT_MGMT_MAC;
 	struct control_start s = { .cpus = 2, .memory_mib = memory_mib, .layers = layers, .disks = disks, .disks_n = sizeof(disks),
 				   .nics = nics, .nics_n = sizeof(nics) };
 	int fds[FD_PASS_MAX] = { open("/dev/kvm", O_RDWR | O_CLOEXEC), m->log_fd, m->disk_fd, image_fd >= 0 ? image_fd : m->disk_fd, tap_new(), tap_new() };
