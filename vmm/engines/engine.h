@@ -22,7 +22,7 @@
 
 /* Goes up with every change of the devices or the command line that a machine has, or of what is saved of them: part of a template's name, so that
  * those of another shape are made anew instead of refused at each start. */
-#define ENGINE_SHAPE "5"
+#define ENGINE_SHAPE "6"
 
 #define ENGINE_DISKS_MAX 8
 #define ENGINE_NICS_MAX 2
