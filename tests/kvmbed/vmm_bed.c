@@ -609,8 +609,8 @@ static void balloons(const char *image, const char *overlay, unsigned int second
 	if (start(&m, 0, "console=ttyS0 quiet panic=-1 reboot=k nestbox.root=image", last, 2, &f))
 		bad("the guest image does not start: %s", f.text);
 	/* More than a hundred MiB of 384 are free after the boot, in large blocks. */
-	else if (until(&m, end, "free memory is reported by itself", 100, 0) && !balloon(&m, 96, &f) &&
-		 until(&m, end, "96 MiB are given up when asked for", 100, 96) && !balloon(&m, 0, &f))
+	else if (until(&m, end, "free memory is reported by itself", 100, 0) && !balloon(&m, 32, &f) &&
+		 until(&m, end, "32 MiB are given up when asked for", 100, 32) && !balloon(&m, 0, &f))
 		until(&m, end, "and taken back", 100, 0);
 	machine_kill(&m);
 	fds_close(last, 2);
