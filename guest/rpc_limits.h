@@ -15,7 +15,8 @@
 #define RPC_CHUNK (96u << 10)              /* raw bytes in one message of a stream; a multiple of 3 */
 #define RPC_STREAMS_MAX 4096               /* streams of a connection, each way */
 #define RPC_END_AT_ONCE 4096               /* a stream of no more bytes, sent in one turn, ends in it */
-#define RPC_END_GRACE_MS 10                /* after a ping's answer: what the client says to what it was told is here by then */
+#define RPC_REACT_MS 100                   /* for a second ping's answer: what the client says to what it was told is here by then */
+#define RPC_END_GRACE_MS 10                /* the same after the last of several answers, before the end of a walk */
 #define RPC_END_QUIET 2                    /* pings answered with nothing else said before the end of a walk */
 #define RPC_END_PATIENCE_MS 1000           /* ... but no longer than this */
 #define RPC_PONG_WAIT_MS 30000             /* for the answer to a ping, of a client on a host that may be busy */

@@ -261,7 +261,7 @@ TEST(a_stream_waits_for_a_client_that_is_slow)
 	ping = next_unanswered(&first, &n, 1000);
 	REQUIRE(ping && first == 0x89);
 	CHECK(told("stream.start"));
-	CHECK(now_ms() >= answered_ms + RPC_END_GRACE_MS);
+	CHECK(now_ms() >= answered_ms + RPC_REACT_MS);
 	CHECK(told("stream.end"));
 	finish();
 }
@@ -320,7 +320,7 @@ TEST(a_stream_ends_at_once_or_after_the_client_could_react)
 		CHECK(bed_send(cancel));
 	}
 	CHECK(pinged());
-	CHECK(!next_unanswered(&first, &n, 5 * RPC_END_GRACE_MS));
+	CHECK(!next_unanswered(&first, &n, 2 * RPC_REACT_MS));
 	CHECK_EQ(rpc_conn_lists(bed.session.conns)->n_outs, 0);
 	finish();
 }
