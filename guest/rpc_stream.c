@@ -7,13 +7,15 @@
  * Pings decide when a stream begins and ends, since the client's library is touchy about both. It cannot cancel a stream
  * properly whose start it saw before it looked at the answer that names the stream. And it throws, taking the client's program
  * with it, when the end arrives of a stream that it has cancelled a moment before. So the client is to have had the time to react
- * to what it was told last: the answer before the start, the last chunk before the end. It has when it has answered two pings, the second
- * sent after the answer to the first (the first it answers in the same breath in which it reads the message, what the
- * message makes the program say comes before its answer to the second), or when RPC_REACT_MS have passed since the first answer, if
- * that is sooner: a client far away need not wait for its whole distance, one on a busy host has not said it after a few ms. The end goes with the last chunk if there is no way between the two: all of the stream was said in this turn of the loop,
- * and is short enough to arrive at once. That is what most commands are: they have ended before their stream may begin. The loop over a
- * walk is one that programs leave early, with calls of their own in it: its end, whatever its length, comes only when two pings
- * in a row were answered and nothing else was said, so that a program which leaves because of what it was just told has
+ * to what it was told last: the answer before the start, the last chunk before the end. It has when it has answered two pings,
+ * the second sent after the answer to the first (the first it answers in the same breath in which it reads the message; what the
+ * message makes the program say comes before its answer to the second), or when RPC_REACT_MS have passed since the first answer,
+ * if that is sooner: a client far away need not wait for its whole distance, one on a busy host has not said it after a few ms.
+ * The end goes with the last chunk if there is no way between the two: all of the stream was said in this turn of the loop, and is
+ * short enough to arrive at once. That is what most commands are: they have ended before their stream may begin.
+ *
+ * The loop over a walk is one that programs leave early, with calls of their own in it: its end, whatever its length, comes only when
+ * two pings in a row were answered and nothing else was said, so that a program which leaves because of what it was just told has
  * said so. One that leaves because of a clock of its own, at the wrong millisecond, is beyond help.
  *
  * A stream from the client (rpc_in) may begin before the call that names it: until then its chunks are held, up to
