@@ -84,7 +84,7 @@ async function setUp() {
 	run("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3", "-keyout", p("key.pem"),
 		"-out", p("cert.pem"), "-subj", "/CN=test", "-addext", `subjectAltName=DNS:${DOMAIN},DNS:*.${DOMAIN}`]);
 	const values = { RUN_DIR: p("run"), STATE_DIR: p("state"), LOG_DIR: p("log"), CACHE_DIR: p("cache"), DOMAIN,
-		DOMAIN_RE: DOMAIN.replace(/\./g, "\\."), HTTPS_PORT: PORT, LISTEN: "127.0.0.1", CERT: p("cert.pem"), KEY: p("key.pem"), CERTS: p("certs"), PREFIX: DIR };
+		DOMAIN_RE: DOMAIN.replace(/\./g, "\\."), REGION: "local", HTTPS_PORT: PORT, LISTEN: "127.0.0.1", CERT: p("cert.pem"), KEY: p("key.pem"), CERTS: p("certs"), PREFIX: DIR };
 	fs.writeFileSync(p("nginx.conf"), fs.readFileSync(path.join(SRC, "nginx/nginx.conf.in"), "utf8").replace(/@([A-Z_]+)@/g, (all, k) => {
 		if (!(k in values)) throw new Error(`nginx.conf.in: ${all} is not filled in`);
 		return values[k];
