@@ -531,6 +531,7 @@ static void kvm_stop(struct engine_vm *vm)
 	if (vm->state == GONE || vm->stopped)
 		return;
 	vm->stopped = true;
+	source_drop(&vm->source); /* what it may still say comes too late */
 	condemn(vm, "stopped");
 }
 
