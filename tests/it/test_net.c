@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -122,6 +123,31 @@ TEST(create_is_fast_and_destroy_is_complete)
 	printf("  net_create: p50 %llu us, p95 %llu us; of processor time p50 %llu us\n", (unsigned long long)us[CREATE_RUNS / 2],
 	       (unsigned long long)us[CREATE_RUNS * 95 / 100], (unsigned long long)cpu_us[CREATE_RUNS / 2]);
 	CHECK(cpu_us[CREATE_RUNS / 2] < CREATE_P50_US);
+}
+
+/* libnftables cannot have a descriptor above 1023: what asks for one ends the process. */
+TEST(a_broker_with_thousands_of_descriptors_makes_networks)
+{
+	struct rlimit was, more;
+	int fds[1500];
+	struct net net;
+
+	SETUP();
+	REQUIRE(!getrlimit(RLIMIT_NOFILE, &was));
+	more = was;
+	more.rlim_cur = MAX_OF(was.rlim_cur, (rlim_t)4096);
+	more.rlim_max = MAX_OF(was.rlim_max, (rlim_t)4096);
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &more));
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		REQUIRE((fds[i] = dup(0)) >= 0);
+	for (int i = 0; i < 3; i++) {
+		REQUIRE(make("many", &net) == RC_OK);
+		CHECK(net.tap_fd >= FD_SETSIZE);
+		net_destroy(&net);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	CHECK(!setrlimit(RLIMIT_NOFILE, &was));
 }
 
 TEST(ids_are_checked_and_unique)

@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 
 #define STR_(x) #x
@@ -115,18 +116,45 @@ enum rc inside_tune(struct fault *ret_f)
 	return RC_OK;
 }
 
+/*
+ * libnftables waits for its socket with select(2), which knows descriptors below 1024 only: glibc ends the whole process at one above it, and a broker
+ * has some fifty for each machine. So a low one is held from the start, and let go for as long as the library needs it: the
+ * kernel gives the lowest that is free, and nobody else opens any meanwhile, as the broker has one thread.
+ */
+static int low_fd = -1;
+
+enum rc inside_init(struct fault *ret_f)
+{
+	int fd = low_fd >= 0 ? low_fd : open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || fd >= FD_SETSIZE) {
+		int sys = fd < 0 ? errno : 0;
+
+		close_fd(&fd);
+		return fault_set(ret_f, RC_LIMIT, sys, "no descriptor below %d is free for libnftables", FD_SETSIZE);
+	}
+	low_fd = fd;
+	return RC_OK;
+}
+
 enum rc inside_rules(struct fault *ret_f)
 {
-	struct nft_ctx *ctx = nft_ctx_new(NFT_CTX_DEFAULT); /* its netlink socket is of this namespace */
-	enum rc rc = RC_OK;
+	struct nft_ctx *ctx;
+	enum rc rc = inside_init(ret_f);
 
+	if (rc)
+		return rc;
+	close_fd(&low_fd);
+	ctx = nft_ctx_new(NFT_CTX_DEFAULT); /* its netlink socket is of this namespace */
 	if (!ctx)
-		return fault_set(ret_f, RC_NOMEM, 0, "libnftables has no context");
-	if (nft_ctx_buffer_error(ctx) || nft_ctx_buffer_output(ctx))
+		rc = fault_set(ret_f, RC_NOMEM, 0, "libnftables has no context");
+	else if (nft_ctx_buffer_error(ctx) || nft_ctx_buffer_output(ctx))
 		rc = fault_set(ret_f, RC_NOMEM, 0, "libnftables has no buffers");
 	else if (nft_run_cmd_from_buffer(ctx, rules))
 		rc = fault_set(ret_f, RC_SYS, 0, "nftables: %.120s", nft_ctx_get_error_buffer(ctx));
-	nft_ctx_free(ctx);
+	if (ctx)
+		nft_ctx_free(ctx);
+	inside_init(NULL); /* if it cannot be had back, the next call says so */
 	return rc;
 }
 

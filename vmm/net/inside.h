@@ -7,6 +7,8 @@
 
 struct net;
 
+/* Once at start, while descriptors are few. */
+enum rc inside_init(struct fault *ret_f);
 /* Switches of the namespace's own network stack, before there is an interface. */
 enum rc inside_tune(struct fault *ret_f);
 /* Both taps, with addresses, the guest's neighbours and up; fills net->tap_fd and net->mgmt_fd. */

@@ -89,6 +89,9 @@ enum rc net_init(const char *run_dir, struct fault *ret_f)
 	own = open(NET_SELF, O_RDONLY | O_CLOEXEC);
 	if (own < 0)
 		return fault_set(ret_f, RC_SYS, errno, "open the host's network namespace");
+	rc = inside_init(ret_f);
+	if (rc)
+		return rc;
 	close_fd(&net_state.own_ns);
 	net_state.own_ns = take_fd(&own);
 	memcpy(net_state.dir, dir, sizeof(dir));
