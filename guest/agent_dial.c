@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The dial service: a TCP port of the guest's loopback. Theory: connect to 127.0.0.1, else to [::1], again after a while
- * if nobody listens and the host wants to wait, which costs less here than if it came back each time; then two bounded one-way pipes; a side that ends its sending is passed on as a half-close, an error ends both.
+ * The dial service: a TCP port of the guest's loopback. Theory: connect to 127.0.0.1, else to [::1]; again after a while if nobody
+ * listens and the host wants to wait, which costs less here than if it came back each time. Then two bounded one-way pipes; a
+ * side that ends its sending is passed on as a half-close, an error ends both.
  */
 #include "guest/agent.h"
 
