@@ -422,28 +422,28 @@ static enum rc kvm_start(struct engine *base, const struct engine_spec *spec, st
 	return RC_OK;
 }
 
-static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+/* PAUSE or RESUME, of a machine in state `from`. */
+static enum rc turn_over(struct engine_vm *vm, enum state from, enum control_op op, enum state after, engine_done_fn *done,
+			 struct fault *ret_f)
 {
-	enum rc rc = op_begin(vm, 1u << RUNNING, ret_f);
+	enum rc rc = op_begin(vm, 1u << from, ret_f);
 
 	if (rc)
 		return rc;
-	vm->after = PAUSED;
-	rc = op_send(vm, CONTROL_PAUSE, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
+	vm->after = after;
+	rc = op_send(vm, (uint16_t)op, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
 }
 
+static enum rc kvm_pause(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
+{
+	return turn_over(vm, RUNNING, CONTROL_PAUSE, PAUSED, done, ret_f);
+}
+
 static enum rc kvm_resume(struct engine_vm *vm, engine_done_fn *done, struct fault *ret_f)
 {
-	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
-
-	if (rc)
-		return rc;
-	vm->after = RUNNING;
-	rc = op_send(vm, CONTROL_RESUME, NULL, NULL, NULL, 0, COMMAND_MS, ret_f);
-	vm->done = rc ? vm->done : done;
-	return rc;
+	return turn_over(vm, PAUSED, CONTROL_RESUME, RUNNING, done, ret_f);
 }
 
 /* It stands still, or not, as whoever asked last before the broker ended wanted it; spec.paused is what its owner wants. */
