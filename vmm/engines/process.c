@@ -118,6 +118,24 @@ enum rc process_spawn(struct process *p, struct loop *loop, struct jail_spec *js
 	return rc;
 }
 
+enum rc process_watch(struct process *p, struct loop *loop, struct fault *ret_f)
+{
+	enum rc rc;
+
+	p->pidfd = pidfd_open(p->pid, 0);
+	if (p->pidfd < 0) {
+		rc = fault_set(ret_f, RC_SYS, errno, "pidfd_open");
+		kill(p->pid, SIGKILL);
+		while (waitpid(p->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		return rc;
+	}
+	rc = loop_fd(loop, p->pidfd, EPOLLIN, on_pidfd, p, &p->source, ret_f);
+	if (rc)
+		process_abort(p);
+	return rc;
+}
+
 enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f)
 {
 	enum rc rc = process_spawn(p, loop, js, ret_f);

@@ -25,6 +25,8 @@ struct process {
 
 /* Starts, watches. js->err_fd is set here. On failure nothing is left. */
 enum rc process_spawn(struct process *p, struct loop *loop, struct jail_spec *js, struct fault *ret_f);
+/* Of a child that somebody else has forked: p->pid, p->ended and p->arg are set. On failure it is killed and reaped. */
+enum rc process_watch(struct process *p, struct loop *loop, struct fault *ret_f);
 /* Starts, writes the pid file below dirfd, watches. js->err_fd is set here. On failure nothing is left. */
 enum rc process_start(struct process *p, struct loop *loop, struct jail_spec *js, int dirfd, struct fault *ret_f);
 /* The process that the pid file names, if it is still that one; RC_ABSENT otherwise. */

@@ -286,7 +286,7 @@ static void on_state_fd(void *arg, struct json_object *value, const struct fault
 	if (!vm->fork)
 		return;
 	job = (struct job_spec){ .from = vm->fork->from, .out_fd = vm->fork->snap.ram_fd, .own_only = true,
-				 .prepared = on_prepared };
+				 .prepared = on_prepared, .graves = &vm->e->graves };
 	if (f)
 		fork_fail(vm->fork, f);
 	else if (job_start(vm->e->base.loop, &job, on_own_pages, vm->fork, &vm->fork->job, &own))
@@ -320,7 +320,7 @@ static void on_address(void *arg, struct json_object *value, const struct fault 
 	if (!json_object_is_type(value, json_type_string)) {
 		fault_set(&own, RC_PROTO, 0, "QEMU did not say where guest memory is");
 	} else if (!gpa2hva_parse(json_object_get_string(value), &k->from.address, &own)) {
-		job = (struct job_spec){ .from = k->from, .out_fd = k->snap.ram_fd, .unsummed = true };
+		job = (struct job_spec){ .from = k->from, .out_fd = k->snap.ram_fd, .unsummed = true, .graves = &vm->e->graves };
 		if (!job_start(vm->e->base.loop, &job, on_copied, k, &k->job, &own))
 			return;
 	}

@@ -11,12 +11,13 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 struct job {
-	pid_t pid;
+	struct process process;
+	struct process_grave **graves;
+	struct loop *loop;
 	int result_fd, go_fd;
-	struct source *source, *go_source;
+	struct source *go_source;
 	job_prepared_fn *prepared;
 	job_done_fn *done;
 	void *arg;
@@ -71,8 +72,7 @@ static void on_job_end(void *arg, int wait_status)
 	struct job *job = arg;
 	struct job_result r;
 
-	job->pid = 0;
-	source_drop(&job->source);
+	process_close(&job->process);
 	source_drop(&job->go_source);
 	if (read(job->result_fd, &r, sizeof(r)) != (ssize_t)sizeof(r)) {
 		memset(&r, 0, sizeof(r));
@@ -103,7 +103,10 @@ enum rc job_start(struct loop *loop, const struct job_spec *spec, job_done_fn *d
 
 	if (!job)
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
-	*job = (struct job){ .result_fd = -1, .go_fd = -1, .prepared = spec->prepared, .done = done, .arg = arg };
+	*job = (struct job){ .process = PROCESS_INIT, .graves = spec->graves, .loop = loop, .result_fd = -1, .go_fd = -1,
+			     .prepared = spec->prepared, .done = done, .arg = arg };
+	job->process.ended = on_job_end;
+	job->process.arg = job;
 	if (pipe2(fds, O_CLOEXEC) < 0) {
 		free(job);
 		return fault_set(ret_f, RC_SYS, errno, "pipe");
@@ -115,13 +118,12 @@ enum rc job_start(struct loop *loop, const struct job_spec *spec, job_done_fn *d
 		return fault_set(ret_f, RC_SYS, errno, "socketpair");
 	}
 	job->go_fd = go[1];
-	job->pid = fork();
-	if (!job->pid)
+	job->process.pid = fork();
+	if (!job->process.pid)
 		job_child(spec, fds[1], go[0]);
 	close(fds[1]);
 	close(go[0]);
-	rc = job->pid < 0 ? fault_set(ret_f, RC_SYS, errno, "fork")
-			  : loop_child(loop, job->pid, on_job_end, job, &job->source, ret_f);
+	rc = job->process.pid < 0 ? fault_set(ret_f, RC_SYS, errno, "fork") : process_watch(&job->process, loop, ret_f);
 	if (!rc && spec->prepared)
 		rc = loop_fd(loop, job->go_fd, EPOLLIN, on_prepared, job, &job->go_source, ret_f);
 	if (rc) {
@@ -141,14 +143,9 @@ void job_free(struct job *job)
 {
 	if (!job)
 		return;
-	source_drop(&job->source);
 	source_drop(&job->go_source);
-	if (job->pid > 0) {
-		kill(job->pid, SIGKILL);
-		/* Not a wait for anything but the kernel: it has been killed. */
-		while (waitpid(job->pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
+	/* One that runs may have much memory to give back. */
+	process_bury(&job->process, job->loop, job->graves);
 	close_fd(&job->result_fd);
 	close_fd(&job->go_fd);
 	free(job);

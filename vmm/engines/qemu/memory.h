@@ -10,6 +10,7 @@
 
 #include "base/fault.h"
 #include "base/loop.h"
+#include "vmm/engines/process.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,11 +66,12 @@ struct job_spec {
 	bool sealed;   /* out_fd is sealed behind it, which takes as long as it has pages */
 	/* With own_only: called when all is prepared; the copy begins with job_go(). */
 	job_prepared_fn *prepared;
+	struct process_grave **graves; /* where one that is freed while it runs waits for its end */
 };
 typedef void job_done_fn(void *arg, const struct job_result *r);
 enum rc job_start(struct loop *loop, const struct job_spec *spec, job_done_fn *done, void *arg, struct job **ret,
 		  struct fault *ret_f);
 enum rc job_go(struct job *job, struct fault *ret_f);
-void job_free(struct job *job); /* kills it if it runs; NULL is fine */
+void job_free(struct job *job); /* kills it if it runs, and waits for nothing; NULL is fine */
 
 #endif

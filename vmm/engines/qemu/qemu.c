@@ -16,6 +16,7 @@ static void qemu_free(struct engine *base)
 		return;
 	while (e->vms)
 		vm_release(e->vms);
+	process_graves_free(&e->graves);
 	jail_root_free(e->root);
 	jail_filter_free(e->filter);
 	close_fd(&e->exec_fd);

@@ -193,6 +193,7 @@ static void on_address(void *arg, struct json_object *value, const struct fault 
 		return;
 	}
 	job.out_fd = vm->save->memory_fd;
+	job.graves = &vm->e->graves;
 	if (!json_object_is_type(value, json_type_string))
 		fault_set(&own, RC_PROTO, 0, "QEMU did not say where guest memory is");
 	else if (!gpa2hva_parse(json_object_get_string(value), &job.from.address, &own) &&

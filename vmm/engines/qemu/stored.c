@@ -207,7 +207,7 @@ static void job_end(struct engine_snapshot *snap, enum rc rc, const struct fault
 static enum rc copy_begin(struct engine_snapshot *snap, struct fault *ret_f)
 {
 	struct job_spec job = { .from = { .base_fd = snap->ram_fd, .size = (uint64_t)snap->memory_mib << 20 }, .out_fd = snap->out_fd,
-				.sealed = snap->to_fd >= 0 };
+				.sealed = snap->to_fd >= 0, .graves = &snap->e->graves };
 	enum rc rc = job_start(snap->e->base.loop, &job, snap->ended, snap, &snap->job, ret_f);
 
 	close_fd(&snap->out_fd);

@@ -32,6 +32,7 @@ struct qemu {
 	struct jail_filter *filter;
 	struct engine_vm *vms;
 	struct turns turns; /* of the jobs that read and write snapshots */
+	struct process_grave *graves; /* of jobs that were not waited for */
 };
 
 struct engine_snapshot {
