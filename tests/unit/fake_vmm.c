@@ -46,6 +46,7 @@ struct engine_snapshot {
 
 struct fake fake;
 bool fake_copies_charged;
+const char *fake_shape = "";
 static char processes[PROCESSES_MAX][41];
 static struct engine_vm *vms;
 static unsigned int fail_at;
@@ -744,6 +745,7 @@ void fake_open(struct loop *loop)
 
 	fake_ops.copies_charged = fake_copies_charged;
 	fake.engine = (struct engine){ .ops = &fake_ops, .loop = loop };
+	snprintf(fake.engine.shape, sizeof(fake.engine.shape), "%s", fake_shape);
 	fake.agent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(fake.agent_fd, (struct sockaddr *)&at, sizeof(at)) < 0 || listen(fake.agent_fd, 64) < 0 ||
 	    getsockname(fake.agent_fd, (struct sockaddr *)&at, &n) < 0 ||

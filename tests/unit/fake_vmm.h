@@ -33,6 +33,7 @@ struct fake {
 
 extern struct fake fake;
 extern bool fake_copies_charged; /* of the engine made next */
+extern const char *fake_shape;   /* likewise */
 
 /* A state directory with an image in it, below dir, a mkdtemp() template; changes into it. */
 void fake_world(struct config *ret, char *dir);

@@ -69,6 +69,23 @@ TEST(template_is_made_anew_when_the_host_cannot_use_it)
 	teardown();
 }
 
+TEST(template_of_an_engine_of_another_shape_is_no_template)
+{
+	setup();
+	UNTIL(fake.live_snapshots == 1);
+	teardown();
+	fake_shape = "another";
+	setup();
+	UNTIL(fake.boots == 1 && fake.live_snapshots == 1 && !b->n_machines);
+	UNTIL(files_below("state/templates") == 1);
+	teardown();
+	setup();
+	UNTIL(fake.live_snapshots == 1);
+	CHECK_EQ(fake.boots, 0);
+	teardown();
+	fake_shape = "";
+}
+
 /* --- one machine ------------------------------------------------------------------------------------------------ */
 
 TEST(create_stat_list_kill)

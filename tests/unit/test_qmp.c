@@ -200,6 +200,104 @@ TEST(client_end)
 	talk_end(&t);
 }
 
+/* --- what a saved machine fits to --------------------------------------------------------------------------------- */
+
+static const struct engine_spec shaped = { .id = "s", .memory_mib = 512, .vcpus = 2, .cmdline = "quiet", .kernel_fd = 9, .initrd_fd = 10,
+					   .disks = { { .serial = "image", .read_only = true }, { .serial = "overlay" } }, .n_disks = 2,
+					   .nics = { { .mac = "02:00:00:00:00:01" }, { .mac = "02:00:00:00:00:02" } }, .n_nics = 2 };
+
+static bool alike(const struct args *a, const struct args *b, bool all)
+{
+	_cleanup_buf_ struct buf x = BUF_INIT(65536), y = BUF_INIT(65536);
+
+	CHECK(!args_text(a, all, &x, NULL) && !args_text(b, all, &y, NULL));
+	return buf_len(&x) == buf_len(&y) && !memcmp(buf_data(&x), buf_data(&y), buf_len(&x));
+}
+
+/* Whatever of QEMU's arguments somebody changes, the templates are other ones; captures only where it concerns the machine. */
+TEST(another_argument_is_another_shape)
+{
+	static const char *const host[] = { "-display", "-L", "-sandbox", "-chardev", "-mon", "-add-fd" };
+	struct args_in in = { .spec = &shaped, .state_fd = -1, .described = true };
+	_cleanup_args_ struct args a = { .n = 0 }, b = { .n = 0 };
+	unsigned int machine = 0;
+
+	REQUIRE(!args_build(&in, &a, NULL) && !args_build(&in, &b, NULL));
+	CHECK(alike(&a, &b, true) && alike(&a, &b, false));
+	for (size_t i = 0; i < a.n; i++) {
+		char *kept = b.v[i], other[] = "other";
+		bool of_host = false;
+
+		for (size_t k = 0; k < ARRAY_SIZE(host); k++)
+			of_host = of_host || !strcmp(kept, host[k]) || (i && !strcmp(b.v[i - 1], host[k]));
+		b.v[i] = other;
+		CHECK(!alike(&a, &b, true));
+		if (!of_host)
+			CHECK(!alike(&a, &b, false));
+		else if (i && strcmp(kept, a.v[i]) == 0 && a.v[i][0] != '-')
+			CHECK(alike(&a, &b, false));
+		machine += !of_host;
+		b.v[i] = kept;
+	}
+	CHECK(machine > 30);
+	/* One more at the end. */
+	b.n--;
+	CHECK(!alike(&a, &b, true) && !alike(&a, &b, false));
+	b.n++;
+}
+
+TEST(a_shape_is_of_the_machine_and_the_engine)
+{
+	char one[QEMU_SHAPE_MAX], two[QEMU_SHAPE_MAX], engine[SHAPE_MAX], other[SHAPE_MAX];
+	struct engine_spec s = shaped;
+
+	REQUIRE(!args_shape(&s, false, one, sizeof(one), NULL));
+	/* Where it runs does not matter, nor how its kernel was started. */
+	snprintf(s.id, sizeof(s.id), "another");
+	s.uid = 77;
+	s.kernel_fd = s.initrd_fd = -1;
+	s.cmdline = NULL;
+	s.disks[0].fd = 40;
+	s.nics[1].tap_fd = 50;
+	REQUIRE(!args_shape(&s, false, two, sizeof(two), NULL));
+	CHECK(!strcmp(one, two));
+#define OTHER(change)                                                                  \
+	do {                                                                           \
+		s = shaped;                                                            \
+		change;                                                                \
+		CHECK(!args_shape(&s, false, two, sizeof(two), NULL) && strcmp(one, two)); \
+	} while (0)
+	OTHER(s.memory_mib++);
+	OTHER(s.vcpus++);
+	OTHER(s.n_disks--);
+	OTHER(s.disks[1].read_only = true);
+	OTHER(s.disks[1].serial[0] = 'x');
+	OTHER(s.n_nics--);
+	OTHER(s.nics[0].mac[1] = '6');
+	s = shaped;
+	CHECK(!args_shape(&s, true, two, sizeof(two), NULL) && strcmp(one, two));
+	CHECK_EQ(args_shape(&s, true, two, 40, NULL), RC_LIMIT);
+	REQUIRE(!args_engine_shape("QEMU 1", false, engine, NULL));
+	CHECK(!args_engine_shape("QEMU 1", false, other, NULL) && !strcmp(engine, other));
+	CHECK(!args_engine_shape("QEMU 2", false, other, NULL) && strcmp(engine, other));
+	CHECK(!args_engine_shape("QEMU 1", true, other, NULL) && strcmp(engine, other));
+}
+
+TEST(another_program_is_another_shape)
+{
+	char one[SHAPE_MAX], two[SHAPE_MAX];
+	int fd;
+
+	REQUIRE(!memory_file("program", 0, &fd, NULL));
+	CHECK_EQ(shape_of_file(fd, one, NULL), RC_INVALID);
+	CHECK_EQ(write(fd, "program", 7), 7);
+	CHECK(!shape_of_file(fd, one, NULL) && strlen(one) == SHAPE_MAX - 1);
+	CHECK(!shape_of("program", 7, two, NULL) && !strcmp(one, two));
+	CHECK_EQ(pwrite(fd, "P", 1, 0), 1);
+	CHECK(!shape_of_file(fd, two, NULL) && strcmp(one, two));
+	close(fd);
+}
+
 static char commands[4096]; /* since machine_start() */
 
 static const char *seen_commands(struct talk *t)

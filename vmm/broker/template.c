@@ -79,9 +79,9 @@ static enum rc identity_text(struct broker *b, const char *image, uint32_t memor
 	rc = file_read_at(dirfd, "image.json", IMAGE_JSON_MAX, &json, &n, ret_f);
 	if (rc)
 		return fault_wrap(ret_f, "image '%s'", image);
-	if (buf_printf(text, "format " TEMPLATE_FORMAT " shape " ENGINE_SHAPE " version " NB_VERSION " engine %s memory %u vcpus %" PRIu64
+	if (buf_printf(text, "format " TEMPLATE_FORMAT " version " NB_VERSION " engine %s shape %s memory %u vcpus %" PRIu64
 			     " disk %" PRIu64 "\n%s\n%s\n",
-		       b->verdict.name, memory_mib, b->config->vm_vcpus, b->config->vm_disk_mib, IMAGE_CMDLINE, json))
+		       b->verdict.name, b->engine->shape, memory_mib, b->config->vm_vcpus, b->config->vm_disk_mib, IMAGE_CMDLINE, json))
 		return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
 	rc = hash_file(text, dirfd, "kernel", ret_f);
 	if (!rc)

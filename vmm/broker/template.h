@@ -3,7 +3,7 @@
  * Templates: a machine that has booted once, saved, from which every sandbox starts.
  *
  * Theory: templates/<name>/ has the engine's snapshot, the overlay disk as it was in the same instant, and nothing else. name
- * is a hash of all that a machine's state depends on (image.json, engine, memory, processors, disk size, our version), so
+ * is a hash of all that a machine's state depends on (image.json, engine and its shape, memory, processors, disk size, our version), so
  * a change of any makes a new one and what no hash leads to is removed. It is built below a name that begins with
  * '.', restored once from there, has to answer, and only then gets its name: what has its name is good.
  *

@@ -14,15 +14,12 @@
 
 #include "base/fault.h"
 #include "base/loop.h"
+#include "vmm/engines/shape.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-
-/* Goes up with every change of the devices or the command line that a machine has, or of what is saved of them: part of a template's name, so that
- * those of another shape are made anew instead of refused at each start. */
-#define ENGINE_SHAPE "6"
 
 #define ENGINE_DISKS_MAX 8
 #define ENGINE_NICS_MAX 2
@@ -148,6 +145,7 @@ struct engine_ops {
 struct engine {
 	const struct engine_ops *ops;
 	struct loop *loop;
+	char shape[SHAPE_MAX]; /* another one: the templates that there are do not fit */
 };
 
 struct engine_verdict {

@@ -801,6 +801,9 @@ enum rc engine_kvm_new(struct loop *loop, const char *vmm_path, struct engine **
 		rc = fault_set(ret_f, rc_from_errno(errno), errno, "open '%s'", vmm_path);
 	else if (e->null_fd < 0 || e->kvm_fd < 0)
 		rc = fault_set(ret_f, rc_from_errno(errno), errno, "open /dev/kvm");
+	/* Its devices, their registers and interrupts, the tables in the guest's memory, the layout of the state: all of it is in the program. */
+	if (!rc)
+		rc = shape_of_file(e->exec_fd, e->base.shape, ret_f);
 	if (!rc)
 		rc = jail_root_new(NULL, 0, false, &e->root, ret_f);
 	if (rc) {

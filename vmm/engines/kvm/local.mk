@@ -16,7 +16,7 @@ nestbox_vmm_CFLAGS = $(AM_CFLAGS) -fPIE -pthread
 
 # The broker's side, into the engines' library.
 libnbengine_a_SOURCES += vmm/engines/kvm/client.c vmm/engines/kvm/control.h vmm/engines/kvm/messages.c \
-	vmm/engines/limits.h vmm/engines/process.c vmm/engines/process.h vmm/engines/turns.c vmm/engines/turns.h vmm/engines/kvm/statefile.c vmm/engines/kvm/savefile.h \
+	vmm/engines/limits.h vmm/engines/process.c vmm/engines/process.h vmm/engines/shape.c vmm/engines/shape.h vmm/engines/turns.c vmm/engines/turns.h vmm/engines/kvm/statefile.c vmm/engines/kvm/savefile.h \
 	vmm/engines/kvm/client.h vmm/engines/kvm/stored.c
 
 VIRTIO_TEST_SOURCES = tests/unit/virtio_guest.h vmm/engines/kvm/balloon.c vmm/engines/kvm/blk.c vmm/engines/kvm/net.c \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/engines/qemu/args.h"
 
+#include "base/buf.h"
 #include "base/cleanup.h"
 
 #include <inttypes.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 
 #define DATA_DIR "/usr/share/qemu"
+#define TEXT_MAX 65536u
 
 __attribute__((format(printf, 2, 3))) static void arg(struct args *a, const char *fmt, ...)
 {
@@ -30,6 +32,8 @@ __attribute__((format(printf, 2, 3))) static void arg(struct args *a, const char
 
 static int grant(struct args *a, int fd)
 {
+	if (a->described)
+		return 0;
 	if (a->n_fds >= JAIL_FDS_MAX) {
 		a->failed = true;
 		return -1;
@@ -194,6 +198,7 @@ enum rc args_build(const struct args_in *in, struct args *ret, struct fault *ret
 	memset(ret, 0, sizeof(*ret));
 	if (rc)
 		return rc;
+	ret->described = in->described;
 	args_machine(ret, in);
 	args_memory(ret, in);
 	args_control(ret, in);
@@ -216,15 +221,63 @@ void args_free(struct args *a)
 	memset(a, 0, sizeof(*a));
 }
 
+/* --- what they make of a machine ---------------------------------------------------------------------------------- */
+
+/* Each with the word behind it. What is not named here is taken for a part of the machine, so that nothing new can be forgotten. */
+static bool of_the_host(const char *option)
+{
+	static const char *const names[] = { "-display", "-L", "-sandbox", "-chardev", "-mon", "-add-fd", "-incoming" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(option, names[i]))
+			return true;
+	return false;
+}
+
+enum rc args_text(const struct args *a, bool all, struct buf *out, struct fault *ret_f)
+{
+	for (size_t i = 0; i < a->n; i++) {
+		if (!all && of_the_host(a->v[i]))
+			i++;
+		else if (buf_printf(out, "%s\n", a->v[i]))
+			return fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	}
+	return RC_OK;
+}
+
+static enum rc shape_of_args(const struct args_in *in, bool all, const char *before, char out[SHAPE_MAX], struct fault *ret_f)
+{
+	_cleanup_args_ struct args a = { .n = 0 };
+	_cleanup_buf_ struct buf text = BUF_INIT(TEXT_MAX);
+	enum rc rc = args_build(in, &a, ret_f);
+
+	if (!rc && buf_printf(&text, "%s\n", before))
+		rc = fault_set(ret_f, RC_NOMEM, 0, "out of memory");
+	if (!rc)
+		rc = args_text(&a, all, &text, ret_f);
+	return rc ? rc : shape_of(buf_data(&text), buf_len(&text), out, ret_f);
+}
+
 enum rc args_shape(const struct engine_spec *s, bool kvm, char *out, size_t size, struct fault *ret_f)
 {
-	int n = snprintf(out, size, "microvm " ENGINE_SHAPE " cpu=%s vcpus=%u memory=%u", cpu_model(kvm), s->vcpus, s->memory_mib);
-	size_t at = n < 0 ? size : (size_t)n;
+	struct args_in in = { .spec = s, .kvm = kvm, .state_fd = 0, .described = true };
+	char shape[SHAPE_MAX];
+	enum rc rc = shape_of_args(&in, false, "", shape, ret_f);
 
-	for (size_t i = 0; i < s->n_disks && at < size; i++)
-		at += (size_t)snprintf(out + at, size - at, " disk=%s%s", s->disks[i].serial,
-				       s->disks[i].read_only ? ":ro" : "");
-	for (size_t i = 0; i < s->n_nics && at < size; i++)
-		at += (size_t)snprintf(out + at, size - at, " nic=%s", s->nics[i].mac);
-	return at < size ? RC_OK : fault_set(ret_f, RC_LIMIT, 0, "machine shape is too long to describe");
+	if (rc)
+		return rc;
+	if ((size_t)snprintf(out, size, "microvm %s cpu=%s vcpus=%u memory=%u", shape, cpu_model(kvm), s->vcpus, s->memory_mib) >= size)
+		return fault_set(ret_f, RC_LIMIT, 0, "machine shape is too long to describe");
+	return RC_OK;
+}
+
+enum rc args_engine_shape(const char *version, bool kvm, char out[SHAPE_MAX], struct fault *ret_f)
+{
+	/* One of everything that a machine may have. */
+	static const struct engine_spec s = { .id = "any", .memory_mib = 64, .vcpus = 1, .cmdline = "",
+					      .disks = { { .serial = "writable" }, { .serial = "fixed", .read_only = true } }, .n_disks = 2,
+					      .nics = { { .mac = "02:00:00:00:00:01" } }, .n_nics = 1 };
+	struct args_in in = { .spec = &s, .kvm = kvm, .state_fd = -1, .described = true };
+
+	return shape_of_args(&in, true, version, out, ret_f);
 }

@@ -3,6 +3,7 @@
 #ifndef NB_QEMU_ARGS_H
 #define NB_QEMU_ARGS_H
 
+#include "base/buf.h"
 #include "vmm/engines/engine.h"
 #include "vmm/engines/qemu/limits.h"
 #include "vmm/jail/jail.h"
@@ -13,7 +14,7 @@ struct args {
 	int fds[JAIL_FDS_MAX]; /* borrowed; the i-th is JAIL_FD_FIRST + i in QEMU */
 	size_t n_fds;
 	int ram_fd; /* QEMU's number of the memory */
-	bool failed;
+	bool failed, described;
 };
 
 struct args_in {
@@ -22,6 +23,7 @@ struct args_in {
 	uint32_t tsc_khz;
 	int qmp_fd, ram_fd, log_fd;
 	int state_fd; /* device state to start from; -1: cold */
+	bool described; /* not to be run: descriptors have no numbers */
 };
 
 /* QEMU's number for state_fd, in struct args of a start from a snapshot. */
@@ -32,7 +34,14 @@ enum rc args_build(const struct args_in *in, struct args *ret, struct fault *ret
 void args_free(struct args *a);
 #define _cleanup_args_ _cleanup_(args_free)
 
-/* What must be equal for saved device state to fit: everything above but descriptors, id and cold start. */
+/*
+ * What must be equal for saved device state to fit: all arguments but those of a cold start and those that only tell QEMU where
+ * the host has something or how it is to be guarded.
+ */
 enum rc args_shape(const struct engine_spec *spec, bool kvm, char *out, size_t size, struct fault *ret_f);
+/* Of the engine: its version and every argument, those of a cold start and what it adds to the kernel's command line too. */
+enum rc args_engine_shape(const char *version, bool kvm, char out[SHAPE_MAX], struct fault *ret_f);
+/* One text of these arguments; those of the host left out or not. */
+enum rc args_text(const struct args *a, bool all, struct buf *out, struct fault *ret_f);
 
 #endif

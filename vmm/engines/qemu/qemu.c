@@ -60,6 +60,8 @@ static enum rc qemu_open(struct qemu *e, const char *path, struct fault *ret_f)
 		return fault_set(ret_f, RC_SYS, errno, "open /dev/null");
 	rc = host_version(path, e->version, ret_f);
 	if (!rc)
+		rc = args_engine_shape(e->version, e->kvm, e->base.shape, ret_f);
+	if (!rc)
 		rc = host_root(path, e->kvm, &e->root, ret_f);
 	if (!rc)
 		rc = jail_filter_new(&qemu_calls, &e->filter, ret_f);
