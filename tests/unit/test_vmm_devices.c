@@ -120,6 +120,109 @@ TEST(the_driver_is_interrupted_where_it_asked)
 	guest_free(&g);
 }
 
+/* --- batches of a disk --------------------------------------------------------------------------------------------- */
+
+#define LONG_QUEUE 256u
+#define LONG_AVAIL 0x102000u
+#define LONG_USED 0x104000u
+
+uint64_t __real_now_us(void);
+uint64_t __wrap_now_us(void);
+
+static struct {
+	struct guest *g; /* NULL: the clock of the host */
+	uint64_t now, step; /* what each look at the clock adds */
+	uint64_t published; /* a bit for each length of the used ring, in batches' worth, that was seen while requests were served */
+	unsigned int between; /* seen lengths that are no whole batch */
+	unsigned int batch;
+} clock_of_test;
+
+static uint16_t long_used(struct guest *g)
+{
+	return *(const uint16_t *)guest_at(g, LONG_USED + 2);
+}
+
+/* Looked at when the first of a batch was taken, and after each request that did not fill it. */
+uint64_t __wrap_now_us(void)
+{
+	if (!clock_of_test.g)
+		return __real_now_us();
+	clock_of_test.between += long_used(clock_of_test.g) % clock_of_test.batch != 0;
+	clock_of_test.published |= 1ull << (long_used(clock_of_test.g) / clock_of_test.batch);
+	return clock_of_test.now += clock_of_test.step;
+}
+
+/* Offers n reads at once; returns the interrupts. */
+static uint64_t batches(unsigned int n, uint64_t step, unsigned int batch)
+{
+	struct guest g;
+	uint64_t got;
+	uint16_t *avail;
+
+	if (!guest_new(&g))
+		return 0;
+	guest_set(&g, 0x70, 0);
+	guest_set(&g, 0x70, 3);
+	guest_set(&g, 0x24, 1);
+	guest_set(&g, 0x20, 1);
+	guest_set(&g, 0x70, 11);
+	guest_set(&g, 0x38, LONG_QUEUE);
+	guest_set(&g, 0x80, 0x100000);
+	guest_set(&g, 0x90, LONG_AVAIL);
+	guest_set(&g, 0xa0, LONG_USED);
+	guest_set(&g, 0x44, 1);
+	guest_set(&g, 0x70, 15);
+	*(struct virtio_blk_outhdr *)guest_at(&g, GUEST_DATA) = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN };
+	((struct vring_desc *)guest_at(&g, 0x100000))[0] = (struct vring_desc){ GUEST_DATA, 16, VRING_DESC_F_NEXT, 1 };
+	((struct vring_desc *)guest_at(&g, 0x100000))[1] = (struct vring_desc){ GUEST_DATA + 0x1000, 513, VRING_DESC_F_WRITE, 0 };
+	avail = guest_at(&g, LONG_AVAIL); /* all of them the same request: its head is 0 */
+	avail[1] = (uint16_t)n;
+	guest_interrupts(&g);
+	memset(&clock_of_test, 0, sizeof(clock_of_test));
+	clock_of_test.g = &g;
+	clock_of_test.now = 1000;
+	clock_of_test.step = step;
+	clock_of_test.batch = batch;
+	guest_kick(&g, 0);
+	clock_of_test.g = NULL;
+	got = guest_interrupts(&g);
+	CHECK_EQ(long_used(&g), n);
+	CHECK_EQ(clock_of_test.between, 0);
+	guest_free(&g);
+	return got;
+}
+
+/* What is served at once is told of at once: one interrupt for so many requests, none of them visible before the last is done. */
+TEST(a_batch_of_requests_is_one_interrupt)
+{
+	const unsigned int most = VMM_BLK_BATCH_MAX;
+
+	for (unsigned int n = 1; n <= LONG_QUEUE; n = n < 70 ? n + 1 : n * 2) {
+		uint64_t want = (n + most - 1) / most;
+
+		CHECK_EQ(batches(n, 0, most), want);
+		CHECK_EQ(clock_of_test.published, (1ull << want) - 1);
+	}
+	CHECK_EQ(batches(LONG_QUEUE, 0, most), LONG_QUEUE / most);
+}
+
+/* Nor does the first of them wait longer than so long for the others, but for the one at hand. */
+TEST(a_batch_that_takes_its_time_ends_early)
+{
+	for (unsigned int k = 1; k < VMM_BLK_BATCH_MAX; k++) {
+		/* So that the k-th request of a batch comes to the end of its time, and no earlier. */
+		uint64_t step = (VMM_BLK_BATCH_US + k - 1) / k;
+		unsigned int batch = (unsigned int)((VMM_BLK_BATCH_US + step - 1) / step);
+
+		CHECK_EQ(batches(100, step, batch), (100 + batch - 1) / batch);
+	}
+	/* One that takes longer than all of it is told of when it is done. */
+	CHECK_EQ(batches(10, VMM_BLK_BATCH_US, 1), 10);
+	CHECK_EQ(batches(10, 50 * VMM_BLK_BATCH_US, 1), 10);
+	/* The time is since the first of a batch was taken: what came before it does not count. */
+	CHECK_EQ(batches(64, (VMM_BLK_BATCH_US - 1) / VMM_BLK_BATCH_MAX, VMM_BLK_BATCH_MAX), 2);
+}
+
 /* --- dirty tracking ------------------------------------------------------------------------------------------------ */
 
 static bool gathered(struct guest *g, uint64_t addr)

@@ -25,6 +25,7 @@ check_PROGRAMS += tests/unit/test_vmm_virtio tests/unit/test_vmm_devices tests/f
 tests_unit_test_vmm_virtio_SOURCES = tests/unit/test_vmm_virtio.c vmm/store/copy.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_vmm_devices_SOURCES = tests/unit/test_vmm_devices.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_vmm_devices_LDADD = $(UNIT_LIBS)
+tests_unit_test_vmm_devices_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=now_us
 tests_unit_test_vmm_virtio_LDADD = $(UNIT_LIBS)
 tests_fuzz_fuzz_virtio_SOURCES = tests/fuzz/fuzz_virtio.c $(FUZZ_DRIVER) $(VIRTIO_TEST_SOURCES)
 tests_fuzz_fuzz_virtio_LDADD = $(UNIT_LIBS)
