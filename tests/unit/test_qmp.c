@@ -6,8 +6,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static enum rc parse(const char *line, struct qmp_message *m)
 {
@@ -542,6 +544,49 @@ TEST(last_words_are_plain)
 	CHECK_STR(why, "a?[2J??b");
 	close(fds[0]);
 	close(fds[1]);
+}
+
+/* A process is told which of its pages there are, but not where they are, whoever asks for it. */
+TEST(a_page_map_has_no_addresses)
+{
+	static uint8_t page[8192] __attribute__((aligned(4096)));
+	off_t at = (off_t)((uintptr_t)page / 4096 * 8);
+	struct process p = PROCESS_INIT;
+	uint64_t entry = 0, plain = 0;
+	int fd, direct;
+	char c;
+	int fds[2];
+
+	page[0] = 1;
+	REQUIRE(!pipe(fds));
+	p.pid = fork();
+	if (!p.pid) {
+		close(fds[1]);
+		page[0] = 2; /* its own now */
+		_exit(read(fds[0], &c, 1) != 0);
+	}
+	p.pidfd = pidfd_open(p.pid, 0);
+	REQUIRE(p.pid > 0 && p.pidfd >= 0);
+	fd = process_pagemap(&p);
+	REQUIRE(fd >= 0);
+	CHECK_EQ(pread(fd, &entry, 8, at), 8);
+	CHECK(entry >> 63 && !(entry & ((1ull << 55) - 1)));
+	close(fd);
+	/* As this program sees it otherwise: without the right to addresses nothing was shown above. */
+	direct = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	CHECK_EQ(pread(direct, &plain, 8, at), 8);
+	if (!(plain & ((1ull << 55) - 1)))
+		puts("  this program is shown no addresses in any case");
+	close(direct);
+	close(fds[1]);
+	CHECK_EQ(waitpid(p.pid, NULL, 0), p.pid);
+	/* Its pid may be another process's by now. */
+	CHECK_EQ(process_pagemap(&p), -1);
+	p.pid = getpid();
+	CHECK_EQ(process_pagemap(&p), -1);
+	close(p.pidfd);
+	p.pidfd = -1;
+	CHECK_EQ(process_pagemap(&p), -1);
 }
 
 CHECK_MAIN()

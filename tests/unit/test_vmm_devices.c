@@ -3,7 +3,10 @@
 #include "tests/lib/check.h"
 #include "tests/unit/virtio_guest.h"
 
+#include "base/cleanup.h"
 #include "base/fd.h"
+
+#include <fcntl.h>
 
 #include <linux/virtio_blk.h>
 #include <linux/virtio_net.h>
@@ -255,6 +258,86 @@ TEST(a_page_written_after_it_was_gathered_is_gathered_again)
 	CHECK(gathered(&g, GUEST_USED(0)));
 	CHECK(!gathered(&g, GUEST_USED(0)));
 	guest_free(&g);
+}
+
+/* --- the first look at memory -------------------------------------------------------------------------------------- */
+
+#define LOOK_BYTES (32ull << 20)
+
+/* A bit for each page of [at, at + n) that there is anything mapped for; returns how many. */
+static unsigned int mapped(int pagemap, const void *at, uint64_t n, uint64_t *bits)
+{
+	unsigned int count = 0;
+
+	for (uint64_t p = 0; p < n / MEMORY_PAGE; p++) {
+		uint64_t entry = 0;
+
+		CHECK_EQ(pread(pagemap, &entry, 8, (off_t)(((uintptr_t)at / MEMORY_PAGE + p) * 8)), 8);
+		if (!(entry >> 62)) /* neither there nor swapped out */
+			continue;
+		count++;
+		bits[p / 64] |= 1ull << (p % 64);
+	}
+	return count;
+}
+
+/* What a machine that booted cold has written is its own; what it never touched stays as if nobody had looked. */
+static void look(int pagemap, bool known, bool huge)
+{
+	_Static_assert(LOOK_BYTES / MEMORY_PAGE / 64 == 128, "words");
+	static uint64_t wanted[128], before[128], after[128];
+	_cleanup_fd_ int own_map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	unsigned int n_before, n_after;
+	volatile uint8_t read_only;
+	struct memory m;
+
+	memset(wanted, 0, sizeof(wanted));
+	memset(before, 0, sizeof(before));
+	memset(after, 0, sizeof(after));
+	REQUIRE(own_map >= 0 && !memory_create(LOOK_BYTES, -1, -1, &m, NULL));
+	if (!huge)
+		CHECK(!madvise(m.base, m.bytes, MADV_NOHUGEPAGE));
+	srandom(17);
+	for (int i = 0; i < 400; i++) {
+		/* Some are touched and hold zeroes, some are only read. All in the first half. */
+		uint64_t p = (uint64_t)random() % (LOOK_BYTES / MEMORY_PAGE / 2);
+		uint8_t *at = m.base + p * MEMORY_PAGE + random() % MEMORY_PAGE;
+
+		if (i % 4 == 3) {
+			read_only = *at;
+			(void)read_only;
+		} else {
+			*at = i % 4 == 2 ? 0 : (uint8_t)(i | 1);
+		}
+	}
+	for (uint64_t p = 0; p < LOOK_BYTES / MEMORY_PAGE / 2; p++)
+		for (unsigned int k = 0; k < MEMORY_PAGE; k++)
+			if (m.base[p * MEMORY_PAGE + k]) {
+				wanted[p / 64] |= 1ull << (p % 64);
+				break;
+			}
+	n_before = mapped(own_map, m.base, m.bytes, before);
+	memory_own_used(&m, pagemap);
+	n_after = mapped(own_map, m.base, m.bytes, after);
+	CHECK(!memcmp(m.own, wanted, sizeof(wanted)));
+	if (known)
+		CHECK(n_before == n_after && !memcmp(before, after, sizeof(before)));
+	else
+		CHECK(n_after > n_before); /* or what is above could not fail */
+	memory_free(&m);
+}
+
+TEST(the_first_look_leaves_alone_what_is_not_there)
+{
+	_cleanup_fd_ int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), none = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	REQUIRE(pagemap >= 0);
+	look(pagemap, true, false);
+	look(pagemap, true, true);
+	look(-1, false, false);
+	/* One that says nothing is none. */
+	REQUIRE(none >= 0);
+	look(none, false, false);
 }
 
 /* --- network ------------------------------------------------------------------------------------------------------- */

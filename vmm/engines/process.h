@@ -48,6 +48,11 @@ void process_graves_free(struct process_grave **graves); /* waits for those that
 /* Last line of its standard error with control bytes removed, or how it ended. */
 void process_last_words(struct process *p, int wait_status, char *out, size_t size);
 void process_stat(const struct process *p, struct engine_stat *ret);
+/*
+ * /proc/<pid>/pagemap, for the process itself, which has no /proc: which of its pages are there or swapped out, and not at which
+ * physical addresses. The caller's; -1: not to be had.
+ */
+int process_pagemap(const struct process *p);
 void process_close(struct process *p); /* forgets it, whatever it does */
 
 #endif

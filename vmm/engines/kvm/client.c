@@ -492,7 +492,7 @@ static enum rc kvm_adopt(struct engine *base, const struct engine_spec *spec, en
 
 static enum rc kvm_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, struct fault *ret_f)
 {
-	_cleanup_fd_ int memory = -1, state = -1;
+	_cleanup_fd_ int memory = -1, state = -1, pagemap = -1;
 	enum rc rc = op_begin(vm, 1u << PAUSED, ret_f);
 
 	if (rc)
@@ -501,8 +501,9 @@ static enum rc kvm_save(struct engine_vm *vm, int dirfd, engine_done_fn *done, s
 	state = openat(dirfd, VMM_STATE_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (memory < 0 || state < 0)
 		return fault_set(ret_f, rc_from_errno(errno), errno, "create snapshot files");
+	pagemap = process_pagemap(&vm->process);
 	vm->after = PAUSED;
-	rc = op_send(vm, CONTROL_SAVE, NULL, NULL, (int[]){ memory, state }, 2, SAVE_MS, ret_f);
+	rc = op_send(vm, CONTROL_SAVE, NULL, NULL, (int[]){ memory, state, pagemap }, pagemap < 0 ? 2 : 3, SAVE_MS, ret_f);
 	vm->done = rc ? vm->done : done;
 	return rc;
 }
@@ -674,6 +675,13 @@ static void group_resumed(struct engine_vm *parent, struct wire *w)
 	group_free(parent);
 }
 
+static enum rc send_fork(struct engine_vm *parent, struct fault *ret_f)
+{
+	_cleanup_fd_ int pagemap = process_pagemap(&parent->process);
+
+	return op_send(parent, CONTROL_FORK, NULL, NULL, &pagemap, pagemap < 0 ? 0 : 1, FORK_MS, ret_f);
+}
+
 static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_spec specs[], void (*cut)(void *arg),
 			void *cut_arg, engine_done_fn *done, engine_exit_fn *exit, void *args[],
 			struct engine_vm *rets[], struct fault *ret_f)
@@ -710,7 +718,7 @@ static enum rc kvm_fork(struct engine_vm *parent, size_t n, const struct engine_
 	parent->after = PAUSED;
 	parent->done = NULL;
 	if (!rc)
-		rc = op_send(parent, CONTROL_FORK, NULL, NULL, NULL, 0, FORK_MS, &f);
+		rc = send_fork(parent, &f);
 	if (!rc)
 		return RC_OK;
 	if (ret_f)
@@ -736,7 +744,7 @@ static enum rc kvm_take(struct engine_vm *vm, void (*cut)(void *arg), void *cut_
 	vm->group = g;
 	vm->after = PAUSED;
 	vm->done = NULL;
-	rc = op_send(vm, CONTROL_FORK, NULL, NULL, NULL, 0, FORK_MS, ret_f);
+	rc = send_fork(vm, ret_f);
 	if (rc)
 		group_free(vm);
 	return rc;

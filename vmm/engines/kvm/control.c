@@ -191,9 +191,14 @@ static enum rc op_save(struct serve *s, struct request *r, struct fault *ret_f)
 {
 	_cleanup_fd_ int memory_fd = next_fd(r), state_fd = next_fd(r);
 
+	enum rc rc;
+
 	if (memory_fd < 0 || state_fd < 0)
 		return fault_set(ret_f, RC_INVALID, 0, "SAVE needs two files");
-	return vm_save(s->vm, memory_fd, state_fd, ret_f);
+	s->vm->pagemap_fd = next_fd(r);
+	rc = vm_save(s->vm, memory_fd, state_fd, ret_f);
+	close_fd(&s->vm->pagemap_fd);
+	return rc;
 }
 
 /* One more descriptor of the reply; what is sent is closed then, so it is a copy of one that stays. */
@@ -211,8 +216,11 @@ static enum rc op_fork(struct serve *s, struct request *r, struct fault *ret_f)
 {
 	struct control_forked m = { 0 };
 	struct fork_result result;
-	enum rc rc = vm_fork(s->vm, &result, &s->paused_us, ret_f);
+	enum rc rc;
 
+	s->vm->pagemap_fd = next_fd(r);
+	rc = vm_fork(s->vm, &result, &s->paused_us, ret_f);
+	close_fd(&s->vm->pagemap_fd);
 	if (rc)
 		return rc;
 	s->delta_fd = result.delta_fd;

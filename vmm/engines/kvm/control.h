@@ -8,8 +8,8 @@
  * START    NEW              kvm, console log, disks.., taps.., then kernel, initrd (cold) or base, [delta,] state (snapshot)
  * PAUSE    RUNNING
  * RESUME   PAUSED           answers how long the machine stood still; after FORK when the delta has been sealed
- * SAVE     PAUSED           memory file, state file; both empty. Checksummed (savefile.h); the machine stays paused
- * FORK     RUNNING          copies while it runs, then leaves the machine PAUSED; answers +3 fds: base, delta, state
+ * SAVE     PAUSED           memory file, state file, [page map]; the files empty. Checksummed (savefile.h); the machine stays paused
+ * FORK     RUNNING          [page map]; copies while it runs, then leaves the machine PAUSED; answers +3 fds: base, delta, state
  *                           (memfds, the delta not sealed yet; without a base: 2 fds). The asker cuts the disks, then sends RESUME.
  * RESIZED  RUNNING, PAUSED  a disk's file has another size now
  * BALLOON  RUNNING, PAUSED  asks the guest to give up so many MiB in all
@@ -17,6 +17,10 @@
  *
  * When the connection ends, a machine that a FORK left standing goes on, because nobody would send its RESUME, and the fork is nobody's. One that a PAUSE
  * stopped stays so: only who comes next knows whether somebody wanted it to stand still; STAT tells how it is.
+ *
+ * The page map is /proc/<pid>/pagemap of the process itself, which has no /proc: it spares the first SAVE or FORK of a machine that
+ * booted cold reading memory that was never touched. It is closed with the answer. Opened so that it tells of each page whether it is there
+ * and not where (process_pagemap()), it says nothing that its memory's reader could not find out.
  *
  * Whoever holds this socket owns the machine completely, so only the broker ever does; nothing the guest does reaches it.
  */

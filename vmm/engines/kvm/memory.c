@@ -10,6 +10,9 @@
 #include <sys/stat.h>
 
 #define HUGE_PAGE (2u << 20)
+#define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_CHUNK 2048u /* pages that are asked about at once */
 #define LAYER_MAPS_MAX 30000 /* mappings of a delta; the kernel's default bound is 65530 for the process */
 
 static uint64_t words_of(uint64_t bytes)
@@ -301,11 +304,31 @@ static bool is_zero(const uint8_t *p)
 	return true;
 }
 
-void memory_own_used(struct memory *m)
+/* One page of which nothing is known or that is there. */
+static void own_if_used(struct memory *m, uint64_t p)
 {
-	for (uint64_t p = 0; p < memory_pages(m); p++)
-		if (!has_page(m->own, p) && !is_zero(m->base + p * MEMORY_PAGE))
-			__atomic_fetch_or(&m->own[p / 64], 1ull << (p % 64), __ATOMIC_RELAXED);
+	if (!has_page(m->own, p) && !is_zero(m->base + p * MEMORY_PAGE))
+		__atomic_fetch_or(&m->own[p / 64], 1ull << (p % 64), __ATOMIC_RELAXED);
+}
+
+void memory_own_used(struct memory *m, int pagemap_fd)
+{
+	uint64_t map[PAGEMAP_CHUNK];
+
+	for (uint64_t p = 0, n; p < memory_pages(m); p += n) {
+		off_t at = (off_t)(((uintptr_t)m->base / MEMORY_PAGE + p) * sizeof(map[0]));
+		bool known;
+
+		n = MIN_OF(memory_pages(m) - p, (uint64_t)PAGEMAP_CHUNK);
+		known = pagemap_fd >= 0 && pread(pagemap_fd, map, n * sizeof(map[0]), at) == (ssize_t)(n * sizeof(map[0]));
+		for (uint64_t i = 0; i < n; i++) {
+			/* What is swapped out, or on its way to another place, is not fetched for this: it is copied as it is. */
+			if (known && (map[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) == PAGEMAP_SWAPPED)
+				__atomic_fetch_or(&m->own[(p + i) / 64], 1ull << ((p + i) % 64), __ATOMIC_RELAXED);
+			else if (!known || (map[i] & PAGEMAP_PRESENT))
+				own_if_used(m, p + i);
+		}
+	}
 }
 
 static enum rc write_run(const struct memory *m, uint64_t at, uint64_t n, int fd, struct fault *ret_f)

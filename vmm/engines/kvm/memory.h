@@ -68,8 +68,12 @@ uint64_t memory_discard_at(struct memory *m, void *at, uint64_t n);
  */
 uint64_t memory_gather(struct memory *m, uint64_t first, const uint64_t *kvm, uint64_t n_words, uint64_t *fresh);
 
-/* Adds to `own` whatever is not zero. For a machine without base and delta, whose log has just begun. */
-void memory_own_used(struct memory *m);
+/*
+ * Adds to `own` whatever is not zero. For a machine without base and delta, whose log has just begun. pagemap_fd: /proc/<pid>/pagemap of
+ * this process, which says where there is something to be looked at; -1: all of memory is read, which leaves the kernel's page of
+ * zeroes mapped wherever nothing is, so that what is written there first are two faults a page.
+ */
+void memory_own_used(struct memory *m, int pagemap_fd);
 
 /* Writes the pages of a bitmap into a file at their offsets; zero pages become holes where `sparse`. */
 enum rc memory_write_pages(const struct memory *m, const uint64_t *pages, int fd, bool sparse, uint64_t *ret_pages,

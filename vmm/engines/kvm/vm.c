@@ -56,7 +56,7 @@ static enum rc log_begin(struct vm *vm, struct fault *ret_f)
 	if (rc)
 		vm->logged = false;
 	else
-		memory_own_used(&vm->memory);
+		memory_own_used(&vm->memory, vm->pagemap_fd);
 	return rc;
 }
 
@@ -313,7 +313,7 @@ static enum rc worker_init(struct vm *vm, struct worker *w, struct fault *ret_f)
 static void take_all(struct vm *vm, const struct vm_spec *spec, struct memory *memory)
 {
 	vm->kvm_fd = spec->kvm_fd;
-	vm->vm_fd = -1;
+	vm->vm_fd = vm->pagemap_fd = -1;
 	vm->n_cpus = spec->n_cpus;
 	for (unsigned int i = 0; i < VMM_CPUS_MAX; i++)
 		vm->cpus[i].fd = -1;
@@ -525,6 +525,7 @@ void vm_free(struct vm *vm)
 	close_fd(&vm->serial.irq_fd);
 	close_fd(&vm->ged_fd);
 	close_fd(&vm->end_fd);
+	close_fd(&vm->pagemap_fd);
 	close_fd(&vm->vm_fd);
 	close_fd(&vm->kvm_fd);
 	memory_free(&vm->memory);

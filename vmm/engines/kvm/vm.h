@@ -50,6 +50,7 @@ struct vm {
 	int kvm_fd, vm_fd;
 	struct memory memory;
 	bool logged; /* KVM keeps a log of what the guest writes */
+	int pagemap_fd; /* of this process, while a fork or save is under way; -1: none (memory_own_used()) */
 	uint64_t *log_bits; /* where the main thread has KVM put its dirty log, a slot at a time */
 	unsigned int n_cpus;
 	struct vcpu cpus[VMM_CPUS_MAX];
