@@ -29,6 +29,7 @@ static int usage(FILE *to, int status)
 	      "  domain remove HOST APP\n"
 	      "  app list\n"
 	      "  app idle APP MS|default                             an idle app sleeps after so long; 0: never\n"
+	      "  config KEY                                          what nestbox.conf says, or its default\n"
 	      "  egress list|tail|learn [--org NAME]... [--sandbox ID] [--host HOST] [--decision allow|deny|error|dropped]\n"
 	      "                         [--since TIME] [--limit N]   what left, what was refused; what would have been enough\n"
 	      "  egress evaluate --policy FILE|--sandbox ID HOST [PORT [METHOD [PATH]]]   what a policy decides, and why\n",
@@ -365,10 +366,40 @@ static int parse(int argc, char **argv, struct adm_options *o)
 	return optind == argc ? usage(stderr, 2) : -1;
 }
 
+static enum rc config_print(const struct config *c, const char *key, struct fault *ret_f)
+{
+#define S(name, def, text)         \
+	if (!strcmp(key, #name)) \
+		return puts(c->name) < 0 ? RC_SYS : RC_OK;
+#define N(name, def, min, max, text) \
+	if (!strcmp(key, #name))     \
+		return printf("%ju\n", (uintmax_t)c->name) < 0 ? RC_SYS : RC_OK;
+	CONFIG_TABLE(S, N)
+#undef S
+#undef N
+	return fault_set(ret_f, RC_INVALID, 0, "nestbox.conf has no key '%.60s'", key);
+}
+
+/* All but that works on the database. */
+static enum rc with_db(const struct config *c, int argc, char **argv, const struct adm_options *o, struct fault *ret_f)
+{
+	_cleanup_db_ struct db *db = NULL;
+	enum rc rc = RC_OK;
+
+	/* As the workers' user: a file that root made would lock them out. */
+	if (getuid() == 0)
+		rc = harden_ids(c->user_api, NULL, 0, ret_f);
+	umask(0077);
+	if (!rc)
+		rc = db_open_state(&db, c->state_dir, ret_f);
+	if (!rc)
+		rc = db_migrate(db, NULL, ret_f);
+	return rc ? rc : run(c, db, argc, argv, o, ret_f);
+}
+
 int main(int argc, char **argv)
 {
 	struct adm_options o = { 0 };
-	_cleanup_db_ struct db *db = NULL;
 	struct config config;
 	struct fault f = { 0 };
 	int status = parse(argc, argv, &o);
@@ -377,16 +408,10 @@ int main(int argc, char **argv)
 	if (status >= 0)
 		return status;
 	rc = config_load(&config, o.conf, &f);
-	/* As the workers' user: a file that root made would lock them out. */
-	if (!rc && getuid() == 0)
-		rc = harden_ids(config.user_api, NULL, 0, &f);
-	umask(0077);
-	if (!rc)
-		rc = db_open_state(&db, config.state_dir, &f);
-	if (!rc)
-		rc = db_migrate(db, NULL, &f);
-	if (!rc)
-		rc = run(&config, db, argc - optind, argv + optind, &o, &f);
+	if (!rc && argc - optind == 2 && !strcmp(argv[optind], "config"))
+		rc = config_print(&config, argv[optind + 1], &f);
+	else if (!rc)
+		rc = with_db(&config, argc - optind, argv + optind, &o, &f);
 	if (rc) {
 		fprintf(stderr, "nestboxadm: %s\n", f.text);
 		return rc == RC_INVALID ? 2 : 1;
