@@ -309,6 +309,7 @@ test("tokens: personal ones need an organization they belong to, revoked ones ar
 	equal((await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "other" })).json,
 		(await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "nowhere" })).json);
 	equal((await ask(acme, "GET", "/api/v2/apps", undefined, { "x-deno-org": "other" })).code, "ORG_NOT_FOUND");
+	equal([adm("config", "region"), adm("config", "tenant_vms"), adm("config", "state_dir")], ["ord\n", "4\n", `${STATE}\n`], "a default, a number, what was written");
 	adm("token", "revoke", mine.id);
 	equal((await ask(mine.token, "GET", "/api/v2/apps", undefined, { "x-deno-org": "third" })).code, "INVALID_TOKEN");
 	const db = fs.readFileSync(path.join(STATE, "db/nestbox.db"));
@@ -333,11 +334,12 @@ test("the SDK's apps, layers and pages", async () => {
 	const app = await client.apps.create({ slug: "app-one", layers: ["top"], labels: { tier: "x" }, env_vars: [{ key: "P", value: "q" }] });
 	equal([app.slug, app.labels, app.layers[0].slug], ["app-one", { tier: "x" }, "top"]);
 	await refused(client.apps.create({ slug: "app-one" }), "SLUG_TAKEN");
-	await refused(client.apps.create({ slug: "api" }), "SLUG_TAKEN");
+	for (const slug of ["api", "ord"]) await refused(client.apps.create({ slug }), "SLUG_TAKEN", /reserved/); // both are names of the API
 	await refused(client.apps.create({ slug: "No" }), "INVALID_SLUG");
 	await refused(client.apps.create({ layers: ["nothing"] }), "LAYER_NOT_FOUND");
 	const after = await client.apps.update(app.id, { slug: "app-two", env_vars: [{ key: "P", delete: true }, { key: "N", value: "2" }] });
 	equal([after.slug, after.env_vars.map((v) => v.key)], ["app-two", ["N"]]);
+	await refused(client.apps.update(app.id, { slug: "ord" }), "SLUG_TAKEN", /reserved/);
 	await refused(client.apps.update(app.id, { env_vars: [{ id: "env_00000000000000000000", value: "x" }] }), "ENV_VAR_NOT_FOUND");
 	equal(await client.apps.get("app-one"), null);
 	const made = [];
