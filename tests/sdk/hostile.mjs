@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
 import { once } from "node:events";
+import WebSocket from "ws";
 
 const sandbox = await Sandbox.create();
 const endpoint = new URL(process.env.DENO_SANDBOX_ENDPOINT);
@@ -97,6 +98,32 @@ await refused("not JSON", 4000, frame(0x81, "{"));
 await refused("JSON nested 100,000 deep", 4000, frame(0x81, call("envGet", null).replace("null", "[".repeat(1e5) + "]".repeat(1e5))));
 await refused("not JSON-RPC", 4001, frame(0x81, '{"hello":1}'));
 await refused("a close frame is answered", 1000, frame(0x88, Buffer.from([0x03, 0xe8])));
+
+// Tens of megabytes lie between the first entry and the bottom: more than fits between a client that does not read and the walk.
+if (alone) await test("a walk gives its first entries before its end, and is no further than its client has room", async () => {
+  const top = (await sandbox.sh`mktemp -d`.text()).trim(), level = "l".repeat(250);
+  await sandbox.sh`cd ${top} && for i in $(seq 13); do mkdir ${level} && cd ${level} && if [ $i -gt 5 ]; then for j in $(seq 2000); do : > $j; done; fi; done`;
+  const socket = new WebSocket(new URL(`/api/v3/sandbox/${sandbox.id}/connect`, endpoint));
+  const entries = [];
+  let ended;
+  const end = new Promise((resolve) => ended = resolve);
+  socket.on("message", (data) => {
+    const { method, params } = JSON.parse(data);
+    if (method === "$sandbox.stream.end") ended();
+    if (method !== "$sandbox.stream.enqueue") return;
+    if (entries.push(JSON.parse(Buffer.from(params.data, "base64"))) > 1) return;
+    socket.pause();
+    sandbox.fs.writeTextFile(`${top}/${`${level}/`.repeat(13)}late`, "").finally(() => socket.resume());
+  });
+  await once(socket, "open");
+  socket.send(call("walk", { path: top }));
+  await end;
+  socket.close();
+  const names = entries.map((e) => e.name);
+  assert.equal(names.length, 14 + 8 * 2000 + 1);
+  assert.ok(names.includes("late"));
+  await sandbox.sh`rm -rf ${top}`;
+});
 
 await test("unknown method and bad parameters are answers", async () => {
   const socket = await connect();
