@@ -251,3 +251,20 @@ bool address_is_local(const struct address *a)
 
 	return fd >= 0 && bind(fd, (const struct sockaddr *)&sa, n) == 0;
 }
+
+bool host_name_is_valid(const char *name)
+{
+	size_t label = 0;
+	char before = '.';
+
+	for (; *name; before = *name++) {
+		bool ends = *name == '.', letter = (*name >= 'a' && *name <= 'z') || (*name >= '0' && *name <= '9');
+
+		if (ends ? !label || before == '-' : !letter && (*name != '-' || !label))
+			return false;
+		label = ends ? 0 : label + 1;
+		if (label > 63)
+			return false;
+	}
+	return label && before != '-';
+}

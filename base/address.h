@@ -51,6 +51,9 @@ struct reach {
 	bool (*is_local)(const struct address *a);
 };
 
+/* A host's name in lower case: labels of at most 63 letters, digits and hyphens, these not at a label's ends. */
+bool host_name_is_valid(const char *name);
+
 /* Globally reachable unicast. NULL, or what it is instead ("loopback", "private", ...). */
 const char *address_special(const struct address *a);
 /* An address of this host itself, in the network namespace of the caller. */

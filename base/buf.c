@@ -2,6 +2,7 @@
 #include "base/buf.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -90,6 +91,18 @@ enum rc buf_put(struct buf *b, const void *data, size_t n)
 enum rc buf_puts(struct buf *b, const char *s)
 {
 	return buf_put(b, s, strlen(s));
+}
+
+enum rc buf_puts_lower(struct buf *b, const char *s)
+{
+	enum rc rc = RC_OK;
+
+	for (; !rc && *s; s++) {
+		char c = (char)tolower((unsigned char)*s);
+
+		rc = buf_put(b, &c, 1);
+	}
+	return rc;
 }
 
 enum rc buf_printf(struct buf *b, const char *fmt, ...)

@@ -44,6 +44,7 @@ void buf_consume(struct buf *b, size_t n); /* n <= buf_len(); memory goes back w
 
 enum rc buf_put(struct buf *b, const void *data, size_t n);
 enum rc buf_puts(struct buf *b, const char *s);
+enum rc buf_puts_lower(struct buf *b, const char *s); /* A-Z as a-z */
 enum rc buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* One read(2) of at most `n` bytes to the tail. *ret_n is 0 at end of file. RC_AGAIN if nothing is there now. */

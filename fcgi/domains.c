@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fcgi/domains.h"
 
+#include "base/address.h"
 #include "base/fd.h"
 
 #include <stdio.h>
@@ -8,27 +9,15 @@
 
 bool domain_is_valid(const char *host, const char *own_domain)
 {
-	size_t n = strlen(host), own = strlen(own_domain), label = 0, labels = 1;
+	size_t n = strlen(host), own = strlen(own_domain);
+	const char *last = strrchr(host, '.');
 
-	if (!n || n > DOMAIN_MAX)
+	if (n > DOMAIN_MAX || !host_name_is_valid(host))
 		return false;
 	if (n >= own && !strcmp(host + n - own, own_domain) && (n == own || host[n - own - 1] == '.'))
 		return false;
-	for (size_t i = 0; i < n; i++) {
-		char c = host[i];
-
-		if (c == '.') {
-			if (!label || host[i - 1] == '-')
-				return false;
-			label = 0;
-			labels++;
-			continue;
-		}
-		if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c == '-' && label)) || ++label > 63)
-			return false;
-	}
 	/* Something of the form of an address is none. */
-	return label && labels > 1 && host[n - 1] != '-' && strspn(strrchr(host, '.') + 1, "0123456789") != label;
+	return last && last[1 + strspn(last + 1, "0123456789")];
 }
 
 static enum rc asked(struct db *db, const char *host, const char *app, char ret_id[64], struct fault *ret_f)

@@ -127,18 +127,6 @@ enum rc egress_secret_check(const char *name, struct json_object *secret, struct
 	return rc;
 }
 
-static enum rc put_lower(struct buf *b, const char *s)
-{
-	enum rc rc = RC_OK;
-
-	for (; !rc && *s; s++) {
-		char c = (char)tolower((unsigned char)*s);
-
-		rc = buf_put(b, &c, 1);
-	}
-	return rc;
-}
-
 static enum rc put_words(struct buf *b, struct json_object *list, bool lower)
 {
 	enum rc rc = RC_OK;
@@ -148,7 +136,7 @@ static enum rc put_words(struct buf *b, struct json_object *list, bool lower)
 
 		rc = i ? buf_puts(b, ",") : RC_OK;
 		if (!rc)
-			rc = lower ? put_lower(b, s) : buf_puts(b, s);
+			rc = lower ? buf_puts_lower(b, s) : buf_puts(b, s);
 	}
 	return rc;
 }
@@ -159,7 +147,7 @@ static enum rc put_rule_line(struct buf *b, struct json_object *rule, const char
 	enum rc rc = buf_puts(b, "rule ");
 
 	if (!rc)
-		rc = put_lower(b, json_object_get_string(json_get(rule, "host")));
+		rc = buf_puts_lower(b, json_object_get_string(json_get(rule, "host")));
 	if (!rc)
 		rc = buf_puts(b, " ");
 	if (!rc)
@@ -201,7 +189,7 @@ enum rc egress_config_put(struct json_object *egress, struct buf *policy)
 	for (size_t i = 0; !rc && deny && i < json_object_array_length(deny); i++) {
 		rc = buf_puts(policy, "deny ");
 		if (!rc)
-			rc = put_lower(policy, json_object_get_string(json_object_array_get_idx(deny, i)));
+			rc = buf_puts_lower(policy, json_object_get_string(json_object_array_get_idx(deny, i)));
 		if (!rc)
 			rc = buf_puts(policy, "\n");
 	}

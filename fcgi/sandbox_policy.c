@@ -8,21 +8,8 @@
 #include "schema/broker.h"
 #include "schema/policy.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
-
-static enum rc put_lower(struct buf *b, const char *s)
-{
-	enum rc rc = RC_OK;
-
-	for (; !rc && *s; s++) {
-		char c = (char)tolower((unsigned char)*s);
-
-		rc = buf_put(b, &c, 1);
-	}
-	return rc;
-}
 
 static enum rc put_secret(struct buf *policy, struct buf *env, const char *name, struct json_object *secret,
 			  const char *vm_id, const struct seal_key *key, struct fault *ret_f)
@@ -42,7 +29,7 @@ static enum rc put_secret(struct buf *policy, struct buf *env, const char *name,
 		if (i)
 			rc = buf_puts(policy, ",");
 		if (!rc)
-			rc = put_lower(policy, json_object_get_string(json_object_array_get_idx(hosts, i)));
+			rc = buf_puts_lower(policy, json_object_get_string(json_object_array_get_idx(hosts, i)));
 	}
 	if (!rc)
 		rc = buf_puts(policy, "\n");
@@ -63,7 +50,7 @@ static enum rc put_policy(const struct sandbox_config *c, const char *vm_id, con
 	for (size_t i = 0; !rc && c->allow_net && i < json_object_array_length(c->allow_net); i++) {
 		rc = buf_puts(policy, "allow ");
 		if (!rc)
-			rc = put_lower(policy, json_object_get_string(json_object_array_get_idx(c->allow_net, i)));
+			rc = buf_puts_lower(policy, json_object_get_string(json_object_array_get_idx(c->allow_net, i)));
 		if (!rc)
 			rc = buf_puts(policy, "\n");
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fcgi/gateway/expose.h"
 
+#include "base/address.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "fcgi/gateway/acceptor.h"
@@ -30,23 +31,7 @@ static struct {
 
 bool expose_host_is_valid(const char *host)
 {
-	size_t n = strlen(host), label = 0;
-
-	if (!n || n > EXPOSE_NAME_MAX)
-		return false;
-	for (size_t i = 0; i < n; i++) {
-		char c = host[i];
-
-		if (c == '.') {
-			if (!label || host[i - 1] == '-')
-				return false;
-			label = 0;
-			continue;
-		}
-		if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c == '-' && label)) || ++label > 63)
-			return false;
-	}
-	return label && host[n - 1] != '-';
+	return strlen(host) <= EXPOSE_NAME_MAX && host_name_is_valid(host);
 }
 
 static struct host **host_find(const char *name)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/address.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/config.h"
@@ -226,6 +227,18 @@ TEST(config_says_which_line_is_wrong)
 	unlink(path);
 	rmdir(dir);
 	close(d);
+}
+
+TEST(a_host_has_a_name)
+{
+	static const char *const good[] = { "a", "1.2.3.4", "a-b.c--d.0", "x1.test", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b" };
+	static const char *const bad[] = { "", ".", "a.", ".a", "a..b", "-a", "a-", "a-.b", "a.-b", "A.b", "a_b", "a b", "a/b", "..", "\xc3\xa4.b",
+					   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		CHECK(host_name_is_valid(good[i]));
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		CHECK(!host_name_is_valid(bad[i]));
 }
 
 TEST(random_hex_is_all_of_what_was_asked_for)
