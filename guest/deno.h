@@ -15,5 +15,4 @@ extern rpc_method_fn rpc_spawn_repl, rpc_repl_eval, rpc_repl_call, rpc_repl_clos
 void repl_spec(struct proc_spec *spec, struct params *p);
 /* Starts a REPL with them, whose streams nobody reads yet. `waits`: it is for no client now. */
 enum rc repl_start(struct session *s, struct json_object *params, bool waits, struct proc **ret, struct json_object **ret_error);
-
 #endif

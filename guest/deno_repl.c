@@ -4,6 +4,12 @@
  * answers lines on a pipe back; standard input and output are the user's. Answers carry the request's number, so several
  * evaluations may be under way. What the driver says is the guest's word: its JSON is parsed before it is passed on, and a
  * line that is none of ours is dropped. Requests wait in a bounded queue for a driver that is busy.
+ *
+ * Nobody but the client that started a REPL can ask it anything: the SDK has no way to name another's. Once its connection has ended the
+ * REPL is left: it ends when nothing keeps it, as any program does; a server in it goes on. And deno.eval of the SDK closes the
+ * REPL that it started only if the evaluation succeeded. One that looks like that (started as deno.eval does, asked once, that failed)
+ * may as well be a client's that goes on with it, so it is not ended for that. It is `spare` until it is asked something again: the kernel
+ * kills it first when memory is short, and the one that has been spare for longest is left when another REPL starts without enough.
  */
 #include "guest/deno.h"
 
@@ -38,8 +44,12 @@ struct repl {
 	struct buf out, in;
 	struct request *requests;
 	uint64_t next_id;
-	size_t scanned; /* bytes of `in` without a line end */
-	bool claimed;   /* a client has it; else it waits for one */
+	size_t scanned;        /* bytes of `in` without a line end */
+	bool claimed;          /* a client has it; else it waits for one */
+	struct rpc_conn *conn; /* that client's; NULL: it has gone, or there never was one */
+	bool as_eval;          /* started as deno.eval of the SDK does */
+	bool left;             /* takes no more requests */
+	uint64_t spare;        /* 0, or since when by the session's count */
 };
 
 static void repl_fail_all(struct repl *r)
@@ -112,6 +122,62 @@ static void on_writable(void *arg, uint32_t events)
 	repl_flush(arg);
 }
 
+/* --- without a client ------------------------------------------------------------------------------------------- */
+
+static struct repl *repl_in(const struct proc *p)
+{
+	return p->on_exit == repl_on_exit ? p->owner : NULL;
+}
+
+static void repl_leave(struct repl *r)
+{
+	static const char line[] = "{\"op\":\"leave\"}\n";
+
+	if (r->left)
+		return;
+	r->left = true;
+	r->spare = 0;
+	if (r->to < 0 || buf_put(&r->out, line, sizeof(line) - 1))
+		close_fd(&r->to);
+	else
+		repl_flush(r);
+}
+
+static void repl_on_conn_lost(struct proc *p, const struct rpc_conn *c)
+{
+	struct repl *r = p->owner;
+
+	if (r && r->conn == c) {
+		r->conn = NULL;
+		repl_leave(r);
+	}
+}
+
+static void repl_set_spare(struct repl *r, bool spare)
+{
+	if (spare == (r->spare > 0) || !proc_set_oom_first(r->proc, spare))
+		return;
+	r->spare = spare ? ++r->proc->session->n_spare : 0;
+}
+
+/* Memory is short, another starts. Two, so that they get fewer. */
+static void leave_spares(struct session *s)
+{
+	for (int i = 0; i < 2 && !warm_enough_memory(); i++) {
+		struct repl *oldest = NULL;
+
+		for (struct proc *p = s->running; p; p = p->next) {
+			struct repl *r = repl_in(p);
+
+			if (r && r->spare && (!oldest || r->spare < oldest->spare))
+				oldest = r;
+		}
+		if (!oldest)
+			return;
+		repl_leave(oldest);
+	}
+}
+
 /* --- from the driver ------------------------------------------------------------------------------------------- */
 
 static struct request *take_request(struct repl *r, uint64_t id)
@@ -133,18 +199,19 @@ static void on_line(struct repl *r, char *line, size_t n)
 	struct json_object *value = NULL;
 	struct request *q;
 	char *rest, *end = line + n;
-	bool ok, error;
+	bool ok, none, error;
 
 	q = take_request(r, strtoull(line, &rest, 10));
 	if (!q)
 		return;
 	ok = !strncmp(rest, " ok ", 4);
+	none = !strcmp(rest, " none");
 	error = !strncmp(rest, " error ", 7);
 	if (ok || error) {
 		rest += ok ? 4 : 7;
 		value = json_parse(rest, (size_t)(end - rest));
 	}
-	if (!strcmp(rest, " none"))
+	if (none)
 		rpc_call_ok(q->call, NULL); /* the client's schema has no room for undefined */
 	else if (ok && (value || !strcmp(rest, "null")))
 		rpc_call_ok(q->call, take_ptr(value));
@@ -152,6 +219,8 @@ static void on_line(struct repl *r, char *line, size_t n)
 		rpc_call_error_json(q->call, take_ptr(value));
 	else
 		rpc_call_error(q->call, "RangeError", NULL, "The value cannot be sent: too large or nested too deeply");
+	if (!ok && !none && r->as_eval && r->conn)
+		repl_set_spare(r, true);
 	json_object_put(value);
 	free(q);
 	if (!r->requests)
@@ -210,6 +279,7 @@ static enum rc repl_new(struct proc *p, int to, int from)
 			    .in = BUF_INIT(REPL_REPLY_MAX) };
 	p->owner = r;
 	p->on_exit = repl_on_exit;
+	p->on_conn_lost = repl_on_conn_lost;
 	return loop_fd(p->session->loop, from, EPOLLIN, on_answers, r, &r->from_source, NULL);
 }
 
@@ -262,6 +332,18 @@ enum rc repl_start(struct session *s, struct json_object *params, bool waits, st
 	return rc;
 }
 
+/* deno.eval gives no options: its parameters say that both outputs are wanted, and nothing else. */
+static bool is_as_eval(struct json_object *params)
+{
+	json_object_object_foreach(params, name, value) {
+		bool output = !strcmp(name, "stdout") || !strcmp(name, "stderr");
+
+		if (output ? strcmp(json_object_get_string(value), "piped") != 0 : value != NULL)
+			return false;
+	}
+	return true;
+}
+
 void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
 	struct session *s = rpc_conn_session(c);
@@ -270,6 +352,7 @@ void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_objec
 	int64_t stdin_stream;
 	struct params p;
 	struct proc *child;
+	struct repl *r;
 
 	if (proc_refuse_nul(s, call, params, "deno"))
 		return;
@@ -280,13 +363,18 @@ void rpc_spawn_repl(struct rpc_conn *c, struct rpc_call *call, struct json_objec
 		rpc_call_params(call, &p);
 		return;
 	}
+	leave_spares(s);
 	child = warm_take(s, params);
 	if (!child && repl_start(s, params, false, &child, &error)) {
 		rpc_call_error_json(call, error);
 		return;
 	}
-	if (child->owner)
-		((struct repl *)child->owner)->claimed = true;
+	r = child->owner;
+	if (r) {
+		r->claimed = true;
+		r->conn = c;
+		r->as_eval = is_as_eval(params);
+	}
 	rpc_call_ok(call, proc_connect(child, c, stdin_stream));
 }
 
@@ -295,7 +383,7 @@ static struct repl *repl_of(struct rpc_conn *c, struct rpc_call *call, int64_t p
 	struct proc *p = proc_find_running(rpc_conn_session(c), (pid_t)pid);
 	struct repl *r = p && p->on_exit == repl_on_exit ? p->owner : NULL;
 
-	if (r && r->claimed && r->to >= 0)
+	if (r && r->claimed && !r->left && r->to >= 0)
 		return r;
 	rpc_call_error(call, "NotFound", "ENOENT", "No such REPL: %d", (int)pid);
 	return NULL;
@@ -327,63 +415,63 @@ static void repl_send(struct repl *r, struct rpc_call *call, struct json_object 
 		r->requests = q;
 		call->gone = request_gone;
 		call->arg = q;
+		r->as_eval &= r->next_id == 1;
+		repl_set_spare(r, false);
 		repl_flush(r);
 	}
 	json_object_put(m);
 }
 
-void rpc_repl_eval(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
+/* The REPL of `pid` in the parameters; NULL: the call was answered. */
+static struct repl *repl_asked(struct rpc_conn *c, struct rpc_call *call, struct params *p)
 {
-	struct json_object *m, *code = NULL;
+	int64_t pid = params_int(p, "pid", 1, INT32_MAX);
+
+	if (params_ok(p))
+		return repl_of(c, call, pid);
+	rpc_call_params(call, p);
+	return NULL;
+}
+
+/* The parameter goes into m; one of another type fails. */
+static void pass_on(struct params *p, struct json_object *params, const char *name, enum json_type type, struct json_object *m)
+{
+	struct json_object *v = NULL;
+
+	json_object_object_get_ex(params, name, &v);
+	if (!json_object_is_type(v, type))
+		params_fail(p, name, type == json_type_string ? "expected a string" : "expected an array");
+	json_put(m, name, json_object_get(v));
+}
+
+static void repl_ask(struct rpc_conn *c, struct rpc_call *call, struct json_object *params, bool eval)
+{
+	struct json_object *m = json_object_new_object();
 	struct params p;
 	struct repl *r;
-	int64_t pid;
 
 	params_init(&p, params);
-	pid = params_int(&p, "pid", 1, INT32_MAX);
-	json_object_object_get_ex(params, "code", &code);
-	if (params_ok(&p) && !json_object_is_type(code, json_type_string))
-		params_fail(&p, "code", "expected a string");
-	if (!params_ok(&p)) {
-		rpc_call_params(call, &p);
+	json_put(m, "op", json_str(eval ? "eval" : "call"));
+	pass_on(&p, params, eval ? "code" : "fn", json_type_string, m);
+	if (!eval)
+		pass_on(&p, params, "args", json_type_array, m);
+	r = repl_asked(c, call, &p);
+	if (!r) {
+		json_object_put(m);
 		return;
 	}
-	r = repl_of(c, call, pid);
-	if (!r)
-		return;
-	m = json_object_new_object();
-	json_put(m, "op", json_str("eval"));
-	json_put(m, "code", json_object_get(code));
+	r->as_eval &= eval;
 	repl_send(r, call, m);
+}
+
+void rpc_repl_eval(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
+{
+	repl_ask(c, call, params, true);
 }
 
 void rpc_repl_call(struct rpc_conn *c, struct rpc_call *call, struct json_object *params)
 {
-	struct json_object *m, *fn = NULL, *args = NULL;
-	struct params p;
-	struct repl *r;
-	int64_t pid;
-
-	params_init(&p, params);
-	pid = params_int(&p, "pid", 1, INT32_MAX);
-	json_object_object_get_ex(params, "fn", &fn);
-	json_object_object_get_ex(params, "args", &args);
-	if (params_ok(&p) && !json_object_is_type(fn, json_type_string))
-		params_fail(&p, "fn", "expected a string");
-	if (params_ok(&p) && !json_object_is_type(args, json_type_array))
-		params_fail(&p, "args", "expected an array");
-	if (!params_ok(&p)) {
-		rpc_call_params(call, &p);
-		return;
-	}
-	r = repl_of(c, call, pid);
-	if (!r)
-		return;
-	m = json_object_new_object();
-	json_put(m, "op", json_str("call"));
-	json_put(m, "fn", json_object_get(fn));
-	json_put(m, "args", json_object_get(args));
-	repl_send(r, call, m);
+	repl_ask(c, call, params, false);
 }
 
 static void on_close_timer(void *arg)
@@ -397,15 +485,9 @@ void rpc_repl_close(struct rpc_conn *c, struct rpc_call *call, struct json_objec
 {
 	struct params p;
 	struct repl *r;
-	int64_t pid;
 
 	params_init(&p, params);
-	pid = params_int(&p, "pid", 1, INT32_MAX);
-	if (!params_ok(&p)) {
-		rpc_call_params(call, &p);
-		return;
-	}
-	r = repl_of(c, call, pid);
+	r = repl_asked(c, call, &p);
 	if (!r)
 		return;
 	/* Its end of file is the driver's sign to exit; one that is stuck in its own code is killed. */

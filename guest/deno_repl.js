@@ -2,7 +2,7 @@
 // Runs inside the Deno process of a REPL. Requests come as JSON lines on descriptor 3: {id, op: "eval", code} and {id, op: "call",
 // fn, args}; answers go to descriptor 4: "<id> ok <json>", "<id> none" (nothing) or "<id> error <json>". The code is
 // evaluated by V8's own REPL mode (what is declared stays, may be declared again, top-level await). The end of 3 ends
-// the process.
+// the process; after {op: "leave"} no request comes any more, and it ends when nothing keeps it.
 import inspector from "node:inspector";
 import module from "node:module";
 
@@ -257,7 +257,10 @@ function answer(line) {
   });
 }
 
+let left = false;
+
 async function handle(request) {
+  if (request.op === "leave") return left = true;
   try {
     const value = request.op === "call" ? await call(request) : await evaluate(prepare(request.code), request.id);
     const json = JSON.stringify(toWire(value));
@@ -280,7 +283,7 @@ globalThis.addEventListener("unhandledrejection", (event) => {
   const decoder = new TextDecoder();
   const chunk = new Uint8Array(65536);
   let pending = [];
-  for (;;) {
+  while (!left) {
     const n = await input.read(chunk);
     if (n === null) Deno.exit(0);
     const lines = decoder.decode(chunk.subarray(0, n), { stream: true }).split("\n");

@@ -123,17 +123,6 @@ static char *shape_make(struct session *s, struct json_object *params)
 
 /* --- the one that waits ------------------------------------------------------------------------------------------ */
 
-/* No longer the first to be killed. */
-static bool set_ordinary(pid_t pid)
-{
-	char path[64];
-	_cleanup_fd_ int fd = -1;
-
-	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)pid);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	return fd >= 0 && write(fd, "0", 1) == 1;
-}
-
 static bool alive(const struct proc *p)
 {
 	siginfo_t info = { 0 };
@@ -141,7 +130,7 @@ static bool alive(const struct proc *p)
 	return !p->exited && !waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) && !info.si_pid;
 }
 
-static bool enough_memory(void)
+bool warm_enough_memory(void)
 {
 	_cleanup_file_ FILE *f = fopen("/proc/meminfo", "re");
 	unsigned long long kib = 0;
@@ -200,7 +189,7 @@ struct proc *warm_take(struct session *s, struct json_object *params)
 	if (!w->proc)
 		return NULL;
 	shape = shape_make(s, params);
-	if (!shape || strcmp(shape, w->shape) || !alive(w->proc) || !set_ordinary(w->proc->pid)) {
+	if (!shape || strcmp(shape, w->shape) || !alive(w->proc) || !proc_set_oom_first(w->proc, false)) {
 		warm_drop(s);
 		return NULL;
 	}
@@ -219,7 +208,7 @@ void warm_refill(struct session *s)
 	if (!w || !w->wanted || w->proc || w->tried)
 		return;
 	w->tried = true;
-	if (s->n_running >= PROC_RUNNING_MAX / 2 || !enough_memory())
+	if (s->n_running >= PROC_RUNNING_MAX / 2 || !warm_enough_memory())
 		return;
 	shape = shape_make(s, w->wanted);
 	if (!shape || loop_timer(s->loop, now_ms() + WARM_UNWANTED_MS, on_unwanted, s, &w->timer, NULL))

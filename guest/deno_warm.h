@@ -23,5 +23,6 @@ void warm_refill(struct session *s);
 /* p has ended; it may have been the one that waits. */
 void warm_ended(struct session *s, const struct proc *p);
 void warm_drop(struct session *s);
+bool warm_enough_memory(void); /* for one REPL more than is asked for */
 
 #endif

@@ -595,7 +595,10 @@ void proc_drain(struct proc *p)
 
 void proc_conn_lost(struct session *s, struct rpc_conn *c)
 {
-	for (struct proc *p = s->running; p; p = p->next)
+	for (struct proc *p = s->running; p; p = p->next) {
 		if (p->watcher_conn == c)
 			p->watcher_conn = NULL;
+		if (p->on_conn_lost)
+			p->on_conn_lost(p, c);
+	}
 }

@@ -40,7 +40,9 @@ struct proc {
 	struct proc_wait *waits;
 	/* Told once, when the process has exited, before the waiters. May be NULL. */
 	void (*on_exit)(struct proc *p);
-	void *owner;           /* what on_exit, tap and at_end belong to */
+	/* A client has gone, which may have started it. May be NULL; p stays. */
+	void (*on_conn_lost)(struct proc *p, const struct rpc_conn *c);
+	void *owner;           /* what on_exit, on_conn_lost, tap and at_end belong to; NULL after on_exit */
 	bool owned_input;      /* the input's failure is fatal */
 	char *temp_file;       /* removed at the end */
 	char watcher[40];      /* id of a Deno watcher, empty if none */
@@ -83,6 +85,7 @@ struct proc *proc_find(struct session *s, pid_t pid); /* running or finished, NU
 struct proc *proc_find_running(struct session *s, pid_t pid);
 uint64_t proc_oom_count(void); /* kills by the kernel for lack of memory, since boot */
 void proc_kill_group(struct proc *p, int signal);
+bool proc_set_oom_first(const struct proc *p, bool first); /* as in proc_spec, later */
 void proc_drain(struct proc *p); /* reads what nobody has asked for, and throws it away */
 void proc_conn_lost(struct session *s, struct rpc_conn *c);
 

@@ -103,6 +103,17 @@ static int child_ids(const struct child *k)
 	return 0;
 }
 
+bool proc_set_oom_first(const struct proc *p, bool first)
+{
+	const char *score = first ? "1000" : "0";
+	char path[64];
+	_cleanup_fd_ int fd = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)p->pid);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	return fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score);
+}
+
 static __attribute__((noreturn)) void child_run(struct child *k)
 {
 	int error;

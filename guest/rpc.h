@@ -39,6 +39,7 @@ struct session {
 	size_t n_conns;
 	struct proc *running, *finished;
 	size_t n_running, n_finished;
+	uint64_t n_spare;              /* REPLs that became so (guest/deno_repl.c) */
 	struct exposed *exposed;
 	size_t n_exposed;
 	struct warm *warm;             /* guest/deno_warm.h; NULL until a REPL was asked for */

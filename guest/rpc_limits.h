@@ -52,7 +52,7 @@
 #define HTTP_RELAY_BUF (64u << 10)
 
 #define REPL_REPLY_MAX RPC_REPLY_MAX
-#define WARM_AVAILABLE_MIB 256             /* free memory with which a REPL is started ahead of its use */
+#define WARM_AVAILABLE_MIB 256             /* free memory with which a REPL is started ahead of its use, and spare ones stay */
 #define WARM_UNWANTED_MS 600000            /* ... and the time after which it ends unused */
 #define WARM_SHAPE_MAX (1u << 20)          /* text of all that it must have in common with what is asked for */
 #define WARM_CONFIG_MAX (256u << 10)       /* configuration file that is looked into for it */

@@ -199,6 +199,21 @@ await test("eval", async () => {
   assert.equal(await sandbox.deno.eval("const a = 1; const b = 2; a + b;"), 3);
 });
 
+// What is thrown names the process, of which deno.eval says nothing.
+const evalThrows = async (s) => Number((await rejection(s.deno.eval("throw new Error(Deno.pid)"))).message);
+const runs = async (pid) => (await sandbox.sh`[ ! -e /proc/${pid} ] || echo runs`.text()) === "runs\n";
+
+await nodeTest("eval: what a throw leaves of it ends with its client, a server in a REPL does not", async () => {
+  const other = await Sandbox.connect(sandbox.id);
+  const left = await evalThrows(other);
+  const server = await other.deno.repl(quiet);
+  const port = await server.eval("Deno.serve({ port: 0, onListen() {} }, () => new Response('still')).addr.port");
+  await other.close();
+  await until(async () => !await runs(left), 60_000);
+  assert.equal(await (await sandbox.fetch(`http://127.0.0.1:${port}/`)).text(), "still");
+  await sandbox.sh`kill ${server.pid}`;
+}, 120_000);
+
 const repl = await sandbox.deno.repl(quiet);
 
 await test("repl: state, redeclaration, top-level await, functions", async () => {
@@ -310,7 +325,7 @@ await repl.kill();
 
 // The one that waits: not known to any client, and the first that the kernel would kill.
 const waiting = async () =>
-  Number(await sandbox.sh`for p in $(pgrep -x deno); do [ "$(cat /proc/$p/oom_score_adj)" = 1000 ] && echo $p; done; true`.text());
+  Number(await sandbox.sh`for p in $(pgrep -x deno); do [ "$(cat /proc/$p/oom_score_adj)" = 1000 ] && echo $p; done; true`.text()); // no other has failed at its only evaluation
 const asWaits = async (options) => {
   const there = await until(waiting, 60_000);
   await using r = await sandbox.deno.repl(options);
@@ -341,6 +356,27 @@ await nodeTest("repl: what it would find now is what it finds, also if one waits
   await sandbox.sh`mv ${dir}/lib ${dir}/other`;
   assert.equal((await rejection(sandbox.deno.repl(here))).code, "ENOENT");
   assert.equal(await waiting(), 0);
+}, 300_000);
+
+// Those that a failed eval left make room, the oldest first, for a REPL that starts when there is little.
+if (!alone) await nodeTest("eval: what a throw leaves goes when memory is short, a REPL that is used stays", async () => {
+  const first = await sandbox.deno.repl();
+  assert.ok(await rejection(first.eval("globalThis.kept = 'kept'; throw 1")));
+  const score = () => sandbox.sh`cat /proc/${first.pid}/oom_score_adj`.text();
+  await until(async () => await score() === "1000\n");
+  assert.equal(await first.eval("kept"), "kept");
+  assert.equal(await score(), "0\n");
+  const spare = await evalThrows(sandbox);
+  assert.ok(await runs(spare), "there is memory");
+  await sandbox.sh`mkdir ${dir}/full && sudo mount -t tmpfs -o size=100% full ${dir}/full
+    sudo fallocate -l $(awk '/^MemAvailable/ { print $2 - 200000 }' /proc/meminfo)KiB ${dir}/full/file`;
+  await until(async () => {
+    assert.equal(await sandbox.deno.eval("2"), 2);
+    return !await runs(spare);
+  }, 120_000);
+  await sandbox.sh`sudo umount ${dir}/full`;
+  assert.equal(await first.eval("kept"), "kept");
+  await first.close();
 }, 300_000);
 
 await sandbox.sh`rm -rf ${dir}`;
