@@ -116,7 +116,7 @@ jq -n --arg name "$(basename "$out")" --arg id "$id" --arg release "$(cat "$tmp/
 	--argjson root_bytes "$(stat -c %s "$tmp/root.erofs")" --argjson n "$(wc -l <"$tmp/packages")" '
 	{ name: $name, id: $id, format: 1, suite: "'$SUITE'", kernel: $release, kernel_version: $version, deno: $deno, node: $node, packages: $n,
 	  with: ($with | split(" ")),
-	  cmdline: "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nestbox.root=image",
+	  cmdline: "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t cryptomgr.notests nestbox.root=image",
 	  cmdline_tcg: "tsc=reliable norandmaps tsc_early_khz=<kHz of the host CPU>",
 	  bytes: { kernel: $kernel_bytes, initrd: $initrd_bytes, root: $root_bytes },
 	  keys: { kernel: $kk, root: $rk, initrd: $ik } }' >"$tmp/image.json"

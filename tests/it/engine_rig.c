@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/it/engine_rig.h"
+#include "vmm/broker/limits.h"
 
 struct rig_options opt = { .engine = "qemu-tcg", .qemu = "/usr/bin/qemu-system-x86_64", .memory_mib = 512, .runs = 20,
-			   .cmdline = "console=ttyS0 quiet panic=-1 reboot=t nestbox.root=image",
+			   .cmdline = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests nestbox.root=image",
 			   .hello = "{\"service\":\"control\",\"op\":\"hello\"}", .dir = "/tmp/nestbox-engine" };
 struct loop *loop;
 struct engine *engine;
@@ -238,7 +239,7 @@ bool ask_once(struct machine *m, const char *line, char *out, size_t size, uint6
 	socklen_t n = sizeof(err);
 	uint64_t end = now_ms() + ms;
 
-	if (net_dial(&m->net, &fd, &f) || fd_wait(fd, POLLOUT, now_ms() + MIN_OF(ms, (uint64_t)2000), &f) ||
+	if (net_dial(&m->net, &fd, &f) || fd_wait(fd, POLLOUT, now_ms() + MIN_OF(ms, DIAL_ATTEMPT_MS), &f) ||
 	    getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &n) < 0 || err)
 		return false;
 	if (fd_write_all(fd, line, strlen(line), end, &f) || fd_write_all(fd, "\n", 1, end, &f))

@@ -418,6 +418,7 @@ if (machine) {
 		equal((await sh("sudo touch /etc/x && rm -f /tmp/y && touch /tmp/y && ls /etc/x /tmp/y")).text, "/etc/x\n/tmp/y\n");
 		equal((await sh("cat /proc/net/if_inet6 | grep -v ' lo$'; ip -4 route | head -1")).text.trim(), "default via 100.64.0.1 dev eth0");
 		equal((await sh("cat /proc/self/cgroup")).text, "0::/user\n");
+		equal((await sh("cat /sys/module/cryptomgr/parameters/notests")).text, "Y\n"); // a fifth of a boot otherwise
 		equal((await sh(`exec 3<>/dev/tcp/169.254.100.2/1024; echo '{"service":"control","op":"hello"}' >&3; timeout 5 cat <&3; [ $? = 124 ] || echo closed`)).text,
 			"closed\n", "the agent's answer to somebody inside");
 		equal((await sh("deno eval 'console.log(6 * 7)'")).text, "42\n");

@@ -14,6 +14,6 @@ run_on() {
 	shift 2
 	if [ "$engine" = kvm ]; then vmm=$NESTBOX_PREFIX/libexec/nestbox/nestbox-vmm reboot=k; fi
 	"$BED_SRC/bin/$program" -e "$engine" -q "$vmm" -k "$image/kernel" -i "$image/initrd" -I "$image/root.erofs" -O /tmp/overlay \
-		-c "console=ttyS0 quiet panic=-1 reboot=$reboot nestbox.root=image" "$@"
+		-c "console=ttyS0 quiet panic=-1 reboot=$reboot cryptomgr.notests nestbox.root=image" "$@"
 }
 why() { dmesg | tail -n 5; for log in /tmp/nestbox-engine/*/log; do echo "$log"; tail -n 20 "$log"; done; }

@@ -606,7 +606,7 @@ static void balloons(const char *image, const char *overlay, unsigned int second
 	m.disk_fd = open(overlay, O_RDWR | O_CLOEXEC);
 	if (m.disk_fd < 0)
 		die(overlay);
-	if (start(&m, 0, "console=ttyS0 quiet panic=-1 reboot=k nestbox.root=image", last, 2, &f))
+	if (start(&m, 0, "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests nestbox.root=image", last, 2, &f))
 		bad("the guest image does not start: %s", f.text);
 	/* More than a hundred MiB of 384 are free after the boot, in large blocks. */
 	else if (until(&m, end, "free memory is reported by itself", 100, 0) && !balloon(&m, 32, &f) &&
