@@ -191,8 +191,16 @@ TEST(what_does_not_fit_is_refused_with_a_reason)
 	fake_kvm.tsc_khz = 2001000;
 	CHECK_EQ(load_into(2, &state, &f), RC_STATE);
 	CHECK(strstr(f.text, "TSC") != NULL);
+	/* An offset is to the scaled counter then, so the TSC itself is given. */
 	fake_kvm.tsc_scales = true;
+	fake_kvm_forget();
 	CHECK_EQ(load_into(2, &state, &f), RC_OK);
+	CHECK_EQ(at(KVM_SET_DEVICE_ATTR, 0), SIZE_MAX);
+	CHECK(msr_at(MSR_TSC, msr_at(MSR_TSC, 0) + 1) != SIZE_MAX); /* of both */
+	fake_kvm.tsc_khz = 2000000;
+	fake_kvm_forget();
+	CHECK_EQ(load_into(2, &state, &f), RC_OK);
+	CHECK(at(KVM_SET_DEVICE_ATTR, 0) != SIZE_MAX);
 	fake_reset(4096);
 	buf_data(&state)[4]++; /* version */
 	CHECK_EQ(load_into(2, &state, &f), RC_STATE);

@@ -226,8 +226,9 @@ static enum rc set_tsc(struct vcpu *c, uint64_t tsc, struct fault *ret_f)
 		c->vm->tsc_offset = tsc - __rdtsc();
 	offset = c->vm->tsc_offset;
 	attr.addr = (uintptr_t)&offset;
-	if (ioctl(c->fd, KVM_HAS_DEVICE_ATTR, &attr) < 0)
-		return msr_set(c, MSR_TSC, tsc, ret_f); /* before Linux 5.16: KVM's own matching of writes */
+	/* Before Linux 5.16, and where it is a distance to the scaled counter, which only KVM knows: its own matching of writes. */
+	if (c->vm->tsc_scaled || ioctl(c->fd, KVM_HAS_DEVICE_ATTR, &attr) < 0)
+		return msr_set(c, MSR_TSC, tsc, ret_f);
 	if (ioctl(c->fd, KVM_SET_DEVICE_ATTR, &attr) < 0)
 		return fault_set(ret_f, RC_SYS, errno, "KVM_VCPU_TSC_OFFSET");
 	return RC_OK;
@@ -243,6 +244,7 @@ static enum rc check_khz(struct vcpu *c, uint32_t khz, struct fault *ret_f)
 	if (ioctl(c->fd, KVM_SET_TSC_KHZ, (unsigned long)khz) < 0)
 		return fault_set(ret_f, RC_STATE, 0, "snapshot's TSC runs at %u kHz, this host's at %u and cannot scale", khz,
 				 have);
+	c->vm->tsc_scaled = true;
 	return RC_OK;
 }
 

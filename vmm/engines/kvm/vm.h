@@ -69,6 +69,7 @@ struct vm {
 	int end_fd; /* eventfd: a vCPU thread says the machine ended */
 	const char *end_reason;
 	uint64_t tsc_offset; /* of every vCPU, after a restore */
+	bool tsc_scaled; /* after a restore: the guest's TSC has another rate than the host's */
 	int ged_fd;
 	bool filtered; /* vCPU threads confine themselves */
 
