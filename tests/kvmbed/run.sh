@@ -23,8 +23,8 @@ reasons() {
 # What a part printed.
 printed() { sed -n "/^bed: part $1\$/,/^bed: part $1 ended/p" "$out"; }
 passed=0 failed=0
-# What emulates the bed's processor is not reliable where the host has other work: Debian's own kernel was seen to die in it. So what did
-# not end as it should is booted three times at most, each of which is said at the end of all tests.
+# The bed's processor is an emulation with faults of its own (see bed). So what did not end as it should is booted three times at most, each of
+# which is said at the end of all tests.
 for last in no no yes; do
 	began=$SECONDS left=()
 	BED_TIMEOUT=${BED_TIMEOUT:-900} ./bed run "$PWD/parts.sh" "$@" 2>&1 | tee "$out"
